@@ -1,0 +1,103 @@
+"""Ordering + pins + budget -> split. Pure and instant; the page's slider only looks these up."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import UserError
+from .memory import ModelCost, average_bits, format_gib
+
+Split = tuple[int, ...]
+LEVEL_PAIRS = ((4, 2), (8, 4), (8, 2))
+
+
+def layers_at_high_level(available: float, all_low: float, all_high: float, layers: int) -> int:
+    """The paper's N_higher (section 3.2), clamped to 0..layers:
+    floor((M_available - M_lower) / (M_higher - M_lower) * N_layers)."""
+    count = math.floor((available - all_low) / (all_high - all_low) * layers)
+    return max(0, min(layers, count))
+
+
+@dataclass(frozen=True)
+class Breakpoints:
+    """Every split that an ordering can give, from the smallest to the largest.
+
+    Position k has the first k of `raised` at the high level: `bytes[k]` in all. The budget is spent
+    in order and stops at the first layer that does not fit, so positions are nested, and a larger
+    budget never takes a layer's bits away.
+    """
+
+    high: int
+    base: Split
+    raised: tuple[int, ...]
+    bytes: tuple[int, ...]
+
+    def split(self, position: int) -> Split:
+        up = set(self.raised[:position])
+        return tuple(self.high if i in up else level for i, level in enumerate(self.base))
+
+    def position(self, budget: int) -> int:
+        """The largest position that fits. Raises UserError where not even the smallest does."""
+        position = bisect_right(self.bytes, budget) - 1
+        if position < 0:
+            raise UserError(
+                f"A budget of {format_gib(budget)} is too small: "
+                f"the smallest split takes {format_gib(self.bytes[0])} ({self.bytes[0]} bytes)."
+            )
+        return position
+
+    def position_for_average_bits(self, bits: float) -> int:
+        """The largest position whose average bits do not exceed `bits`."""
+        total = len(self.base)
+        floor = average_bits(self.base)
+        if bits < floor - 1e-9:
+            raise UserError(
+                f"An average of {bits:g} bits is too small: the smallest split has {floor:.4g}."
+            )
+        spare = bits * total - sum(self.base) + 1e-9
+        for position, layer in enumerate(self.raised):
+            spare -= self.high - self.base[layer]
+            if spare < 0:
+                return position
+        return len(self.raised)
+
+    def position_for_low_layers(self, low_layers: int) -> int:
+        """The position that leaves exactly `low_layers` unpinned layers at the low level."""
+        if not 0 <= low_layers <= len(self.raised):
+            raise UserError(
+                f"{low_layers} low layers are not possible: "
+                f"{len(self.raised)} layers are free to choose."
+            )
+        return len(self.raised) - low_layers
+
+
+def breakpoints(
+    cost: ModelCost,
+    levels: tuple[int, int],
+    ordering: Sequence[int],
+    pins: Mapping[int, int] | None = None,
+) -> Breakpoints:
+    """All splits of one ordering. `levels` is (high, low); `ordering` lists every layer, the most
+    important first; `pins` fixes some layers' levels, and the budget is spent on the rest."""
+    pins = dict(pins or {})
+    high, low = levels
+    if not 0 < low < high:
+        raise UserError(f"The levels {high}/{low} are not a high and a low one.")
+    for layer, level in pins.items():
+        if not 0 <= layer < len(cost.layers):
+            raise UserError(
+                f"There is no layer {layer} to pin: the model has layers 0 to "
+                f"{len(cost.layers) - 1}."
+            )
+        if level not in cost.layers[layer].packed:
+            possible = ", ".join(map(str, sorted(cost.layers[layer].packed)))
+            raise UserError(f"Layer {layer} cannot be pinned to {level} bits, only to {possible}.")
+    base = tuple(pins.get(i, low) for i in range(len(cost.layers)))
+    raised = tuple(i for i in ordering if i not in pins)
+    sizes = [cost.total(base)]
+    for i in raised:
+        sizes.append(sizes[-1] + cost.layers[i].bytes(high) - cost.layers[i].bytes(low))
+    return Breakpoints(high=high, base=base, raised=raised, bytes=tuple(sizes))

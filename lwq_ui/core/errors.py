@@ -1,0 +1,9 @@
+"""Errors that a user meets: one sentence that names the cause and the way out."""
+
+
+class UserError(Exception):
+    """Shown as it is: on the page as a message, on the command line as one line and exit code 1."""
+
+
+class Stopped(Exception):
+    """The user asked a job to stop. Nothing that was already computed is lost."""

@@ -1,0 +1,20 @@
+"""The config as JSON (lwq/1), and back."""
+
+import json
+
+from ..errors import UserError
+from ..schema import Config
+from ..store import dumps
+
+
+def export_json(config: Config) -> str:
+    return dumps(config.to_json()) + "\n"
+
+
+def import_json(text: str) -> Config:
+    """Raises UserError naming what is wrong."""
+    try:
+        data = json.loads(text)
+    except ValueError as e:
+        raise UserError(f"This is not a config: it is not valid JSON ({e}).") from e
+    return Config.from_json(data)

@@ -1,0 +1,84 @@
+"""Layer shapes + level + group size -> exact bytes. Formulas: optimum-quanto 0.2.7's storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+GIB = 2**30
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+UNTOUCHED = 16  # the level of a layer whose weights keep the model's own dtype
+
+
+def group_size(columns: int, largest: int = 128) -> int:
+    """Weights that share one scale, along the input axis of a matrix with `columns` inputs.
+
+    128, stepping down by 32 (at least to 32) until it divides; the whole row where none divides
+    or the row has at most 128 inputs.
+    """
+    if columns > largest:
+        for size in range(largest, 0, -32):
+            if columns % size == 0:
+                return size
+    return columns
+
+
+def affine_bytes(rows: int, columns: int, bits: int, dtype_bytes: int) -> int:
+    """Bytes of a [rows, columns] matrix at 2 or 4 bits: packed values, and a scale and a shift in
+    the weight's dtype for every group. Values are packed across groups, so their number is rounded
+    up to a whole byte."""
+    size = group_size(columns)
+    groups = rows * columns // size
+    per_byte = 8 // bits
+    return -(-groups // per_byte) * size + 2 * groups * dtype_bytes
+
+
+def symmetric_bytes(rows: int, columns: int, dtype_bytes: int) -> int:
+    """Bytes of a [rows, columns] matrix at 8 bits: one scale per output channel, no shift."""
+    return rows * columns + rows * dtype_bytes
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs in bytes. `packed` maps each level to the bytes of the layer's
+    quantizable weights; `other_bytes` (norms, biases) stay as they are."""
+
+    weights: int
+    packed: Mapping[int, int]
+    other_bytes: int
+
+    def bytes(self, level: int) -> int:
+        return self.packed[level] + self.other_bytes
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Bytes of a model under one quantizer. `rest_bytes`: embeddings, final norm, lm_head, each
+    tensor once even where two modules share it."""
+
+    layers: tuple[LayerCost, ...]
+    rest_bytes: int
+
+    def layer_bytes(self, split: Sequence[int]) -> int:
+        return sum(c.bytes(level) for c, level in zip(self.layers, split, strict=True))
+
+    def total(self, split: Sequence[int]) -> int:
+        return self.layer_bytes(split) + self.rest_bytes
+
+    def bits_per_weight(self, split: Sequence[int]) -> float:
+        """Stored bits per quantizable weight, scales and shifts included."""
+        stored = sum(c.packed[level] for c, level in zip(self.layers, split, strict=True))
+        weights = sum(c.weights for c in self.layers)
+        return 8 * stored / weights if weights else 0.0
+
+
+def average_bits(split: Sequence[int]) -> float:
+    """Mean level over layers, as the paper counts it: 4.0 where every layer has 4 bits."""
+    return sum(split) / len(split)
+
+
+def format_gib(size: int) -> str:
+    """'3.27 GiB'; small models get more digits instead of another unit: '0.0139 GiB'."""
+    value = size / GIB
+    digits = 2 if value >= 10 else 3 if value >= 1 else 4
+    return f"{value:.{digits}f} GiB"

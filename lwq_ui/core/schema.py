@@ -1,0 +1,260 @@
+"""The records that pass between the rooms. Frozen, and validated where they come from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .allocation import Split
+from .errors import UserError
+from .memory import DTYPE_BYTES, average_bits
+
+LEVELS = (16, 8, 4, 3, 2, 0)
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """A matrix that quantizers pack: `rows` output channels, `columns` inputs. Fused experts count
+    as one matrix with the rows of all of them."""
+
+    name: str
+    rows: int
+    columns: int
+
+    @property
+    def numel(self) -> int:
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    weights: tuple[WeightSpec, ...]
+    other_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, known from its config alone. `fingerprint` is a hash of its files' contents;
+    `max_tokens` is the longest input it takes, None where it has no limit of its own."""
+
+    model_id: str
+    revision: str | None
+    fingerprint: str
+    architecture: str
+    dtype: str
+    num_parameters: int
+    total_bytes: int
+    rest_bytes: int
+    max_tokens: int | None
+    layers: tuple[LayerSpec, ...]
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def dtype_bytes(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> ModelInfo:
+        layers = tuple(
+            LayerSpec(tuple(WeightSpec(**w) for w in layer["weights"]), layer["other_bytes"])
+            for layer in data["layers"]
+        )
+        return ModelInfo(**{**data, "layers": layers})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per layer from one scorer. `calibration` names the text, None for scorers that
+    need none; `seconds` is the wall time it took when it was computed."""
+
+    scorer: str
+    values: tuple[float, ...]
+    calibration: str | None
+    documents: int
+    tokens: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Scores:
+        return Scores(**{**data, "values": tuple(data["values"])})
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured figure: its value, its standard error and the number of items it rests on."""
+
+    value: float
+    stderr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One task measured on one split. `items` holds what the metrics were computed from, one entry
+    per item, so that two splits can be compared on the same items."""
+
+    task: str
+    split: Split
+    quantizer: str
+    metrics: Mapping[str, Metric]
+    items: Mapping[str, list[float]]
+    limit: int | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Evaluation:
+        metrics = {name: Metric(**m) for name, m in data["metrics"].items()}
+        return Evaluation(**{**data, "split": tuple(data["split"]), "metrics": metrics})
+
+
+def split_name(split: Split) -> str:
+    """'all 4-bit', 'unquantized', or the average: '3.25 bits'."""
+    if len(set(split)) == 1:
+        return "unquantized" if split[0] == 16 else f"all {split[0]}-bit"
+    return f"{average_bits(split):.2f} bits"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A quantization config, schema lwq/1: everything needed to quantize the model the same way."""
+
+    model_id: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    num_layers: int
+    levels: tuple[int, int]
+    bits_per_layer: Split
+    pinned: Mapping[int, int]
+    ordering: Mapping[str, Any]
+    quantizer: Mapping[str, Any]
+    bytes: Mapping[str, int]
+    budget_bytes: int
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    SCHEMA = "lwq/1"
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        data["pinned"] = {str(layer): level for layer, level in self.pinned.items()}
+        return {
+            "schema": self.SCHEMA,
+            **data,
+            "average_bits": average_bits(self.bits_per_layer),
+        }
+
+    @staticmethod
+    def from_json(data: Any) -> Config:
+        """Validates everything. Raises UserError naming the field that is wrong."""
+        if not isinstance(data, dict):
+            raise UserError("This is not a config: it should be a JSON object.")
+        if data.get("schema") != Config.SCHEMA:
+            raise UserError(
+                f"Config field 'schema' is {data.get('schema')!r}; this program reads 'lwq/1'."
+            )
+        n = take(data, "num_layers", int, lambda v: v > 0, "a positive number")
+        levels = take(data, "levels", list, lambda v: is_pair(v), "[high, low], of 16, 8, 4, 3, 2")
+        bits = take(
+            data,
+            "bits_per_layer",
+            list,
+            lambda v: len(v) == n and all(type(b) is int and b in LEVELS for b in v),
+            f"a list of {n} levels, each one of {', '.join(map(str, LEVELS))}",
+        )
+        pinned = take(
+            data,
+            "pinned",
+            dict,
+            lambda v: all(k.isdigit() and int(k) < n and bits[int(k)] == b for k, b in v.items()),
+            f"an object of layer (0 to {n - 1}) to the level that layer has in bits_per_layer",
+        )
+        outside = {b for i, b in enumerate(bits) if str(i) not in pinned} - set(levels)
+        if outside:
+            raise UserError(
+                f"Config field 'bits_per_layer' is wrong: {sorted(outside)} is not one of the "
+                f"levels {levels}, and those layers are not pinned."
+            )
+        average = take(data, "average_bits", (int, float), lambda v: True, "a number")
+        if abs(average - sum(bits) / n) > 1e-6:
+            raise UserError(
+                f"Config field 'average_bits' is wrong: {average} is not bits_per_layer's mean."
+            )
+        sizes = take(
+            data,
+            "bytes",
+            dict,
+            lambda v: (
+                all(type(v.get(k)) is int and v[k] >= 0 for k in ("layers", "rest", "total"))
+                and v["layers"] + v["rest"] == v["total"]
+            ),
+            "an object of whole numbers layers, rest and total, where total is their sum",
+        )
+        return Config(
+            model_id=take(data, "model_id", str, bool, "a model's name"),
+            revision=take(data, "revision", (str, type(None)), lambda v: True, "text or null"),
+            fingerprint=take(data, "fingerprint", str, bool, "text"),
+            dtype=take(
+                data, "dtype", str, lambda v: v in DTYPE_BYTES, f"one of {', '.join(DTYPE_BYTES)}"
+            ),
+            num_layers=n,
+            levels=(levels[0], levels[1]),
+            bits_per_layer=tuple(bits),
+            pinned={int(k): v for k, v in pinned.items()},
+            ordering=take(
+                data,
+                "ordering",
+                dict,
+                lambda v: isinstance(v.get("name"), str) and type(v.get("seed", 0)) is int,
+                "an object with a name",
+            ),
+            quantizer=take(
+                data,
+                "quantizer",
+                dict,
+                lambda v: isinstance(v.get("name"), str),
+                "an object with a name",
+            ),
+            bytes=sizes,
+            budget_bytes=take(data, "budget_bytes", int, lambda v: v >= 0, "a number of bytes"),
+            evaluations=tuple(take(data, "evaluations", list, lambda v: True, "a list")),
+            versions=take(data, "versions", dict, lambda v: True, "an object"),
+        )
+
+
+def is_pair(value: list[Any]) -> bool:
+    return (
+        len(value) == 2
+        and all(type(v) is int and v in LEVELS for v in value)
+        and (value[0] > value[1] > 0)
+    )
+
+
+def take(
+    data: Mapping[str, Any],
+    name: str,
+    kind: type | tuple[type, ...],
+    valid: Callable[[Any], bool],
+    wanted: str,
+) -> Any:
+    if name not in data:
+        raise UserError(f"Config field '{name}' is missing; it should be {wanted}.")
+    value = data[name]
+    if not isinstance(value, kind) or isinstance(value, bool) or not valid(value):
+        shown = repr(value)
+        shown = shown if len(shown) < 80 else shown[:77] + "..."
+        raise UserError(f"Config field '{name}' is wrong: {shown} should be {wanted}.")
+    return value

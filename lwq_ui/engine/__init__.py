@@ -1,0 +1,1 @@
+"""Everything that computes with weights: torch and transformers, never gradio."""
