@@ -1,0 +1,57 @@
+"""Sequences of different lengths -> padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .models import LoadedModel
+
+MOST_PADDING = 0.25  # of the longest row of a batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`rows` are token ids, longest first; `index` says which sequence each row was."""
+
+    rows: tuple[Sequence[int], ...]
+    index: tuple[int, ...]
+
+    def tensors(self, device: str) -> tuple[Tensor, Tensor]:
+        """ids [batch, tokens], padded right with 0, and a mask of the same shape that is true on
+        real tokens. Attention is causal, so real tokens never see the padding."""
+        longest = len(self.rows[0])
+        ids = torch.zeros(len(self.rows), longest, dtype=torch.long)
+        real = torch.zeros(len(self.rows), longest, dtype=torch.bool)
+        for r, row in enumerate(self.rows):
+            ids[r, : len(row)] = torch.tensor(row)
+            real[r, : len(row)] = True
+        return ids.to(device), real.to(device)
+
+
+def batches(sequences: Sequence[Sequence[int]], most_tokens: int) -> list[Batch]:
+    """Longest first, each batch at most `most_tokens` (or one sequence) and little padding."""
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    groups: list[list[int]] = []
+    for i in order:
+        if groups:
+            longest = len(sequences[groups[-1][0]])
+            full = (len(groups[-1]) + 1) * longest > most_tokens
+            if not full and len(sequences[i]) >= (1 - MOST_PADDING) * longest:
+                groups[-1].append(i)
+                continue
+        groups.append([i])
+    return [Batch(tuple(sequences[i] for i in g), tuple(g)) for g in groups]
+
+
+def batch_tokens(loaded: LoadedModel) -> int:
+    """Tokens that one layer computes at a time: enough to keep the device busy, few enough that a
+    job can stop within two seconds, which it only can between two layers."""
+    weights = max(sum(w.numel for w in layer.weights) for layer in loaded.info.layers)
+    operations = 2e10 if loaded.device == "cpu" else 2e12
+    return int(min(8192 if loaded.device != "cpu" else 4096, max(512, operations / (2 * weights))))

@@ -1,0 +1,110 @@
+"""Scorers: one number per layer. A new one is a class here (or a file beside this one), an entry
+in COMPUTE, and its spec in core/orderings.py."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from threading import Event
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ..core.errors import Stopped
+from .batches import batch_tokens, batches
+from .models import LoadedModel, layer_weights
+from .sources import Progress
+
+CHUNK = 2**19  # weights at a time: float32 copies of them stay in the processor's cache
+
+
+class Scorer(ABC):
+    """Scores every layer of a model. `version` is part of the cache's key: raise it when the
+    numbers change. `sequences` (token ids, a list per document) matter only where `needs_text`."""
+
+    version = 1
+    needs_text = False
+
+    @abstractmethod
+    def score(
+        self,
+        loaded: LoadedModel,
+        sequences: Sequence[Sequence[int]],
+        progress: Progress,
+        stop: Event,
+    ) -> list[float]: ...
+
+
+class LIM(Scorer):
+    """Layer input modification (paper equation 1): minus the cosine between what enters and what
+    leaves a layer, averaged over every token of the calibration text. One forward pass, and that
+    without the lm_head."""
+
+    needs_text = True
+
+    def score(
+        self,
+        loaded: LoadedModel,
+        sequences: Sequence[Sequence[int]],
+        progress: Progress,
+        stop: Event,
+    ) -> list[float]:
+        walk = loaded.walk
+        sums = torch.zeros(len(walk), dtype=torch.float64)
+        tokens = 0
+        work = batches(sequences, batch_tokens(loaded))
+        for b, batch in enumerate(work):
+            ids, real = batch.tensors(loaded.device)
+            hidden, calls = walk.head(ids)
+            for i in range(len(walk)):
+                if stop.is_set():
+                    raise Stopped
+                progress("Scoring with LIM", (b + i / len(walk)) / len(work))
+                after = walk.step(i, hidden, calls)
+                sums[i] += cosine_sum(hidden[real], after[real]).cpu()
+                hidden = after
+            tokens += int(real.sum())
+        return [-s / tokens for s in sums.tolist()]
+
+
+def cosine_sum(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over rows of cos(x, y), in float32, summed in float64."""
+    return cosine_similarity(x.float(), y.float(), dim=-1).double().sum()
+
+
+class ZD(Scorer):
+    """z-score distribution (paper section 3.1): the share of a layer's weights w, all its linear
+    weights taken together, with (w - mean) / std > 1. Reads the weights, computes no forward."""
+
+    def score(
+        self,
+        loaded: LoadedModel,
+        sequences: Sequence[Sequence[int]],
+        progress: Progress,
+        stop: Event,
+    ) -> list[float]:
+        scores = []
+        for i, layer in enumerate(loaded.walk.layers):
+            if stop.is_set():
+                raise Stopped
+            progress("Scoring with ZD", i / len(loaded.walk))
+            scores.append(share_above_one_std([w.matrix() for w in layer_weights(layer)]))
+        return scores
+
+
+def share_above_one_std(matrices: Sequence[Tensor]) -> float:
+    """Share of values more than one (population) standard deviation above the mean."""
+    chunks = [c for m in matrices for c in m.reshape(-1).split(CHUNK)]
+    total = sum(c.numel() for c in chunks)
+    moments = torch.zeros(2, dtype=torch.float64, device=chunks[0].device)
+    for c in chunks:
+        x = c.float()
+        moments += torch.stack((x.sum(dtype=torch.float64), x.dot(x).double()))
+    mean, square = (moments / total).tolist()
+    threshold = mean + max(0.0, square - mean * mean) ** 0.5
+    above = sum(int((c > threshold).sum()) for c in chunks)
+    return above / total
+
+
+SCORERS: dict[str, Scorer] = {"lim": LIM(), "zd": ZD()}

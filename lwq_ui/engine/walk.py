@@ -1,0 +1,153 @@
+"""The layer-by-layer walk: any decoder-only model of transformers, one layer at hand at a time.
+
+The model's own code runs throughout; nothing of an architecture is written again here. For a
+moment each layer's `forward` is replaced on the instance (modules stay where they are, since some
+architectures choose masks by a layer's index in its list):
+
+- *head*: the model runs with layers that pass their input on, and every layer's own arguments
+  (masks, positions) are recorded on the way;
+- *step*: one real layer is called with them;
+- *tail*: the model runs with a first layer that injects the rows wanted, so that the final norm,
+  the head and any scaling or soft cap are the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from ..core.errors import UserError
+
+Tap = Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
+Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+TOLERANCE = 0.01  # of the largest logit; every supported architecture gives the very same bits
+
+
+def find_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The list of decoder layers, whatever the architecture calls it."""
+    config = model.config.get_text_config(decoder=True)
+    expected = getattr(config, "num_hidden_layers", None)
+    whole = set(getattr(model, "_no_split_modules", None) or ())
+    candidates = [
+        (len(m) == expected, type(m[0]).__name__ in whole, len(m), -name.count("."), m)
+        for name, m in model.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and len({type(x) for x in m}) == 1
+    ]
+    if not candidates:
+        raise UserError(
+            f"The architecture {type(model).__name__} has no list of equal decoder layers, so it "
+            "cannot be quantized layer by layer."
+        )
+    return max(candidates, key=lambda c: c[:4])[4]
+
+
+class LayerWalk:
+    """Walks one model. Hidden states are [batch, tokens, hidden]."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model.eval()
+        self.layers = find_layers(model)
+        self._tuple_out = self._layers_return_tuples()
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.no_grad()
+    def _layers_return_tuples(self) -> bool:
+        seen: list[bool] = []
+        hook = self.layers[0].register_forward_hook(
+            lambda module, args, out: seen.append(isinstance(out, tuple))
+        )
+        try:
+            ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+            self.model(input_ids=ids, use_cache=False)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    @contextmanager
+    def _tapped(self, tap: Tap) -> Iterator[None]:
+        def stub(i: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                if args:
+                    hidden, args = args[0], args[1:]
+                else:
+                    hidden = kwargs.pop("hidden_states")
+                hidden = tap(i, hidden, args, kwargs)
+                return (hidden,) if self._tuple_out else hidden
+
+            return forward
+
+        for i, layer in enumerate(self.layers):
+            layer.__dict__["forward"] = stub(i)
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.__dict__.pop("forward", None)
+
+    @torch.no_grad()
+    def head(self, input_ids: Tensor) -> tuple[Tensor, Calls]:
+        """input_ids [batch, tokens], right padding allowed (attention is causal, so padding never
+        reaches a real token) -> what enters layer 0, and every layer's own arguments."""
+        entering: list[Tensor] = []
+        calls: Calls = [((), {})] * len(self)
+
+        def tap(i: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            if i == 0:
+                entering.append(hidden)
+            calls[i] = (args, kwargs)
+            return hidden
+
+        base = getattr(self.model, self.model.base_model_prefix, self.model)  # skips the lm_head
+        with self._tapped(tap):
+            base(input_ids=input_ids, use_cache=False)
+        return entering[0], calls
+
+    @torch.no_grad()
+    def step(
+        self, i: int, hidden: Tensor, calls: Calls, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Layer i on hidden. `weights` stand in for the layer's own for this one call."""
+        args, kwargs = calls[i]
+        if weights is None:
+            out = self.layers[i](hidden, *args, **kwargs)
+        else:
+            out = functional_call(self.layers[i], dict(weights), (hidden, *args), kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.no_grad()
+    def tail(self, rows: Tensor) -> Tensor:
+        """rows [n, hidden] as the last layer gives them -> logits [n, vocabulary]."""
+        x = rows.reshape(-1, 1, rows.shape[-1])
+        ids = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+        with self._tapped(lambda i, hidden, args, kwargs: x if i == 0 else hidden):
+            logits = self.model(input_ids=ids, use_cache=False).logits
+        return logits.reshape(len(rows), -1)
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Compares the walk with the plain forward pass. Raises UserError where they differ."""
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        ids = torch.arange(24, device=self.device).reshape(2, 12) * 7919 % vocabulary
+        plain = self.model(input_ids=ids, use_cache=False).logits
+        hidden, calls = self.head(ids)
+        for i in range(len(self)):
+            hidden = self.step(i, hidden, calls)
+        walked = self.tail(hidden.flatten(0, 1)).reshape(plain.shape)
+        if not (walked - plain).abs().max() <= TOLERANCE * plain.abs().max():
+            raise UserError(
+                f"The architecture {type(self.model).__name__} cannot be computed layer by layer: "
+                "its layers share more than hidden states, so its figures would be wrong here."
+            )
