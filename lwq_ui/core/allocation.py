@@ -17,7 +17,8 @@ LEVEL_PAIRS = ((4, 2), (8, 4), (8, 2))
 def layers_at_high_level(available: float, all_low: float, all_high: float, layers: int) -> int:
     """The paper's N_higher (section 3.2), clamped to 0..layers:
     floor((M_available - M_lower) / (M_higher - M_lower) * N_layers)."""
-    count = math.floor((available - all_low) / (all_high - all_low) * layers)
+    # Multiplied before it is divided: in floating point, 1 / 49 * 49 is less than 1.
+    count = math.floor((available - all_low) * layers / (all_high - all_low))
     return max(0, min(layers, count))
 
 
@@ -53,7 +54,7 @@ class Breakpoints:
         """The largest position whose average bits do not exceed `bits`."""
         total = len(self.base)
         floor = average_bits(self.base)
-        if bits < floor - 1e-9:
+        if not bits >= floor - 1e-9:  # NaN too
             raise UserError(
                 f"An average of {bits:g} bits is too small: the smallest split has {floor:.4g}."
             )
@@ -95,6 +96,11 @@ def breakpoints(
         if level not in cost.layers[layer].packed:
             possible = ", ".join(map(str, sorted(cost.layers[layer].packed)))
             raise UserError(f"Layer {layer} cannot be pinned to {level} bits, only to {possible}.")
+    for layer, layer_cost in enumerate(cost.layers):
+        lacking = {high, low} - set(layer_cost.packed)
+        if lacking and layer not in pins:
+            possible = ", ".join(map(str, sorted(layer_cost.packed)))
+            raise UserError(f"Layer {layer} cannot have {min(lacking)} bits, only {possible}.")
     base = tuple(pins.get(i, low) for i in range(len(cost.layers)))
     raised = tuple(i for i in ordering if i not in pins)
     sizes = [cost.total(base)]

@@ -13,19 +13,22 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """How a scorer is shown and read. `engine/scorers.py` computes it, under the same name."""
+    """How a scorer is shown and read. `engine/scorers.py` computes it, under the same name.
+    `version` is part of the cache's keys: raise it when the numbers change."""
 
     name: str
     title: str
     meaning: str
     larger_is_important: bool
+    needs_text: bool
+    version: int = 1
 
 
 SCORERS: dict[str, ScorerSpec] = {
     s.name: s
     for s in (
-        ScorerSpec("lim", "LIM", "how much the layer changes what passes through it", True),
-        ScorerSpec("zd", "ZD", "share of weights far above the layer's mean", False),
+        ScorerSpec("lim", "LIM", "how much the layer changes what passes through it", True, True),
+        ScorerSpec("zd", "ZD", "share of weights far above the layer's mean", False, False),
     )
 }
 

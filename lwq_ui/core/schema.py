@@ -175,11 +175,12 @@ class Config:
             lambda v: len(v) == n and all(type(b) is int and b in LEVELS for b in v),
             f"a list of {n} levels, each one of {', '.join(map(str, LEVELS))}",
         )
+        places = {str(i): b for i, b in enumerate(bits)}
         pinned = take(
             data,
             "pinned",
             dict,
-            lambda v: all(k.isdigit() and int(k) < n and bits[int(k)] == b for k, b in v.items()),
+            lambda v: all(type(b) is int and places.get(k) == b for k, b in v.items()),
             f"an object of layer (0 to {n - 1}) to the level that layer has in bits_per_layer",
         )
         outside = {b for i, b in enumerate(bits) if str(i) not in pinned} - set(levels)
@@ -189,7 +190,7 @@ class Config:
                 f"levels {levels}, and those layers are not pinned."
             )
         average = take(data, "average_bits", (int, float), lambda v: True, "a number")
-        if abs(average - sum(bits) / n) > 1e-6:
+        if not abs(average - sum(bits) / n) <= 1e-6:  # NaN too
             raise UserError(
                 f"Config field 'average_bits' is wrong: {average} is not bits_per_layer's mean."
             )
@@ -230,8 +231,22 @@ class Config:
             ),
             bytes=sizes,
             budget_bytes=take(data, "budget_bytes", int, lambda v: v >= 0, "a number of bytes"),
-            evaluations=tuple(take(data, "evaluations", list, lambda v: True, "a list")),
-            versions=take(data, "versions", dict, lambda v: True, "an object"),
+            evaluations=tuple(
+                take(
+                    data,
+                    "evaluations",
+                    list,
+                    lambda v: all(isinstance(e, dict) for e in v),
+                    "a list of objects",
+                )
+            ),
+            versions=take(
+                data,
+                "versions",
+                dict,
+                lambda v: all(isinstance(x, str) for x in v.values()),
+                "an object of package names to versions",
+            ),
         )
 
 

@@ -22,8 +22,12 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 
 def canonical(value: Any) -> bytes:
+    value = json.loads(json.dumps(value))  # keys become text before they are sorted
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -105,6 +109,10 @@ class Store:
             entry = json.loads(text)
             if entry["sha256"] != digest(entry["value"]):
                 raise ValueError("its checksum does not match its content")
+            if not isinstance(entry["created"], str):
+                raise ValueError("its date is not text")
+            if Key(entry["kind"], entry["fingerprint"], entry["key"]).path.name != path.name:
+                raise ValueError("its name does not match its key")
             return {k: entry[k] for k in ("fingerprint", "key", "created", "value")}
         except (ValueError, KeyError, TypeError) as e:
             self._set_aside(path, e)
@@ -143,6 +151,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp's 0600 would keep a shared cache private
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()

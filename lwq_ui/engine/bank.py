@@ -7,6 +7,7 @@ matter of looking up (paper section 3.3.1: quantize the model twice and select l
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ class Bank:
         for done, (layer, level) in enumerate(wanted):
             if stop.is_set():
                 raise Stopped
-            progress(f"Quantizing layer {layer} to {level} bits", done / len(wanted))
+            progress("Quantizing layers", done / len(wanted))
             self.packed(layer, level)
 
     def dense(self, layer: int, level: int) -> dict[str, Tensor] | None:
@@ -93,6 +94,30 @@ class Bank:
             for weight in self._weights[i]:
                 place(layer, weight, packed[weight.name], level, self.quantizer)
         return composed
+
+    def save(self, split: Sequence[int], folder: Path) -> None:
+        """The composed model as optimum-quanto saves one: safetensors, config and
+        quanto_qmap.json, with the tokenizer."""
+        from optimum.quanto import quantization_map
+
+        outside = [
+            w.name
+            for layer, weights, level in zip(
+                self.loaded.walk.layers, self._weights, split, strict=True
+            )
+            for w in weights
+            if level != UNTOUCHED and not isinstance(module_of(layer, w), nn.Linear)
+        ]
+        if outside:
+            raise UserError(
+                f"optimum-quanto cannot store {outside[0]} of {self.loaded.info.architecture}: it "
+                "is not an nn.Linear. Export the config as JSON instead."
+            )
+        composed = self.compose(split)
+        composed.save_pretrained(folder)
+        self.loaded.tokenizer.save_pretrained(folder)
+        qmap = json.dumps(quantization_map(composed), indent=1)
+        (folder / "quanto_qmap.json").write_text(qmap, encoding="utf-8")
 
     def _pack(self, layer: int, level: int) -> dict[str, Any]:
         with torch.no_grad():
@@ -134,13 +159,17 @@ class Bank:
         return self.folder / f"layer-{layer:03}-{level}bit.safetensors" if self.folder else None
 
 
+def module_of(layer: nn.Module, weight: LayerWeight) -> nn.Module:
+    return layer.get_submodule(weight.name.rpartition(".")[0])
+
+
 def place(
     layer: nn.Module, weight: LayerWeight, packed: Any, level: int, quantizer: Quantizer
 ) -> None:
     """Puts a packed weight into a layer: as a quantized module where it sits in an nn.Linear, else
     de-quantized (transformers keeps GPT-2's weights and fused experts outside of nn.Linear)."""
+    module = module_of(layer, weight)
     path, _, name = weight.name.rpartition(".")
-    module = layer.get_submodule(path)
     if isinstance(module, nn.Linear):
         above, _, own = path.rpartition(".")
         setattr(layer.get_submodule(above), own, quantizer.module(module, packed, level))

@@ -20,11 +20,8 @@ CHUNK = 2**19  # weights at a time: float32 copies of them stay in the processor
 
 
 class Scorer(ABC):
-    """Scores every layer of a model. `version` is part of the cache's key: raise it when the
-    numbers change. `sequences` (token ids, a list per document) matter only where `needs_text`."""
-
-    version = 1
-    needs_text = False
+    """Scores every layer of a model. `sequences` (token ids, one list per document) are empty for
+    a scorer whose spec needs no text."""
 
     @abstractmethod
     def score(
@@ -40,8 +37,6 @@ class LIM(Scorer):
     """Layer input modification (paper equation 1): minus the cosine between what enters and what
     leaves a layer, averaged over every token of the calibration text. One forward pass, and that
     without the lm_head."""
-
-    needs_text = True
 
     def score(
         self,

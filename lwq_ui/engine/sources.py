@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -31,11 +32,13 @@ _hashes: dict[tuple[str, int, int], str] = {}
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files on this disk. `model_id` is what configs name: a Hub id, a folder, 'demo'."""
+    """A model's files on this disk. `model_id` is what configs name: a Hub id, a folder, 'demo'.
+    `weight_hashes` (file name -> sha256) stands in for weights that were not downloaded."""
 
     model_id: str
     folder: Path
     revision: str | None = None
+    weight_hashes: tuple[tuple[str, str], ...] = ()
 
     def weight_files(self) -> list[Path]:
         for pattern in WEIGHTS:
@@ -48,9 +51,10 @@ class Source:
         wherever they lie."""
         names = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
         small = [self.folder / n for n in names if (self.folder / n).exists()]
+        weights = [(p.name, file_hash(p)) for p in self.weight_files()] or self.weight_hashes
         whole = hashlib.sha256()
-        for path in small + self.weight_files():
-            whole.update(f"{path.name} {file_hash(path)}\n".encode())
+        for name, content in (*((p.name, file_hash(p)) for p in small), *weights):
+            whole.update(f"{name} {content}\n".encode())
         return whole.hexdigest()
 
 
@@ -183,6 +187,7 @@ def hub_source(model_id: str, progress: Progress, stop: Event, weights: bool) ->
         for pattern in WEIGHTS if weights else ():
             if not Source(model_id, folder).weight_files():
                 folder = download([pattern])
+        hashes = () if weights else remote_hashes(model_id, folder.name)
     except GatedRepoError as e:
         raise UserError(
             f"'{model_id}' is gated: accept its licence on its Hugging Face page, then sign in "
@@ -204,10 +209,26 @@ def hub_source(model_id: str, progress: Progress, stop: Event, weights: bool) ->
         raise UserError(f"Hugging Face did not send '{model_id}': {str(e).splitlines()[0]}") from e
     except OSError as e:
         raise UserError(f"'{model_id}' could not be downloaded: {e}") from e
-    source = Source(model_id, folder, revision=folder.name)
+    source = Source(model_id, folder, revision=folder.name, weight_hashes=hashes)
     if weights:
         check_weight_files(source)
     return source
+
+
+def remote_hashes(model_id: str, revision: str) -> tuple[tuple[str, str], ...]:
+    """The hashes of weights that lie on the Hub; none where it cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
+    except (OfflineModeIsEnabled, OSError):
+        return ()
+    known = {f.rfilename: f.lfs.sha256 for f in info.siblings or () if f.lfs}
+    for pattern in WEIGHTS:
+        if names := sorted(n for n in known if fnmatch(n, pattern) and "/" not in n):
+            return tuple((n, known[n]) for n in names if not n.startswith("consolidated"))
+    return ()
 
 
 def reporting_bar(title: str, progress: Progress, stop: Event) -> type:

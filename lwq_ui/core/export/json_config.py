@@ -15,6 +15,6 @@ def import_json(text: str) -> Config:
     """Raises UserError naming what is wrong."""
     try:
         data = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"This is not a config: it is not valid JSON ({e}).") from e
     return Config.from_json(data)

@@ -2,6 +2,8 @@
 minute where there is a compiler, an error where there is none (and on CUDA it wants nvcc). The same
 in plain torch, put in its place."""
 
+import warnings
+
 import torch
 from optimum import quanto  # noqa: F401  (registers the kernel that is replaced here)
 
@@ -14,5 +16,7 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 _library = torch.library.Library("quanto", "IMPL")
-for _device in ("CPU", "CUDA"):
-    _library.impl("unpack", unpack, _device, allow_override=True)
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Warning only once for all operators")
+    for _device in ("CPU", "CUDA"):
+        _library.impl("unpack", unpack, _device, allow_override=True)

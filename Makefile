@@ -1,0 +1,55 @@
+# make run    make .venv if need be, install requirements.txt, open the page
+#             (make run ARGS="--port 8000 --no-browser")
+# make test   the same with requirements-dev.txt, then all tests (make test ARGS="-k store")
+# make lint   ruff and mypy
+# make clean  remove .venv and what tools left behind; the cache stays
+
+PYTHONS ?= python3.13 python3.12 python3.11 python3.10 python3 python
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --disable-pip-version-check
+
+.PHONY: run test lint clean
+
+run: $(VENV)/requirements
+	$(PY) app.py $(ARGS)
+
+test: $(VENV)/requirements-dev
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/requirements-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/requirements: requirements.txt $(PY)
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/requirements-dev: requirements-dev.txt requirements.txt $(PY)
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@
+
+# Each candidate is run, not only looked up: a name on the PATH may lead nowhere.
+$(PY):
+	@for python in $(PYTHONS); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	  if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    without="$$python"; continue; \
+	  fi; \
+	  echo "Making $(VENV) with $$python, $$("$$python" --version)"; \
+	  "$$python" -m venv --clear $(VENV) && exit 0; \
+	  rm -rf $(VENV); \
+	  echo "$$python could not make the environment $(VENV); the reason is above." >&2; exit 1; \
+	done; \
+	if [ -n "$$without" ]; then \
+	  echo "$$without has no venv module: install it (on Debian and Ubuntu:" \
+	    "apt-get install python3-venv), then run make again." >&2; \
+	else \
+	  echo "LWQ Explorer needs Python 3.10 or newer, and none was found (looked for:" \
+	    "$(PYTHONS)). Install one, then run make again." >&2; \
+	fi; exit 1

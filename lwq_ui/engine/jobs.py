@@ -1,0 +1,231 @@
+"""What a user can ask for, as plain functions. Each takes a progress callback and a stop event,
+checks both at least once per layer or batch, and raises UserError or Stopped. The command line
+calls them directly; the page runs them in a worker thread."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from ..core.allocation import Split
+from ..core.errors import Stopped, UserError
+from ..core.export import EXPORTS
+from ..core.memory import UNTOUCHED
+from ..core.orderings import SCORERS
+from ..core.schema import Config, Evaluation, ModelInfo, Scores
+from ..core.store import Store
+from ..settings import Settings
+from . import models, records
+from .bank import Bank
+from .evaluation import Task, task_named
+from .models import LoadedModel
+from .quantizers import quantizer_named
+from .scorers import SCORERS as COMPUTE
+from .sources import Progress, find
+from .texts import MAX_TOKENS, Text, tokenize
+
+
+def describe(
+    model_id: str, dtype: str, settings: Settings, store: Store, progress: Progress, stop: Event
+) -> ModelInfo:
+    """What a model is, without loading or downloading its weights."""
+    source = find(model_id, settings, progress, stop, weights=False)
+    known = records.known_info(source, dtype, store)
+    if known is None:
+        progress("Reading the config", None)
+        known = models.describe(source, dtype)
+        store.write(records.info_key(source.fingerprint(), dtype), known.to_json())
+    return known
+
+
+def load(
+    model_id: str,
+    device: str,
+    dtype: str,
+    settings: Settings,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+) -> LoadedModel:
+    source = find(model_id, settings, progress, stop)
+    try:
+        loaded = models.load(source, device, dtype, progress, stop)
+    except BaseException:
+        models.release_memory()
+        raise
+    key = records.info_key(loaded.info.fingerprint, dtype)
+    if store.read(key) is None:
+        store.write(key, loaded.info.to_json())
+    return loaded
+
+
+def score(
+    loaded: LoadedModel,
+    scorers: Sequence[str],
+    text: Text,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+    max_tokens: int | None = None,
+) -> dict[str, Scores]:
+    """Scores of every scorer asked for, from the store or computed and stored."""
+    found: dict[str, Scores] = {}
+    for name in scorers:
+        if name not in SCORERS:
+            raise UserError(f"There is no scorer '{name}'. Choose from: {', '.join(SCORERS)}.")
+        key = records.scores_key(loaded.info, name, text, max_tokens)
+        if stored := store.read(key):
+            found[name] = Scores.from_json(stored)
+            continue
+        needs_text = SCORERS[name].needs_text
+        longest = loaded.max_tokens(MAX_TOKENS)
+        sequences = tokenize(loaded.tokenizer, text, longest, max_tokens) if needs_text else []
+        began = time.perf_counter()
+        values = COMPUTE[name].score(loaded, sequences, progress, stop)
+        found[name] = Scores(
+            scorer=name,
+            values=tuple(values),
+            calibration=text.name if needs_text else None,
+            documents=len(sequences),
+            tokens=sum(map(len, sequences)),
+            seconds=round(time.perf_counter() - began, 3),
+        )
+        store.write(key, found[name].to_json())
+    return found
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Evaluations in the order of tasks, then splits; `computed` of them were not in the store."""
+
+    evaluations: list[Evaluation]
+    computed: int
+
+
+def evaluate(
+    loaded: LoadedModel,
+    splits: Sequence[Split],
+    quantizer: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    settings: Settings,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+) -> Evaluated:
+    """Every split on every task; what the store lacks is measured, a task's splits in one walk, and
+    stored as soon as the task is done."""
+    chosen = quantizer_named(quantizer)
+    known: dict[tuple[str, Split], Evaluation] = {}
+    missing: list[tuple[Task, list[Split]]] = []
+    for name in tasks:
+        task = task_named(name, settings)
+        left = []
+        for split in dict.fromkeys(splits):
+            key = records.evaluation_key(loaded.info, task, split, chosen, limit)
+            if stored := store.read(key):
+                known[name, split] = Evaluation.from_json(stored)
+            else:
+                left.append(split)
+        if left:
+            missing.append((task, left))
+    computed = sum(len(left) for _, left in missing)
+    if missing:
+        bank = bank_of(loaded, quantizer, store)
+        bank.fill([split for _, left in missing for split in left], progress, stop)
+    for t, (task, left) in enumerate(missing):
+
+        def share(what: str, done: float | None, t: int = t) -> None:
+            progress(what, None if done is None else (t + done) / len(missing))
+
+        began = time.perf_counter()
+        measured = task.measure(bank, left, limit, share, stop)
+        seconds = round(time.perf_counter() - began, 3)
+        for split, result in zip(left, measured, strict=True):
+            evaluation = Evaluation(
+                task=task.name,
+                split=split,
+                quantizer="none" if set(split) == {UNTOUCHED} else quantizer,
+                metrics=result.metrics,
+                items=result.items,
+                limit=None if limit is None or limit >= task.size else limit,
+                seconds=seconds,
+            )
+            key = records.evaluation_key(loaded.info, task, split, chosen, limit)
+            store.write(key, evaluation.to_json())
+            known[task.name, split] = evaluation
+    return Evaluated([known[name, split] for name in tasks for split in splits], computed)
+
+
+def bank_of(loaded: LoadedModel, quantizer: str, store: Store) -> Bank:
+    """The one bank of a loaded model and a quantizer, shared by everybody who uses the model."""
+    if quantizer not in loaded.banks:
+        chosen = quantizer_named(quantizer)
+        folder = records.bank_folder(loaded.info, chosen, store)
+        loaded.banks[quantizer] = Bank(loaded, chosen, folder)
+    return loaded.banks[quantizer]
+
+
+def generate(
+    loaded: LoadedModel,
+    split: Split,
+    quantizer: str,
+    prompt: str,
+    seed: int,
+    max_tokens: int,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+) -> Iterator[tuple[str, str]]:
+    """What the unquantized and the quantized model write so far, as either goes on."""
+    from .generation import write_on
+
+    bank = bank_of(loaded, quantizer, store)
+    bank.fill([split], progress, stop)
+    quantized = bank.compose(split)
+    progress("Writing", None)
+    both = [loaded.model, quantized]
+    longest = loaded.max_tokens(4096)
+    for texts in write_on(both, loaded.tokenizer, prompt, seed, max_tokens, longest, stop):
+        yield texts[0], texts[1]
+    if stop.is_set():
+        raise Stopped
+
+
+def quantize(
+    loaded: LoadedModel,
+    config: Config,
+    out: Path,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+) -> Path:
+    """Writes the quantized model as a folder that optimum-quanto loads by itself. The folder
+    appears only when it is complete."""
+    if config.fingerprint != loaded.info.fingerprint:
+        raise UserError(
+            f"The config was made for other weights than those of '{loaded.info.model_id}': their "
+            "fingerprints differ. Make the config again from these weights."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' exists and is not an empty folder. Choose another one.")
+    bank = bank_of(loaded, config.quantizer["name"], store)
+    bank.fill([config.bits_per_layer], progress, stop)
+    progress("Writing the model", None)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        bank.save(config.bits_per_layer, part)
+        (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        part.replace(out)
+    except OSError as e:
+        raise UserError(f"'{out}' cannot be written: {e.strerror or e}.") from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out

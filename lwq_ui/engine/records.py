@@ -1,0 +1,96 @@
+"""What the engine stores, and under which keys. Imports no torch, so that the page can show cached
+results before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..core.allocation import Split
+from ..core.memory import UNTOUCHED
+from ..core.orderings import SCORERS
+from ..core.schema import Evaluation, ModelInfo, Scores
+from ..core.store import Key, Store, versions
+from .evaluation import Task
+from .quantizers import Quantizer
+from .sources import Source
+from .texts import MAX_TOKENS, Text
+
+LIBRARIES = ("torch", "transformers", "optimum-quanto", "lm-eval")
+
+
+def info_key(fingerprint: str, dtype: str) -> Key:
+    """`dtype` as it was asked for, 'auto' included."""
+    return Key("info", fingerprint, {"dtype": dtype, "versions": versions("torch", "transformers")})
+
+
+def scores_key(info: ModelInfo, scorer: str, text: Text, max_tokens: int | None) -> Key:
+    spec = SCORERS[scorer]
+    parts: dict[str, Any] = {
+        "scorer": scorer,
+        "version": spec.version,
+        "dtype": info.dtype,
+        "versions": versions("torch", "transformers"),
+    }
+    if spec.needs_text:
+        parts |= {"text": text.digest, "document_tokens": MAX_TOKENS, "max_tokens": max_tokens}
+    return Key("scores", info.fingerprint, parts)
+
+
+def evaluation_key(
+    info: ModelInfo, task: Task, split: Split, quantizer: Quantizer, limit: int | None
+) -> Key:
+    unquantized = set(split) == {UNTOUCHED}
+    parts = {
+        "task": task.name,
+        "data": task.data,
+        "limit": None if limit is None or limit >= task.size else limit,
+        "split": list(split),
+        "quantizer": None if unquantized else quantizer.to_json(),
+        "dtype": info.dtype,
+        "versions": versions(*LIBRARIES),
+    }
+    return Key("evaluations", info.fingerprint, parts)
+
+
+def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
+    parts = {
+        "quantizer": quantizer.to_json(),
+        "dtype": info.dtype,
+        "versions": versions("torch", "optimum-quanto"),
+    }
+    return store.root / Key("banks", info.fingerprint, parts).path.with_suffix("")
+
+
+def known_info(source: Source, dtype: str, store: Store) -> ModelInfo | None:
+    stored = store.read(info_key(source.fingerprint(), dtype))
+    if stored is None:
+        return None
+    info = ModelInfo.from_json(stored)
+    return replace(info, model_id=source.model_id, revision=source.revision)
+
+
+def known_scores(
+    info: ModelInfo, text: Text, store: Store, max_tokens: int | None = None
+) -> dict[str, Scores]:
+    """The scores that are in the store, by scorer."""
+    found = {}
+    for scorer in SCORERS:
+        if stored := store.read(scores_key(info, scorer, text, max_tokens)):
+            found[scorer] = Scores.from_json(stored)
+    return found
+
+
+def known_evaluations(info: ModelInfo, tasks: Mapping[str, Task], store: Store) -> list[Evaluation]:
+    """Every evaluation of this model in this dtype that today's libraries and task data made."""
+    installed = versions(*LIBRARIES)
+    return [
+        Evaluation.from_json(value)
+        for parts, value in store.find("evaluations", info.fingerprint)
+        if parts["dtype"] == info.dtype
+        and parts["versions"] == installed
+        and parts["task"] in tasks
+        and parts["data"] == tasks[parts["task"]].data
+    ]

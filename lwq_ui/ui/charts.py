@@ -1,0 +1,209 @@
+"""Measured results as a Plotly chart and as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..core.allocation import Split
+from ..core.memory import average_bits
+from ..core.schema import Evaluation, Metric, split_name
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    title: str
+    larger_is_better: bool
+
+    @property
+    def axis(self) -> str:
+        return f"{self.title} ({'higher' if self.larger_is_better else 'lower'} is better)"
+
+
+METRICS = {
+    "perplexity": MetricSpec("Perplexity", False),
+    "kl_divergence": MetricSpec("KL divergence from the unquantized model", False),
+    "top1_agreement": MetricSpec("Top-1 agreement with the unquantized model", True),
+    "acc": MetricSpec("Accuracy", True),
+    "acc_norm": MetricSpec("Length-normalized accuracy", True),
+}
+TASKS = {
+    "perplexity": "Held-out text",
+    "endings": "Endings",
+    "last_word": "Last word",
+    "minimal_pairs": "Minimal pairs",
+}
+RESULT_COLUMNS = (
+    "Split",
+    "Average bits",
+    "Task",
+    "Metric",
+    "Value",
+    "± stderr",
+    "Items",
+    "Quantizer",
+)
+MIXED = "mixed levels"
+# name -> symbol, colour; the colours have a contrast of 3 or more on white and on near-black
+MARKS = {
+    "unquantized": ("diamond", "#0d9488"),
+    "all 8-bit": ("square", "#8b5cf6"),
+    "all 4-bit": ("triangle-up", "#6366f1"),
+    "all 3-bit": ("pentagon", "#3b82f6"),
+    "all 2-bit": ("triangle-down", "#dc5a5a"),
+    MIXED: ("circle", "#d9660a"),
+}
+INK = "#7b8494"  # readable on a light and on a dark page: the figure is transparent
+GRID = "rgba(128,136,152,.28)"
+
+
+def metric_title(name: str) -> str:
+    return METRICS[name].title if name in METRICS else name
+
+
+def task_title(name: str) -> str:
+    return TASKS.get(name, name)
+
+
+def results_rows(evaluations: Iterable[Evaluation]) -> list[list[Any]]:
+    """One row per split, task and metric, in the order of RESULT_COLUMNS."""
+    return [
+        [
+            split_name(e.split),
+            round(average_bits(e.split), 4),
+            task_title(e.task),
+            metric_title(name),
+            metric.value,
+            metric.stderr,
+            metric.n,
+            e.quantizer,
+        ]
+        for e in evaluations
+        for name, metric in e.metrics.items()
+    ]
+
+
+def results_figure(
+    evaluations: Sequence[Evaluation], metric: str, task: str, current: Split | None = None
+) -> Figure:
+    """`metric` of `task` against average bits, one point per evaluated split. `current` is the
+    page's split: ringed where it was evaluated, a dotted line where it was not yet."""
+    import plotly.graph_objects as go
+
+    found = [e for e in evaluations if e.task == task and metric in e.metrics]
+    axis = BitsAxis(found, current)
+    figure = go.Figure()
+    for name, (symbol, colour) in MARKS.items():
+        group = sorted((e for e in found if mark(e.split) == name), key=lambda e: sum(e.split))
+        if not group:
+            continue
+        values = [e.metrics[metric] for e in group]
+        figure.add_scatter(
+            name=name,
+            mode="markers",
+            x=[axis.place(e.split) for e in group],
+            y=[m.value for m in values],
+            error_y={
+                "type": "data",
+                "array": [m.stderr or 0 for m in values],
+                "visible": any(m.stderr for m in values),
+                "color": colour,
+                "thickness": 1.2,
+                "width": 4,
+            },
+            marker={"symbol": symbol, "size": 11, "color": colour},
+            text=[hover(e, e.metrics[metric]) for e in group],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    measured = [e for e in found if e.split == current]
+    if measured:
+        figure.add_scatter(
+            name="current split",
+            mode="markers",
+            x=[axis.place(e.split) for e in measured],
+            y=[e.metrics[metric].value for e in measured],
+            marker={"symbol": "circle-open", "size": 21, "color": INK, "line": {"width": 2}},
+            hoverinfo="skip",
+        )
+    elif current and found:
+        figure.add_vline(
+            axis.place(current),
+            line={"color": INK, "dash": "dot", "width": 1},
+            annotation={"text": "current split", "font": {"color": INK}},
+        )
+    for e in found:
+        if mark(e.split) == "unquantized":
+            line = {"color": MARKS["unquantized"][1], "dash": "dot", "width": 1}
+            figure.add_hline(e.metrics[metric].value, line=line)
+    title = METRICS[metric].axis if metric in METRICS else metric
+    # The task is named unless it is the page's main measure.
+    title = title if task == "perplexity" else f"{task_title(task)}: {title[0].lower()}{title[1:]}"
+    figure.update_layout(
+        template="none",
+        height=340,
+        margin={"l": 72, "r": 16, "t": 40, "b": 56},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "Source Sans Pro, system-ui, sans-serif", "size": 13, "color": INK},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        showlegend=bool(found),
+        hoverlabel={"bgcolor": "#0f172a", "bordercolor": "#0f172a", "font": {"color": "#f8fafc"}},
+        xaxis={"title": "Average bits per layer", "zeroline": False, "gridcolor": GRID}
+        | axis.layout(),
+        yaxis={"title": title, "zeroline": False, "gridcolor": GRID, "automargin": True},
+    )
+    if not found:
+        figure.add_annotation(
+            text="No results yet", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5
+        )
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+    return figure
+
+
+def mark(split: Split) -> str:
+    name = split_name(split)
+    return name if name in MARKS else MIXED
+
+
+def hover(e: Evaluation, metric: Metric) -> str:
+    spread = f" ± {metric.stderr:.3g}" if metric.stderr is not None else ""
+    return (
+        f"<b>{split_name(e.split)}</b><br>average bits {average_bits(e.split):.2f}<br>"
+        f"{metric.value:.4g}{spread}<br>n = {metric.n:,}<br>{e.quantizer}"
+    )
+
+
+class BitsAxis:
+    """Average bits, with a break before the unquantized model: at its true place, 16, it would
+    squeeze all other splits into a corner. Its tick still reads 16."""
+
+    def __init__(self, evaluations: Sequence[Evaluation], current: Split | None) -> None:
+        splits = [e.split for e in evaluations] + ([current] if current else [])
+        quantized = [average_bits(s) for s in splits if mark(s) != "unquantized"]
+        self.broken = bool(quantized) and len(quantized) < len(splits)
+        self.low, self.high = (min(quantized), max(quantized)) if quantized else (16.0, 16.0)
+        self.step = 0.5 if self.high - self.low <= 4 else 1.0
+        self.low -= self.low % self.step
+        self.high += -self.high % self.step
+        self.end = self.high + max(self.step, (self.high - self.low) / 6)
+
+    def place(self, split: Split) -> float:
+        bits = average_bits(split)
+        return self.end if self.broken and mark(split) == "unquantized" else bits
+
+    def layout(self) -> dict[str, Any]:
+        pad = max(self.high - self.low, self.step) / 16
+        if not self.broken:
+            return {"range": [self.low - pad, self.high + pad]}
+        count = round((self.high - self.low) / self.step)
+        values = [self.low + self.step * i for i in range(count + 1)]
+        return {
+            "range": [self.low - pad, self.end + pad],
+            "tickvals": [*values, (self.high + self.end) / 2, self.end],
+            "ticktext": [*(f"{v:g}" for v in values), "…", "16"],
+        }

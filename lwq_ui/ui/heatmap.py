@@ -1,0 +1,231 @@
+"""The memory budget's slider and the layers' heatmap: one component, one table, no arithmetic in
+the browser.
+
+`value` (browser -> Python) is what the user chose: {"budget": bytes, "pins": {"3": 4}}.
+`table` (Python -> browser) is everything computed from it: all splits of the active ordering as
+breakpoints, the scores, and every text the page shows. A drag only looks positions up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..core.allocation import Breakpoints, breakpoints
+from ..core.memory import ModelCost, average_bits, format_gib
+from ..core.orderings import ORDERINGS, SCORERS, ScorerSpec, rank_layers
+
+ASSETS = Path(__file__).with_name("assets")
+HTML, JS, CSS = (
+    (ASSETS / f"heatmap.{kind}").read_text(encoding="utf-8") for kind in ("html", "js", "css")
+)
+LARGEST_BUDGET = 2**50
+
+
+def first_value(
+    cost: ModelCost, levels: tuple[int, int], pins: Mapping[int, int] | None = None
+) -> dict[str, Any]:
+    """What a fresh page shows: the budget in the middle of its range."""
+    smallest, largest = slider_range(cost, levels)
+    return {"budget": (smallest + largest) // 2, "pins": dict(pins or {})}
+
+
+def slider_range(cost: ModelCost, levels: tuple[int, int]) -> tuple[int, int]:
+    """Bytes of all layers low and all layers high. Pins leave it alone: the thumb stays put."""
+    high, low = levels
+    n = len(cost.layers)
+    return cost.total((low,) * n), cost.total((high,) * n)
+
+
+def table(
+    cost: ModelCost,
+    scores: Mapping[str, Sequence[float]],
+    levels: tuple[int, int],
+    ordering: str,
+    seed: int = 0,
+    pins: Mapping[int, int] | None = None,
+) -> str:
+    """All that the browser shows for one model, pair of levels, ordering and set of pins, as JSON.
+
+    A string, because Gradio clones dict props several times per event. Raises UserError where the
+    ordering's scores are missing or a pin is impossible.
+    """
+    pins = dict(pins or {})
+    high, low = levels
+    n = len(cost.layers)
+    points = breakpoints(cost, levels, rank_layers(ordering, scores, n, seed), pins)
+    smallest, largest = slider_range(cost, levels)
+    range_low, range_high = min(smallest, points.bytes[0]), max(largest, points.bytes[-1])
+    active = ORDERINGS[ordering]
+    rows = [
+        scorer_row(spec, scores[spec.name], decides=spec.name == active.scorer)
+        for spec in SCORERS.values()
+        if len(scores.get(spec.name, ())) == n
+    ]
+    minimum = f"{format_gib(points.bytes[0])} ({points.bytes[0]:,} bytes)"
+    which = "with the pinned layers, the smallest split" if pins else "the smallest split"
+    data = {
+        "high": high,
+        "low": low,
+        "pins": {str(layer): level for layer, level in pins.items()},
+        "min": range_low,
+        "max": range_high,
+        "digits": len(format_gib(range_low).split()[0].partition(".")[2]),
+        "ticks": ticks(cost, levels, rank_layers(ordering, scores, n, seed)),
+        "base": points.base,
+        "raised": points.raised,
+        "bytes": points.bytes,
+        "levels": level_sums(points),
+        "texts": [position_texts(cost, levels, points, k) for k in range(len(points.bytes))],
+        "rows": rows or [unscored_row(n)],
+        "split_by": f"Split by {active.title}" if active.scorer else f"Split: {active.title}",
+        "too_small": f"Too small: {which} takes {minimum}.",
+        "too_few_bits": f"Too small: {which} has {average_bits(points.base):.4g} bits on average.",
+        "high_name": f"{high}-bit layer",
+        "low_name": f"{low}-bit layer",
+        "high_title": f"{high}-bit layers",
+        "low_title": f"{low}-bit layers",
+        "saving_title": f"Saving vs all {high}-bit",
+        "of": f"of {n} layers",
+        "other": pinned_elsewhere(levels, pins) or f"of {n} layers",
+    }
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+
+def scorer_row(spec: ScorerSpec, values: Sequence[float], decides: bool) -> dict[str, Any]:
+    order = ORDERINGS[spec.name].rank(values, len(values), 0)
+    rank = {layer: k for k, layer in enumerate(order, 1)}
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "meaning": spec.meaning,
+        "decides": decides,
+        "shade": shades(values, spec.larger_is_important),
+        "order": order,
+        "about": [
+            f"{spec.title} {format_score(value)}, rank {rank[i]} of {len(values)}"
+            for i, value in enumerate(values)
+        ],
+    }
+
+
+def unscored_row(n: int) -> dict[str, Any]:
+    """Shows the split while there are no scores yet."""
+    return {
+        "name": "none",
+        "title": "Layers",
+        "meaning": "not scored yet",
+        "decides": False,
+        "shade": [0] * n,
+        "order": list(range(n)),
+        "about": ["not scored"] * n,
+    }
+
+
+def shades(values: Sequence[float], larger_is_important: bool) -> list[float]:
+    """0 for the least important layer, 1 for the most important one, linear in the score."""
+    least, most = min(values), max(values)
+    if not larger_is_important:
+        least, most = most, least
+    return [round((v - least) / (most - least), 3) if most != least else 0.5 for v in values]
+
+
+def format_score(value: float) -> str:
+    return f"{value:#.4g}".replace("-", "−")
+
+
+def level_sums(points: Breakpoints) -> list[int]:
+    """The sum of all layers' levels at each position; average bits times the number of layers."""
+    steps = (points.high - points.base[layer] for layer in points.raised)
+    return list(accumulate(steps, initial=sum(points.base)))
+
+
+def position_texts(
+    cost: ModelCost, levels: tuple[int, int], points: Breakpoints, position: int
+) -> dict[str, str]:
+    high, low = levels
+    split = points.split(position)
+    size = points.bytes[position]
+    all_high = cost.total((high,) * len(split))
+    saved = all_high - size
+    sign = "−" if saved < 0 else ""  # pins above the high level
+    return {
+        "size": format_gib(size),
+        "bytes": f"{size:,} bytes",
+        "average": f"{average_bits(split):.2f}",
+        "per_weight": f"{cost.bits_per_weight(split):.2f}",
+        "high": str(split.count(high)),
+        "low": str(split.count(low)),
+        "saving": f"{sign}{100 * abs(saved) / all_high:.1f}%",
+        "saved": f"{sign}{format_gib(abs(saved))}",
+    }
+
+
+def pinned_elsewhere(levels: tuple[int, int], pins: Mapping[int, int]) -> str:
+    """'and 1 pinned at 8 bits': pins that are neither high nor low, as loaded configs have."""
+    counts = Counter(level for level in pins.values() if level not in levels)
+    return ", ".join(f"and {counts[level]} pinned at {level} bits" for level in sorted(counts))
+
+
+def ticks(
+    cost: ModelCost, levels: tuple[int, int], ordering: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Five points of the slider, as average bits and GiB. Pins do not move them."""
+    points = breakpoints(cost, levels, ordering)
+    n = len(cost.layers)
+    positions = sorted({n * quarter // 4 for quarter in range(5)})
+    return [
+        {
+            "at": points.bytes[k],
+            "bits": f"{average_bits(points.split(k)):.3g} bits",
+            "size": format_gib(points.bytes[k]),
+        }
+        for k in positions
+    ]
+
+
+class BudgetBar(gr.HTML):
+    """Slider, typed budget, one heatmap bar per scorer, and totals.
+
+    Events: `.change` (a budget or pins were committed) and `.pin` (the pins changed: answer with
+    `gr.update(table=table(...))`, without a value, because the user may be dragging). Listen with
+    `api_visibility="private"`: Gradio writes every run of a public event, with all its data, to the
+    browser's storage, and the page gets slower with each.
+    """
+
+    # `table` comes in `options`: as a parameter, Gradio would read it back as an attribute, and
+    # resolve that to an event, because the JavaScript quotes the word.
+    def __init__(self, value: Any = None, **options: Any) -> None:
+        super().__init__(
+            value=value,
+            html_template=HTML,
+            js_on_load=JS,
+            head=f"<style>{CSS}</style>",
+            apply_default_css=False,
+            **options,
+        )
+
+    def preprocess(self, payload: Any) -> Any:
+        """{"budget": int, "pins": {layer: level}}, checked as far as possible without the model."""
+        try:
+            budget = int(payload["budget"])
+            pins = {int(k): int(v) for k, v in payload.get("pins", {}).items()}
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise gr.Error("The page sent a budget that cannot be read. Reload it.") from error
+        return {"budget": max(0, min(budget, LARGEST_BUDGET)), "pins": pins}
+
+    def postprocess(self, value: Any) -> Any:
+        if value is None:
+            return None
+        # An int key in a result breaks Gradio's client.
+        pins = {str(layer): level for layer, level in value.get("pins", {}).items()}
+        return {"budget": value["budget"], "pins": pins}
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": '{"budget": bytes, "pins": {"layer": level}}'}
