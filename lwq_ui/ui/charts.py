@@ -1,9 +1,10 @@
-"""Measured results as a Plotly chart and as rows of a table."""
+"""Measured results as a Plotly chart and as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ..core.allocation import Split
@@ -19,34 +20,15 @@ class MetricSpec:
     title: str
     larger_is_better: bool
 
-    @property
-    def axis(self) -> str:
-        return f"{self.title} ({'higher' if self.larger_is_better else 'lower'} is better)"
-
 
 METRICS = {
     "perplexity": MetricSpec("Perplexity", False),
-    "kl_divergence": MetricSpec("KL divergence from the unquantized model", False),
-    "top1_agreement": MetricSpec("Top-1 agreement with the unquantized model", True),
+    "kl_divergence": MetricSpec("KL divergence from unquantized", False),
+    "top1_agreement": MetricSpec("Agreement with unquantized", True),
     "acc": MetricSpec("Accuracy", True),
     "acc_norm": MetricSpec("Length-normalized accuracy", True),
 }
-TASKS = {
-    "perplexity": "Held-out text",
-    "endings": "Endings",
-    "last_word": "Last word",
-    "minimal_pairs": "Minimal pairs",
-}
-RESULT_COLUMNS = (
-    "Split",
-    "Average bits",
-    "Task",
-    "Metric",
-    "Value",
-    "± stderr",
-    "Items",
-    "Quantizer",
-)
+NOTHING_YET = "<p>Nothing is measured yet on this many items.</p>"
 MIXED = "mixed levels"
 # name -> symbol, colour; the colours have a contrast of 3 or more on white and on near-black
 MARKS = {
@@ -61,39 +43,74 @@ INK = "#7b8494"  # readable on a light and on a dark page: the figure is transpa
 GRID = "rgba(128,136,152,.28)"
 
 
-def metric_title(name: str) -> str:
-    return METRICS[name].title if name in METRICS else name
-
-
-def task_title(name: str) -> str:
-    return TASKS.get(name, name)
-
-
-def results_rows(evaluations: Iterable[Evaluation]) -> list[list[Any]]:
-    """One row per split, task and metric, in the order of RESULT_COLUMNS."""
+def metric_choices(
+    evaluations: Iterable[Evaluation], titles: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """(label, "task/metric") of everything that was measured, in the order of `titles`."""
+    found = dict.fromkeys((e.task, metric) for e in evaluations for metric in e.metrics)
     return [
-        [
-            split_name(e.split),
-            round(average_bits(e.split), 4),
-            task_title(e.task),
-            metric_title(name),
-            metric.value,
-            metric.stderr,
-            metric.n,
-            e.quantizer,
-        ]
-        for e in evaluations
-        for name, metric in e.metrics.items()
+        (metric_title(task, metric, titles), f"{task}/{metric}")
+        for name in titles
+        for task, metric in found
+        if task == name
     ]
 
 
+def metric_title(task: str, metric: str, titles: Mapping[str, str]) -> str:
+    """The page's main task is not named: 'Perplexity', but 'Story endings: accuracy'."""
+    title = METRICS[metric].title if metric in METRICS else metric
+    return title if task == "perplexity" else f"{titles[task]}: {title[0].lower()}{title[1:]}"
+
+
+def results_table(
+    evaluations: Sequence[Evaluation], titles: Mapping[str, str], current: Split | None = None
+) -> str:
+    """HTML: one row per split and quantizer, most bits first, and one column per metric."""
+    columns = [value.split("/") for _, value in metric_choices(evaluations, titles)]
+    rows: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
+    for e in evaluations:
+        cells = rows.setdefault((e.split, e.quantizer), {})
+        cells |= {(e.task, name): metric for name, metric in e.metrics.items()}
+    head = "".join(
+        f"<th scope='col'>{escape(metric_title(task, name, titles))}"
+        f"<small>{'higher' if METRICS[name].larger_is_better else 'lower'} is better</small></th>"
+        for task, name in columns
+    )
+    body = []
+    for (split, quantizer), cells in sorted(rows.items(), key=lambda row: -sum(row[0][0])):
+        mark = " class='current'" if split == current else ""
+        by = "" if quantizer in ("none", "quanto") else f" <small>{escape(quantizer)}</small>"
+        figures = "".join(cell_html(cells.get((task, name))) for task, name in columns)
+        body.append(
+            f"<tr{mark}><td>{escape(split_name(split))}{by}</td>"
+            f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
+        )
+    return (
+        "<table><caption>± standard error, n items</caption>"
+        "<thead><tr><th scope='col'>Split</th>"
+        f"<th scope='col'>Average bits</th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def cell_html(metric: Metric | None) -> str:
+    if metric is None:
+        return "<td>–</td>"
+    spread = f" ± {metric.stderr:.2g}" if metric.stderr is not None else ""
+    return f"<td>{metric.value:.4g}<small>{spread}, n {metric.n}</small></td>"
+
+
 def results_figure(
-    evaluations: Sequence[Evaluation], metric: str, task: str, current: Split | None = None
+    evaluations: Sequence[Evaluation],
+    chosen: str,
+    titles: Mapping[str, str],
+    current: Split | None = None,
 ) -> Figure:
-    """`metric` of `task` against average bits, one point per evaluated split. `current` is the
-    page's split: ringed where it was evaluated, a dotted line where it was not yet."""
+    """The `chosen` "task/metric" against average bits, one point per evaluated split. `current` is
+    the page's split: ringed where it was evaluated, a dotted line where it was not yet."""
     import plotly.graph_objects as go
 
+    task, metric = chosen.split("/")
     found = [e for e in evaluations if e.task == task and metric in e.metrics]
     axis = BitsAxis(found, current)
     figure = go.Figure()
@@ -139,9 +156,8 @@ def results_figure(
         if mark(e.split) == "unquantized":
             line = {"color": MARKS["unquantized"][1], "dash": "dot", "width": 1}
             figure.add_hline(e.metrics[metric].value, line=line)
-    title = METRICS[metric].axis if metric in METRICS else metric
-    # The task is named unless it is the page's main measure.
-    title = title if task == "perplexity" else f"{task_title(task)}: {title[0].lower()}{title[1:]}"
+    better = "higher" if METRICS[metric].larger_is_better else "lower"
+    title = f"{metric_title(task, metric, titles)} ({better} is better)"
     figure.update_layout(
         template="none",
         height=340,

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 import gradio as gr
@@ -129,11 +130,20 @@ def unscored_row(n: int) -> dict[str, Any]:
 
 
 def shades(values: Sequence[float], larger_is_important: bool) -> list[float]:
-    """0 for the least important layer, 1 for the most important one, linear in the score."""
+    """0 for the least important layer, 1 for the most important one, linear in the score between
+    them. A layer far outside of the others (1.5 times the middle half's spread) gets the end of the
+    scale, so that it does not leave one colour for all others."""
     least, most = min(values), max(values)
+    if len(values) > 3:
+        first, _, third = quantiles(values, n=4, method="inclusive")
+        reach = 1.5 * (third - first)
+        if reach > 0:
+            least, most = max(least, first - reach), min(most, third + reach)
     if not larger_is_important:
         least, most = most, least
-    return [round((v - least) / (most - least), 3) if most != least else 0.5 for v in values]
+    if most == least:
+        return [0.5] * len(values)
+    return [round(min(1.0, max(0.0, (v - least) / (most - least))), 3) for v in values]
 
 
 def format_score(value: float) -> str:
@@ -212,7 +222,10 @@ class BudgetBar(gr.HTML):
         )
 
     def preprocess(self, payload: Any) -> Any:
-        """{"budget": int, "pins": {layer: level}}, checked as far as possible without the model."""
+        """{"budget": int, "pins": {layer: level}}, checked as far as possible without the model;
+        None as long as there is no model to choose for."""
+        if payload is None:
+            return None
         try:
             budget = int(payload["budget"])
             pins = {int(k): int(v) for k, v in payload.get("pins", {}).items()}

@@ -41,6 +41,8 @@ const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 
 // ---- from the table to the page
 
+// A cell holds a high and a low look, one of them hidden: a change of level is a repaint of that
+// cell without any layout.
 function paint(bar, layer, bits) {
   const cell = cells[bar][layer];
   const row = table.rows[bar];
@@ -48,7 +50,8 @@ function paint(bar, layer, bits) {
   const kind = bits === table.high ? 'high' : bits === table.low ? 'low' : 'other';
   cell.className = `cell ${kind}${pinned ? ' pinned' : ''}`;
   cell.dataset.bits = bits;
-  cell.lastChild.firstChild.data = bits;
+  const look = cell.lastChild.children[kind === 'low' ? 1 : 0].firstChild;
+  if (look.data !== `${bits}`) look.data = bits;
   cell.setAttribute(
     'aria-label',
     `Layer ${layer}: ${row.about[layer]}, ${bits} bits${pinned ? ', pinned' : ''}`,
@@ -138,8 +141,8 @@ function build() {
 function makeBars() {
   cells = table.rows.map((row) =>
     row.shade.map((_, layer) => {
-      const cell = make('button', 'cell', make('span', 'heat', layer), make('span', 'bits', ''));
-      cell.lastChild.append(new Text(''));
+      const bits = make('span', 'bits', make('i', 'up', '–'), make('i', 'down', '–'));
+      const cell = make('button', 'cell', make('span', 'heat', layer), bits);
       cell.type = 'button';
       cell.tabIndex = -1;
       cell.dataset.layer = layer;
@@ -219,8 +222,7 @@ function setBudget(budget, settled) {
   draw();
   const wait = settled ? posted + POST_MS - performance.now() : POST_MS;
   if (wait <= 0) post();
-  // right after a frame, where the page would wait for the next one anyway
-  else timer ||= setTimeout(() => requestAnimationFrame(() => { timer &&= setTimeout(post); }), wait);
+  else timer ||= setTimeout(post, wait);
 }
 
 function step(by) {

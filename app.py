@@ -1,0 +1,40 @@
+"""Builds and launches the page."""
+
+import argparse
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+from lwq_ui.settings import Settings
+from lwq_ui.ui.events import wire
+from lwq_ui.ui.layout import CSS, THEME, build
+from lwq_ui.ui.state import Page
+
+
+def launch(settings: Settings, **options: object) -> tuple[object, str, str | None]:
+    """Returns gradio's app, the local address and the public one."""
+    page = Page(settings)
+    parts = build(page)
+    wire(parts, page)
+    return parts.demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="LWQ Explorer")
+    parser.add_argument("--port", type=int, help="7860, or the next free one, by default")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
+    parser.add_argument("--share", action="store_true", help="a public address through Gradio")
+    args = parser.parse_args()
+    settings = Settings.from_environment()
+    options = {"inbrowser": not args.no_browser, "share": args.share}
+    try:
+        launch(settings, server_port=args.port, **options)
+    except OSError:
+        if args.port is None:
+            raise
+        print(f"Port {args.port} is taken; looking for another one.")
+        launch(settings, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""What stands where on the page. What it does is in events.py."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..core.allocation import LEVEL_PAIRS
+from ..core.memory import format_gib
+from ..core.orderings import ORDERINGS
+from ..core.schema import ModelInfo, Scores
+from ..engine.quantizers import QUANTIZERS
+from .heatmap import BudgetBar
+from .selection import Selection
+from .state import Page, Session
+
+CSS = Path(__file__).with_name("assets").joinpath("page.css").read_text(encoding="utf-8")
+# 6.31 ships the SemiBold file of this font without Latin letters: naming 400 and 700 alone makes
+# the browser take Bold for 600. The default subdued grey has a contrast of 2.6:1 on white.
+THEME = gr.themes.Default(
+    primary_hue="orange",
+    neutral_hue="slate",
+    spacing_size="sm",
+    radius_size="md",
+    font=[
+        gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)),
+        "system-ui",
+        "sans-serif",
+    ],
+).set(
+    body_text_color_subdued="*neutral_500",
+    body_text_color_subdued_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
+QUICK = 60
+SHIPPED, OWN, PG19 = "Shipped", "My file", "PG19"
+PROMPT = "The old house stood at the end of the lane, and"
+MEANING = """
+**LIM** asks how much a layer changes what passes through it: the less the direction of the hidden
+state changes between its input and its output, the less the layer matters. It runs the model once
+over a calibration text. **ZD** only looks at the weights: it counts the share that lies more than
+one standard deviation above the layer's mean. The paper gives both directions for ZD (its abstract
+says that fewer such weights make a layer more important, its section 3.1 that more do); the first
+is the default here, since it is the one that fits "far apart weights are harder to quantize", and
+"ZD, other way" is the second.
+
+**The memory budget** is spent in that order: layers get the high level from the most important one
+on until the budget is used up; all others get the low level. **Pinned** layers keep their level
+whatever the budget. **Reverse LIM**, **random**, **first** and **last layers** are there to compare
+with: a score that does not beat them is worth nothing on this model.
+
+From *Variable Layerwise Quantization*, Dumitru et al., Findings of ACL 2025.
+"""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components that events touch."""
+
+    demo: gr.Blocks
+    session: gr.State
+    status: gr.HTML
+    stop: gr.Button
+    model: gr.Textbox
+    device: gr.Dropdown
+    dtype: gr.Dropdown
+    load: gr.Button
+    card: gr.HTML
+    text: gr.Radio
+    own_text: gr.File
+    score: gr.Button
+    scored: gr.HTML
+    levels: gr.Radio
+    ordering: gr.Dropdown
+    seed: gr.Number
+    quantizer: gr.Dropdown
+    bar: BudgetBar
+    tasks: gr.CheckboxGroup
+    quick: gr.Radio
+    evaluate: gr.Button
+    metric: gr.Dropdown
+    chart: gr.Plot
+    results: gr.HTML
+    prompt: gr.Textbox
+    write_seed: gr.Number
+    length: gr.Slider
+    write: gr.Button
+    original: gr.Textbox
+    quantized: gr.Textbox
+    export: gr.Button
+    file: gr.DownloadButton
+    config: gr.UploadButton
+
+    @property
+    def starters(self) -> list[gr.Button]:
+        return [self.load, self.score, self.evaluate, self.write]
+
+
+def build(page: Page) -> Parts:
+    """The page as it opens: with the demo model's layers where their scores are known."""
+    parts: dict[str, Any] = {}
+    session = page.opening_session()
+    selection = Selection()
+    with gr.Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as demo:
+        parts["session"] = gr.State(session)
+        with gr.Row(elem_id="strip"):
+            gr.HTML("<h1>LWQ Explorer</h1>", elem_id="head")
+            parts["status"] = gr.HTML(status_html("Ready."), elem_id="status")
+            parts["stop"] = gr.Button(
+                "Stop", size="sm", elem_id="stop", min_width=80, interactive=False
+            )
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=290):
+                build_model(parts, session)
+                build_split(parts)
+            with gr.Column(scale=3, min_width=320):
+                known = session.info is not None
+                parts["bar"] = BudgetBar(
+                    selection.value(session) if known else None,
+                    table=selection.table(session) if known else None,
+                    elem_id="bar",
+                    container=True,
+                    padding=True,
+                    visible=known or "hidden",
+                )
+                with gr.Tabs():
+                    with gr.Tab("Evaluate", id="evaluate"):
+                        build_evaluate(parts, page)
+                    with gr.Tab("Write something", id="write"):
+                        build_write(parts)
+                    with gr.Tab("Config", id="config"):
+                        build_config(parts)
+                    with gr.Tab("What it means", id="meaning"):
+                        gr.Markdown(MEANING, elem_id="meaning")
+    return Parts(demo=demo, **parts)
+
+
+def build_model(parts: dict[str, Any], session: Session) -> None:
+    with gr.Group():
+        parts["model"] = gr.Textbox(
+            "demo",
+            label="Model",
+            info="a Hugging Face id, a folder, or demo",
+            elem_id="model",
+            max_lines=1,
+        )
+        with gr.Row():
+            parts["device"] = gr.Dropdown(
+                ["auto", "cuda", "mps", "cpu"],
+                value="auto",
+                label="Device",
+                elem_id="device",
+                min_width=100,
+            )
+            parts["dtype"] = gr.Dropdown(
+                ["auto", "bfloat16", "float16", "float32"],
+                value="auto",
+                label="Number format",
+                elem_id="dtype",
+                min_width=100,
+            )
+        parts["load"] = gr.Button("Load", elem_id="load", size="md")
+        card = card_html(session.info) if session.info else ""
+        parts["card"] = gr.HTML(card, elem_id="card", padding=True)
+    with gr.Group():
+        parts["text"] = gr.Radio(
+            [SHIPPED, OWN, PG19],
+            value=SHIPPED,
+            label="Calibration text for LIM",
+            elem_id="text",
+        )
+        parts["own_text"] = gr.File(
+            label="A .txt file",
+            file_types=[".txt"],
+            elem_id="own-text",
+            height=110,
+            visible=False,
+        )
+        parts["score"] = gr.Button("Score the layers", elem_id="score", size="md")
+        scored = scored_html(session.scores or {})
+        parts["scored"] = gr.HTML(scored, elem_id="scored", padding=True)
+
+
+def build_split(parts: dict[str, Any]) -> None:
+    with gr.Group():
+        parts["levels"] = gr.Radio(
+            [(f"{high} / {low} bits", f"{high},{low}") for high, low in LEVEL_PAIRS],
+            value="4,2",
+            label="High and low level",
+            elem_id="levels",
+        )
+        parts["ordering"] = gr.Dropdown(
+            [(o.title, o.name) for o in ORDERINGS.values()],
+            value="lim",
+            label="Layers that keep the high level",
+            info="in the order of",
+            elem_id="ordering",
+        )
+        parts["seed"] = gr.Number(
+            0, label="Seed of the random order", precision=0, elem_id="seed", visible=False
+        )
+        parts["quantizer"] = gr.Dropdown(
+            [(q.title, q.name) for q in QUANTIZERS.values()],
+            value="quanto",
+            label="Quantizer",
+            elem_id="quantizer",
+        )
+
+
+def build_evaluate(parts: dict[str, Any], page: Page) -> None:
+    with gr.Row(equal_height=True):
+        parts["tasks"] = gr.CheckboxGroup(
+            [(task.title, name) for name, task in page.tasks.items()],
+            value=[name for name in page.tasks if name in ("perplexity", "minimal_pairs")],
+            label="Measure",
+            elem_id="tasks",
+            scale=3,
+            min_width=260,
+        )
+        parts["quick"] = gr.Radio(
+            [(f"Quick: {QUICK} items", "quick"), ("All items", "all")],
+            value="quick",
+            label="On how many items of each",
+            elem_id="quick",
+            scale=1,
+            min_width=250,
+        )
+    parts["evaluate"] = gr.Button(
+        "Quantize and evaluate", variant="primary", elem_id="evaluate", size="md"
+    )
+    parts["metric"] = gr.Dropdown(
+        [], label="Measure on the chart", elem_id="metric", visible="hidden"
+    )
+    parts["chart"] = gr.Plot(show_label=False, elem_id="chart", visible="hidden")
+    parts["results"] = gr.HTML(elem_id="results")
+
+
+def build_write(parts: dict[str, Any]) -> None:
+    parts["prompt"] = gr.Textbox(
+        PROMPT, label="Both models go on from here", lines=2, elem_id="prompt"
+    )
+    with gr.Row(equal_height=True):
+        parts["write_seed"] = gr.Number(
+            1, label="Seed", precision=0, elem_id="write-seed", min_width=90
+        )
+        parts["length"] = gr.Slider(
+            10, 400, value=80, step=10, label="Tokens", elem_id="length", scale=2, min_width=160
+        )
+    parts["write"] = gr.Button("Write with both", variant="primary", elem_id="write", size="md")
+    with gr.Row(equal_height=True):
+        for name, label in (("original", "Unquantized"), ("quantized", "Quantized")):
+            parts[name] = gr.Textbox(
+                label=label, lines=8, max_lines=20, elem_id=name, interactive=False, min_width=260
+            )
+
+
+def build_config(parts: dict[str, Any]) -> None:
+    gr.Markdown(
+        "The config holds the model, the bits of every layer, pins, order, budget and what was "
+        "measured. `python -m lwq_ui quantize config.json --out DIR` writes the quantized model.",
+        elem_id="about-config",
+    )
+    with gr.Row():
+        parts["export"] = gr.Button("Download config (JSON)", variant="primary", elem_id="export")
+        parts["config"] = gr.UploadButton(
+            "Load a config", file_types=[".json"], elem_id="import", variant="secondary"
+        )
+    parts["file"] = gr.DownloadButton("The config", elem_id="file", visible="hidden")
+
+
+def status_html(
+    text: str, *, share: float | None = None, running: bool = False, failed: bool = False
+) -> str:
+    """One line of fixed height, with a bar while something runs."""
+    value = f' value="{share:.3f}"' if share is not None else ""
+    bar = f'<progress max="1"{value} aria-label="Progress"></progress>' if running else ""
+    percent = f"<b>{share:.0%}</b>" if running and share is not None else ""
+    kind = "failed" if failed else "running" if running else "idle"
+    role = "alert" if failed else "status"
+    return f'<div class="{kind}" role="{role}"><span>{html.escape(text)}</span>{percent}{bar}</div>'
+
+
+def card_html(info: ModelInfo) -> str:
+    facts = {
+        "Architecture": info.architecture,
+        "Layers": f"{info.num_layers}",
+        "Parameters": f"{info.num_parameters:,}",
+        "Size": f"{format_gib(info.total_bytes)} in {info.dtype}",
+    }
+    rows = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
+    return f'<b title="{info.total_bytes:,} bytes">{html.escape(info.model_id)}</b><dl>{rows}</dl>'
+
+
+def scored_html(scores: Mapping[str, Scores]) -> str:
+    lines = []
+    for name, s in scores.items():
+        title = name.upper()
+        if s.calibration:
+            on = (
+                f"{html.escape(s.calibration)}: {s.documents} documents, {s.tokens:,} tokens"
+                if s.tokens
+                else html.escape(s.calibration)
+            )
+            lines.append(f"{title}: {on}, {s.seconds:.1f} s")
+        else:
+            lines.append(f"{title}: weights only, {s.seconds:.1f} s")
+    return "<br>".join(lines)

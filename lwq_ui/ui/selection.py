@@ -1,0 +1,100 @@
+"""What the page's controls ask for: a split of the session's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..core.allocation import Breakpoints, Split
+from ..core.errors import UserError
+from ..core.orderings import ORDERINGS
+from ..core.schema import Config, ModelInfo, Scores
+from ..engine.configs import breakpoints_of, build_config
+from ..engine.quantizers import model_cost
+from .heatmap import first_value, table
+from .state import Session
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`budget` None stands for the middle of the slider's range."""
+
+    levels: tuple[int, int] = (4, 2)
+    ordering: str = "lim"
+    seed: int = 0
+    quantizer: str = "quanto"
+    budget: int | None = None
+    pins: Mapping[int, int] = field(default_factory=dict)
+
+    def table(self, session: Session) -> str:
+        info, scores = ready(session)
+        values = {name: s.values for name, s in scores.items()}
+        cost = model_cost(info, self.quantizer)
+        return table(cost, values, self.levels, self.ordering, self.seed, self.pins)
+
+    def value(self, session: Session) -> dict[str, Any]:
+        """What the slider component holds."""
+        if self.budget is not None:
+            return {"budget": self.budget, "pins": dict(self.pins)}
+        info, _ = ready(session)
+        return first_value(model_cost(info, self.quantizer), self.levels, self.pins)
+
+    def split(self, session: Session) -> Split:
+        """Raises UserError where the budget is too small."""
+        points = self._breakpoints(session)
+        return points.split(points.position(self.value(session)["budget"]))
+
+    def config(self, session: Session) -> Config:
+        info, scores = ready(session)
+        return build_config(
+            info,
+            scores,
+            self.ordering,
+            self.seed,
+            self.levels,
+            self.pins,
+            self.quantizer,
+            self.value(session)["budget"],
+            session.evaluations,
+        )
+
+    def _breakpoints(self, session: Session) -> Breakpoints:
+        info, scores = ready(session)
+        return breakpoints_of(
+            info, scores, self.ordering, self.seed, self.levels, self.pins, self.quantizer
+        )
+
+
+def from_config(session: Session, config: Config) -> tuple[Session, Selection, str]:
+    """The selection that gives exactly the config's bits, and the session with the config's scores.
+    Where its order and budget do not give its bits (someone edited them), every layer is pinned."""
+    scores = ready(session)[1]
+    scorer = ORDERINGS[config.ordering["name"]].scorer
+    values = config.ordering.get("scores")
+    if scorer and values and tuple(values) != scores[scorer].values:
+        calibration = f"{config.ordering.get('calibration') or 'weights'} (from the config)"
+        scores[scorer] = Scores(scorer, tuple(values), calibration, 0, 0, 0.0)
+        session = replace(session, scores=scores)
+    selection = Selection(
+        levels=config.levels,
+        ordering=config.ordering["name"],
+        seed=config.ordering.get("seed", 0),
+        quantizer=config.quantizer["name"],
+        budget=config.budget_bytes,
+        pins=dict(config.pinned),
+    )
+    try:
+        exact = selection.split(session) == config.bits_per_layer
+    except UserError:
+        exact = False
+    if exact:
+        return session, selection, "The config is loaded."
+    pinned = replace(selection, pins=dict(enumerate(config.bits_per_layer)))
+    return session, pinned, "The config is loaded. Its bits follow no order: all layers are pinned."
+
+
+def ready(session: Session | None) -> tuple[ModelInfo, dict[str, Scores]]:
+    if session is None or session.info is None:
+        raise UserError("The model is still being loaded.")
+    return session.info, dict(session.scores or {})

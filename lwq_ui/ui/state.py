@@ -1,0 +1,127 @@
+"""What the page knows: the models in memory, shared by everybody, and one session per browser."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..core.orderings import SCORERS
+from ..core.schema import Evaluation, ModelInfo, Scores
+from ..core.store import Store
+from ..engine import records
+from ..engine.evaluation import Task, tasks
+from ..engine.sources import DEMO, find
+from ..engine.texts import Text, calibration_text
+from ..settings import Settings
+from .worker import Job, Worker
+
+if TYPE_CHECKING:
+    from ..engine.models import LoadedModel
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model, where: what the user typed."""
+
+    model_id: str = DEMO
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One browser's view. `evaluations` are those that were known when the model was chosen, and
+    this session's own: other people's results do not appear in between."""
+
+    choice: Choice
+    info: ModelInfo | None = None
+    text: Text | None = None
+    scores: Mapping[str, Scores] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+
+    def with_evaluations(self, new: list[Evaluation]) -> Session:
+        known = {(e.task, e.split, e.quantizer, e.limit): e for e in (*self.evaluations, *new)}
+        return replace(self, evaluations=tuple(known.values()))
+
+
+class Shelf:
+    """Models in memory. A model is shared by all sessions that chose it, and leaves when the last
+    of them has chosen another one or gone."""
+
+    def __init__(self) -> None:
+        self._models: dict[Choice, LoadedModel] = {}
+        self._users: dict[str, Choice] = {}
+        self._lock = threading.Lock()
+
+    def load(self, choice: Choice, page: Page, job: Job) -> LoadedModel:
+        """The model, loaded now if nobody has it yet. Runs in the worker thread."""
+        from ..engine import jobs
+
+        return self._models.get(choice) or jobs.load(
+            choice.model_id,
+            choice.device,
+            choice.dtype,
+            page.settings,
+            page.store,
+            job.progress,
+            job.stop,
+        )
+
+    def assign(self, user: str, choice: Choice, loaded: LoadedModel) -> None:
+        """The user's model from now on. Until then they keep the one they had."""
+        with self._lock:
+            self._models[choice] = loaded
+            self._users[user] = choice
+        self._sweep()
+
+    def leave(self, user: str) -> None:
+        with self._lock:
+            self._users.pop(user, None)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            for choice in set(self._models) - set(self._users.values()):
+                del self._models[choice]
+        free_memory()
+
+
+def free_memory() -> None:
+    """Gives what is no longer used back to the device; without torch there is nothing to give."""
+    if "torch" in sys.modules:
+        from ..engine.models import release_memory
+
+        release_memory()
+
+
+class Page:
+    """Everything behind the page that is not per browser."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.store = Store(settings.cache, settings.shipped)
+        self.worker = Worker(clean_up=free_memory)
+        self.shelf = Shelf()
+        self.tasks: dict[str, Task] = tasks(settings)
+        self.shipped_text = calibration_text(None, settings)
+
+    def opening_session(self) -> Session:
+        """The demo model, with its scores where they ship with the program."""
+        session = Session(Choice(), text=self.shipped_text)
+        source = find(DEMO, self.settings, lambda *_: None, threading.Event())
+        info = records.known_info(source, session.choice.dtype, self.store)
+        if info is None:
+            return session
+        scores = records.known_scores(info, self.shipped_text, self.store)
+        return (
+            self.with_model(session, info, scores) if scores.keys() == SCORERS.keys() else session
+        )
+
+    def with_model(
+        self, session: Session, info: ModelInfo, scores: Mapping[str, Scores]
+    ) -> Session:
+        known = records.known_evaluations(info, self.tasks, self.store)
+        return replace(session, info=info, scores=scores, evaluations=tuple(known))

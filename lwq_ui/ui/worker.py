@@ -1,0 +1,104 @@
+"""One job at a time on the device, first come first served, in a thread of its own.
+
+Gradio's `cancels=` would free its queue while the old step still computes; here a job ends when its
+function has returned, and only then does the next one start.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..core.errors import Stopped, UserError
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """What a user asked for. `work(job)` runs in the worker thread: it reports through
+    `job.progress`, looks at `job.stop`, and may set `job.partial` on the way to its result."""
+
+    def __init__(self, user: str, work: Callable[[Job], Any]):
+        self.user = user
+        self.work = work
+        self.stop = threading.Event()
+        self.done = threading.Event()
+        self.what = "Starting"
+        self.share: float | None = None
+        self.partial: Any = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def progress(self, what: str, share: float | None) -> None:
+        self.what, self.share = what, share
+
+    def run(self) -> None:
+        try:
+            if self.stop.is_set():
+                raise Stopped
+            self.result = self.work(self)
+        except (Stopped, UserError) as e:
+            self.error = e
+        except Exception as e:
+            log.exception("A job failed")
+            self.error = e
+        if self.error:  # its frames would keep the job's tensors in memory
+            self.error.__cause__ = self.error.__context__ = None
+            self.error = self.error.with_traceback(None)
+
+
+class Worker:
+    """The line of jobs. A user has at most one of them. `clean_up` runs after each."""
+
+    def __init__(self, clean_up: Callable[[], None]) -> None:
+        self._clean_up = clean_up
+        self._line: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, user: str, work: Callable[[Job], Any]) -> Job:
+        job = Job(user, work)
+        with self._changed:
+            if self.job_of(user):
+                raise UserError("Something of yours is still running. Stop it or wait for it.")
+            self._line.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, daemon=True, name="lwq-jobs")
+                self._thread.start()
+            self._changed.notify()
+        return job
+
+    def job_of(self, user: str) -> Job | None:
+        return next((job for job in list(self._line) if job.user == user), None)
+
+    def ahead_of(self, job: Job) -> int:
+        """How many jobs run or wait before this one."""
+        line = list(self._line)
+        return line.index(job) if job in line else 0
+
+    def stop(self, user: str) -> None:
+        """A waiting job ends at once; a running one at its next layer or batch."""
+        with self._changed:
+            job = self.job_of(user)
+            if job is None:
+                return
+            job.stop.set()
+            if self._line[0] is not job:
+                self._line.remove(job)
+                job.error = Stopped()
+                job.done.set()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._line:
+                    self._changed.wait()
+                job = self._line[0]
+            job.run()
+            self._clean_up()
+            with self._changed:
+                self._line.popleft()
+            job.done.set()
