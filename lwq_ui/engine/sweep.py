@@ -100,10 +100,12 @@ class Sweep:
         for i in range(n):
             prefixes = sorted({split[: i + 1] for split in self.splits})
             after: list[dict[Split, Tensor]] = [{} for _ in shard]
-            for level in sorted({p[i] for p in prefixes}):
+            levels = sorted({p[i] for p in prefixes})
+            for k, level in enumerate(levels):
                 weights = self.bank.dense(i, level)
                 for b in range(len(shard)):
-                    self.progress(title, (s + (i + b / len(shard)) / n) / of)
+                    in_layer = (k + b / len(shard)) / len(levels)
+                    self.progress(title, (s + (i + in_layer) / n) / of)
                     for prefix in (p for p in prefixes if p[i] == level):
                         if self.stop.is_set():
                             raise Stopped

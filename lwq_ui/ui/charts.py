@@ -85,8 +85,10 @@ def results_table(
             f"<tr{mark}><td>{escape(split_name(split))}{by}</td>"
             f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
         )
+    quick = max((e.limit or 0 for e in evaluations), default=0)
+    note = f"A quick evaluation: at most {quick} items each. " if quick else ""
     return (
-        "<table><caption>± standard error, n items</caption>"
+        f"<table><caption>{note}± standard error; n items.</caption>"
         "<thead><tr><th scope='col'>Split</th>"
         f"<th scope='col'>Average bits</th>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>"

@@ -183,9 +183,9 @@ class Handlers:
             session = session.with_evaluations(job.result.evaluations)
             name = split_name(split)
             told = (
-                f"Evaluated {name} in {time.perf_counter() - began:.0f} s."
+                f"Measured ({name}) in {time.perf_counter() - began:.0f} s."
                 if job.result.computed
-                else f"{name[0].upper()}{name[1:]} was measured before: answered from the cache."
+                else f"Measured before ({name}): answered from the cache."
             )
             yield {p.session: session} | self.results(session, v, split) | self.idle(told)
 

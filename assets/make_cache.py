@@ -1,0 +1,59 @@
+"""Makes assets/cache: what the page shows of the demo model the moment it opens. Run it after a
+change of the demo model, the scorers, the tasks or the pinned libraries:
+
+    python assets/make_cache.py
+"""
+# ruff: noqa: E402
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from threading import Event
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lwq_ui.core.memory import UNTOUCHED
+from lwq_ui.core.orderings import SCORERS
+from lwq_ui.core.store import Store
+from lwq_ui.engine import jobs
+from lwq_ui.engine.evaluation import tasks
+from lwq_ui.engine.texts import shipped_calibration
+from lwq_ui.settings import Settings
+from lwq_ui.ui.layout import QUICK
+
+SHIPPED = ("info", "scores", "evaluations")  # not the bank: packing the demo takes a second
+
+
+def main() -> None:
+    settings, stop = Settings.from_environment(), Event()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+
+        def progress(what: str, share: float | None) -> None:
+            print(f"\r\x1b[K{what} {share or 0:.0%}", end="", file=sys.stderr, flush=True)
+
+        loaded = jobs.load("demo", "cpu", "auto", settings, store, progress, stop)
+        jobs.score(loaded, list(SCORERS), shipped_calibration(settings), store, progress, stop)
+        splits = [(level,) * loaded.info.num_layers for level in (UNTOUCHED, 8, 4, 2)]
+        for limit in (QUICK, None):
+            jobs.evaluate(
+                loaded,
+                splits,
+                "quanto",
+                list(tasks(settings)),
+                limit,
+                settings,
+                store,
+                progress,
+                stop,
+            )
+        shutil.rmtree(settings.shipped, ignore_errors=True)
+        for kind in SHIPPED:
+            shutil.copytree(Path(folder, kind), settings.shipped / kind)
+    print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
