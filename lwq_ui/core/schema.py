@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from .allocation import Split
@@ -219,8 +220,12 @@ class Config:
                 data,
                 "ordering",
                 dict,
-                lambda v: isinstance(v.get("name"), str) and type(v.get("seed", 0)) is int,
-                "an object with a name",
+                lambda v: (
+                    isinstance(v.get("name"), str)
+                    and type(v.get("seed", 0)) is int
+                    and are_scores(v.get("scores"), n)
+                ),
+                f"an object with a name, a whole seed, and scores: null or {n} finite numbers",
             ),
             quantizer=take(
                 data,
@@ -248,6 +253,14 @@ class Config:
                 "an object of package names to versions",
             ),
         )
+
+
+def are_scores(value: Any, num_layers: int) -> bool:
+    return value is None or (
+        isinstance(value, list)
+        and len(value) == num_layers
+        and all(type(v) in (int, float) and isfinite(v) for v in value)
+    )
 
 
 def is_pair(value: list[Any]) -> bool:

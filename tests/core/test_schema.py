@@ -31,7 +31,7 @@ CONFIG = Config(
     levels=(4, 2),
     bits_per_layer=(8, 4, 4, 2, 2, 4, 2, 2, 4, 2, 16, 0),
     pinned={0: 8, 10: 16, 11: 0},
-    ordering={"name": "lim", "seed": 0, "scores": [0.1, -0.25, 1e-17], "calibration": "pg19"},
+    ordering={"name": "lim", "seed": 0, "scores": [0.1, -0.25, 1e-17] * 4, "calibration": "pg19"},
     quantizer={"name": "quanto", "group_size": 128, "optimizer": "max"},
     bytes={"layers": 1000, "rest": 234, "total": 1234},
     budget_bytes=1300,
@@ -134,6 +134,7 @@ WRONG = [
     *each("pinned", with_pin("11", False)),  # False == 0, which is that layer's level
     *each("ordering", None, "lim", ["lim"], {}, {"name": None}, {"name": 3}),
     *each("ordering", *({"name": "random", "seed": seed} for seed in ("0", 1.0, None, True))),
+    *each("ordering", *({"name": "lim", "scores": s} for s in ([1.0], "no", [math.nan] * 12))),
     *each("quantizer", None, "quanto", ["quanto"], {}, {"name": None}),
     *each("average_bits", None, "4", True, 4.0, math.nan, math.inf, [4]),
     *each("bytes", None, 1234, [1000, 234, 1234], {}, {"layers": 1000, "rest": 234}),
