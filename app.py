@@ -5,18 +5,21 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
+import gradio as gr
+
 from lwq_ui.settings import Settings
 from lwq_ui.ui.events import wire
 from lwq_ui.ui.layout import CSS, THEME, build
 from lwq_ui.ui.state import Page
 
 
-def launch(settings: Settings, **options: object) -> tuple[object, str, str | None]:
-    """Returns gradio's app, the local address and the public one."""
+def launch(settings: Settings, **options: object) -> tuple[gr.Blocks, Page]:
+    """`options` are those of gradio's launch. The first result knows the address and closes."""
     page = Page(settings)
     parts = build(page)
     wire(parts, page)
-    return parts.demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
+    parts.demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
+    return parts.demo, page
 
 
 def main() -> None:

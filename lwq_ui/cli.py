@@ -34,8 +34,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .engine.models import LoadedModel
 
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6}
-UNITS["gb"] = 10**9
+BINARY = {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, **BINARY}
 
 
 def size(text: str) -> int:

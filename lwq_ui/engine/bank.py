@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from ..core.errors import Stopped, UserError
 from ..core.memory import UNTOUCHED
-from .models import LayerWeight, layer_weights
+from .models import LayerWeight, layer_weights, nbytes
 from .quantizers import Quantizer
 from .sources import Progress
 from .walk import find_layers
@@ -76,7 +76,7 @@ class Bank:
     def packed_bytes(self, layer: int, level: int) -> int:
         """Bytes that the packed tensors really take."""
         return sum(
-            t.numel() * t.element_size()
+            nbytes(t)
             for packed in self.packed(layer, level).values()
             for t in self.quantizer.tensors(packed).values()
         )
@@ -146,6 +146,11 @@ class Bank:
                 # Cloned: torch's int8 kernel for CPUs crashes on memory that is not aligned, and a
                 # mapped file's tensors are not.
                 parts[weight][part] = tensor.clone()
+            for w in self._weights[layer]:
+                stored = sum(nbytes(tensor) for tensor in parts[w.name].values())
+                size = self.quantizer.packed_bytes(w.spec, level, self.loaded.info.dtype_bytes)
+                if stored != size:
+                    raise ValueError(f"{w.name} has {stored} bytes, not {size}")
             return {
                 w.name: self.quantizer.restore(parts[w.name], w.spec, level)
                 for w in self._weights[layer]

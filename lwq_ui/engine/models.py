@@ -77,7 +77,7 @@ def read_config(source: Source) -> Any:
     """The config of a causal language model. Raises UserError for anything else."""
     try:
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as e:
+    except Exception as e:  # configs are validated in many ways
         if "trust_remote_code" in str(e) or "custom code" in str(e):
             raise UserError(
                 f"'{source.model_id}' needs code of its own, which this program never runs. Choose "
@@ -85,7 +85,7 @@ def read_config(source: Source) -> Any:
             ) from e
         raise UserError(
             f"transformers {transformers.__version__} does not know the model type of "
-            f"'{source.model_id}': {first_line(e)}"
+            f"'{source.model_id}', or its config is damaged ({first_line(e)})."
         ) from e
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     named = getattr(config, "architectures", None) or []
@@ -136,9 +136,15 @@ def describe(source: Source, dtype: str = "auto") -> ModelInfo:
     """Architecture, layers and exact bytes, from the config alone: no weights are read."""
     config = read_config(source)
     dtype = resolve_dtype(config, dtype)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
-    model.tie_weights()
+    try:
+        with init_empty_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        model.tie_weights()
+    except Exception as e:
+        raise UserError(
+            f"The config of '{source.model_id}' describes no model that transformers "
+            f"{transformers.__version__} can build ({first_line(e)})."
+        ) from e
     return model_info(model, source, dtype)
 
 
@@ -217,9 +223,10 @@ def load(source: Source, device: str, dtype: str, progress: Progress, stop: Even
     progress(f"Reading {format_gib(info.total_bytes)} of weights", 0.0)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except Exception as e:
         raise UserError(
-            f"The tokenizer of '{source.model_id}' cannot be loaded: {first_line(e)}"
+            f"The tokenizer of '{source.model_id}' cannot be loaded; its files are missing or "
+            f"damaged, or need a package that is not installed ({first_line(e)})."
         ) from e
     try:
         with reporting_progress("Reading weights", progress, stop):
@@ -228,6 +235,7 @@ def load(source: Source, device: str, dtype: str, progress: Progress, stop: Even
                 dtype=DTYPES[info.dtype],
                 device_map={"": device},
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are in the report, which we check
                 output_loading_info=True,
             )
         model, report = loaded
@@ -238,8 +246,10 @@ def load(source: Source, device: str, dtype: str, progress: Progress, stop: Even
         walk.check()
     except torch.OutOfMemoryError as e:
         raise too_small(info, device, free_bytes(device)) from e
-    except (OSError, RuntimeError, ValueError, KeyError) as e:
-        raise UserError(f"'{source.model_id}' cannot be loaded: {first_line(e)}") from e
+    except (UserError, Stopped):
+        raise
+    except Exception as e:  # among them pickle's, which are of no common class
+        raise UserError(f"'{source.model_id}' cannot be loaded ({first_line(e)}).") from e
     return LoadedModel(info, device, model, tokenizer, walk)
 
 
@@ -335,5 +345,6 @@ def release_memory() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    """What a library says of an error, as a part of a sentence."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:!")
     return text if len(text) < 300 else text[:297] + "..."

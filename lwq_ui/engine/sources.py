@@ -128,7 +128,13 @@ def check_weight_files(source: Source) -> None:
         )
     index = source.folder / "model.safetensors.index.json"
     if files[0].suffix == ".safetensors" and index.exists():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise UserError(
+                f"The file {index.name} of '{source.model_id}' is damaged. Download or copy it "
+                "again."
+            ) from e
         if missing := sorted(named - {f.name for f in files}):
             raise UserError(
                 f"'{source.model_id}' is incomplete: {missing[0]} is missing. Download it again."
@@ -206,23 +212,30 @@ def hub_source(model_id: str, progress: Progress, stop: Event, weights: bool) ->
             "network, or give the path of a folder."
         ) from e
     except HfHubHTTPError as e:
-        raise UserError(f"Hugging Face did not send '{model_id}': {str(e).splitlines()[0]}") from e
-    except OSError as e:
-        raise UserError(f"'{model_id}' could not be downloaded: {e}") from e
+        raise UserError(f"Hugging Face did not send '{model_id}': {reason(e)}") from e
+    except (UserError, Stopped):
+        raise
+    except Exception as e:  # a connection breaks in many ways, each with a class of its own
+        raise UserError(f"'{model_id}' could not be downloaded: {reason(e)}") from e
     source = Source(model_id, folder, revision=folder.name, weight_hashes=hashes)
     if weights:
         check_weight_files(source)
     return source
 
 
+def reason(error: Exception) -> str:
+    """What an error says, as the end of a sentence."""
+    text = getattr(error, "strerror", None) or str(error) or "the connection broke"
+    return text.strip().splitlines()[0].rstrip(".") + "."
+
+
 def remote_hashes(model_id: str, revision: str) -> tuple[tuple[str, str], ...]:
     """The hashes of weights that lie on the Hub; none where it cannot be asked."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
-    except (OfflineModeIsEnabled, OSError):
+    except Exception:  # its errors for "no network" have no class in common
         return ()
     known = {f.rfilename: f.lfs.sha256 for f in info.siblings or () if f.lfs}
     for pattern in WEIGHTS:

@@ -146,14 +146,14 @@ class Sweep:
                 logits = self.walk.tail(hidden[self.splits[c]][rows, positions]).float()
                 logp = logits.log_softmax(-1)
                 best = logp.argmax(-1)
-                of_target = logp.gather(1, wanted[:, None])[:, 0].double().cpu().numpy()
+                of_target = logp.gather(1, wanted[:, None])[:, 0].cpu().double().numpy()
                 np.add.at(scored.logprob[:, c], owners, of_target)
                 np.logical_and.at(scored.greedy[:, c], owners, (best == wanted).cpu().numpy())
                 if self.reference is None:
                     continue
                 if reference is None:
                     reference, reference_best = logp, best
-                kl = (reference.exp() * (reference - logp)).sum(-1).double().cpu().numpy()
+                kl = (reference.exp() * (reference - logp)).sum(-1).cpu().double().numpy()
                 np.add.at(scored.divergence[:, c], owners, kl)
-                same = (best == reference_best).double().cpu().numpy()
+                same = (best == reference_best).cpu().double().numpy()
                 np.add.at(scored.agreement[:, c], owners, same)

@@ -23,10 +23,10 @@ class MetricSpec:
 
 METRICS = {
     "perplexity": MetricSpec("Perplexity", False),
-    "kl_divergence": MetricSpec("KL divergence from unquantized", False),
-    "top1_agreement": MetricSpec("Agreement with unquantized", True),
+    "kl_divergence": MetricSpec("KL divergence", False),
+    "top1_agreement": MetricSpec("Top-1 agreement", True),
     "acc": MetricSpec("Accuracy", True),
-    "acc_norm": MetricSpec("Length-normalized accuracy", True),
+    "acc_norm": MetricSpec("Normalized accuracy", True),
 }
 NOTHING_YET = "<p>Nothing is measured yet on this many items.</p>"
 MIXED = "mixed levels"
@@ -39,7 +39,7 @@ MARKS = {
     "all 2-bit": ("triangle-down", "#dc5a5a"),
     MIXED: ("circle", "#d9660a"),
 }
-INK = "#7b8494"  # readable on a light and on a dark page: the figure is transparent
+INK = "#7b8494"  # on a light and on a dark page: the figure is transparent. page.css sets its text
 GRID = "rgba(128,136,152,.28)"
 
 
@@ -62,10 +62,17 @@ def metric_title(task: str, metric: str, titles: Mapping[str, str]) -> str:
     return title if task == "perplexity" else f"{titles[task]}: {title[0].lower()}{title[1:]}"
 
 
+def better(metric: str) -> str:
+    if metric not in METRICS:
+        return ""
+    return f"{'higher' if METRICS[metric].larger_is_better else 'lower'} is better"
+
+
 def results_table(
     evaluations: Sequence[Evaluation], titles: Mapping[str, str], current: Split | None = None
 ) -> str:
-    """HTML: one row per split and quantizer, most bits first, and one column per metric."""
+    """HTML: one row per split and quantizer, most bits first, and one column per metric. `current`
+    is the split that was measured last."""
     columns = [value.split("/") for _, value in metric_choices(evaluations, titles)]
     rows: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
     for e in evaluations:
@@ -73,7 +80,7 @@ def results_table(
         cells |= {(e.task, name): metric for name, metric in e.metrics.items()}
     head = "".join(
         f"<th scope='col'>{escape(metric_title(task, name, titles))}"
-        f"<small>{'higher' if METRICS[name].larger_is_better else 'lower'} is better</small></th>"
+        f"<small>{better(name)}</small></th>"
         for task, name in columns
     )
     body = []
@@ -98,8 +105,13 @@ def results_table(
 def cell_html(metric: Metric | None) -> str:
     if metric is None:
         return "<td>–</td>"
-    spread = f" ± {metric.stderr:.2g}" if metric.stderr is not None else ""
-    return f"<td>{metric.value:.4g}<small>{spread}, n {metric.n}</small></td>"
+    spread = f"± {figure(metric.stderr, 2)}, " if metric.stderr is not None else ""
+    return f"<td>{figure(metric.value, 4)}<small>{spread}n {metric.n:,}</small></td>"
+
+
+def figure(value: float, digits: int) -> str:
+    """Significant digits; large numbers in full, since 1.1e+03 is hard to read."""
+    return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
 def results_figure(
@@ -108,20 +120,20 @@ def results_figure(
     titles: Mapping[str, str],
     current: Split | None = None,
 ) -> Figure:
-    """The `chosen` "task/metric" against average bits, one point per evaluated split. `current` is
-    the page's split: ringed where it was evaluated, a dotted line where it was not yet."""
+    """The `chosen` "task/metric" against average bits, one point per evaluated split. `current`,
+    the split that was measured last, is ringed where it was measured on this task."""
     import plotly.graph_objects as go
 
     task, metric = chosen.split("/")
     found = [e for e in evaluations if e.task == task and metric in e.metrics]
-    axis = BitsAxis(found, current)
-    figure = go.Figure()
+    axis = BitsAxis(found)
+    chart = go.Figure()
     for name, (symbol, colour) in MARKS.items():
         group = sorted((e for e in found if mark(e.split) == name), key=lambda e: sum(e.split))
         if not group:
             continue
         values = [e.metrics[metric] for e in group]
-        figure.add_scatter(
+        chart.add_scatter(
             name=name,
             mode="markers",
             x=[axis.place(e.split) for e in group],
@@ -140,27 +152,21 @@ def results_figure(
         )
     measured = [e for e in found if e.split == current]
     if measured:
-        figure.add_scatter(
-            name="current split",
+        chart.add_scatter(
+            name="measured last",
             mode="markers",
             x=[axis.place(e.split) for e in measured],
             y=[e.metrics[metric].value for e in measured],
             marker={"symbol": "circle-open", "size": 21, "color": INK, "line": {"width": 2}},
             hoverinfo="skip",
         )
-    elif current and found:
-        figure.add_vline(
-            axis.place(current),
-            line={"color": INK, "dash": "dot", "width": 1},
-            annotation={"text": "current split", "font": {"color": INK}},
-        )
     for e in found:
         if mark(e.split) == "unquantized":
             line = {"color": MARKS["unquantized"][1], "dash": "dot", "width": 1}
-            figure.add_hline(e.metrics[metric].value, line=line)
-    better = "higher" if METRICS[metric].larger_is_better else "lower"
-    title = f"{metric_title(task, metric, titles)} ({better} is better)"
-    figure.update_layout(
+            chart.add_hline(e.metrics[metric].value, line=line)
+    title = metric_title(task, metric, titles)
+    title += f" ({better(metric)})" if better(metric) else ""
+    chart.update_layout(
         template="none",
         height=340,
         margin={"l": 72, "r": 16, "t": 40, "b": 56},
@@ -170,17 +176,26 @@ def results_figure(
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         showlegend=bool(found),
         hoverlabel={"bgcolor": "#0f172a", "bordercolor": "#0f172a", "font": {"color": "#f8fafc"}},
-        xaxis={"title": "Average bits per layer", "zeroline": False, "gridcolor": GRID}
+        xaxis={
+            "title": {"text": "Average bits per layer", "font": {"size": 13}},
+            "zeroline": False,
+            "gridcolor": GRID,
+        }
         | axis.layout(),
-        yaxis={"title": title, "zeroline": False, "gridcolor": GRID, "automargin": True},
+        yaxis={
+            "title": {"text": title, "font": {"size": 13}},
+            "zeroline": False,
+            "gridcolor": GRID,
+            "automargin": True,
+        },
     )
     if not found:
-        figure.add_annotation(
+        chart.add_annotation(
             text="No results yet", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5
         )
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False)
-    return figure
+        chart.update_xaxes(visible=False)
+        chart.update_yaxes(visible=False)
+    return chart
 
 
 def mark(split: Split) -> str:
@@ -189,10 +204,10 @@ def mark(split: Split) -> str:
 
 
 def hover(e: Evaluation, metric: Metric) -> str:
-    spread = f" ± {metric.stderr:.3g}" if metric.stderr is not None else ""
+    spread = f" ± {figure(metric.stderr, 2)}" if metric.stderr is not None else ""
     return (
         f"<b>{split_name(e.split)}</b><br>average bits {average_bits(e.split):.2f}<br>"
-        f"{metric.value:.4g}{spread}<br>n = {metric.n:,}<br>{e.quantizer}"
+        f"{figure(metric.value, 4)}{spread}<br>n = {metric.n:,}<br>{e.quantizer}"
     )
 
 
@@ -200,8 +215,8 @@ class BitsAxis:
     """Average bits, with a break before the unquantized model: at its true place, 16, it would
     squeeze all other splits into a corner. Its tick still reads 16."""
 
-    def __init__(self, evaluations: Sequence[Evaluation], current: Split | None) -> None:
-        splits = [e.split for e in evaluations] + ([current] if current else [])
+    def __init__(self, evaluations: Sequence[Evaluation]) -> None:
+        splits = [e.split for e in evaluations]
         quantized = [average_bits(s) for s in splits if mark(s) != "unquantized"]
         self.broken = bool(quantized) and len(quantized) < len(splits)
         self.low, self.high = (min(quantized), max(quantized)) if quantized else (16.0, 16.0)

@@ -7,12 +7,13 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..core.allocation import LEVEL_PAIRS, Split
+from ..core.allocation import LEVEL_PAIRS
 from ..core.errors import Stopped, UserError
 from ..core.export import EXPORTS
 from ..core.export.json_config import import_json
@@ -26,7 +27,7 @@ from . import charts
 from .layout import OWN, PG19, QUICK, Parts, card_html, scored_html, status_html
 from .selection import Selection, from_config, ready
 from .state import Choice, Page, Session
-from .worker import Job
+from .worker import Job, unexpected
 
 if TYPE_CHECKING:
     from ..engine.models import LoadedModel
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 Values = dict[Any, Any]  # component -> value, as Gradio hands a set of inputs over
 Updates = dict[Any, Any]
+Handler = Callable[["Handlers", Values, gr.Request], Iterator[Updates]]
 LIVE: dict[str, Any] = {
     "queue": False,
     "show_progress": "hidden",
@@ -52,29 +54,34 @@ def wire(p: Parts, page: Page) -> None:
     do = Handlers(p, page)
     anything = [component for component in vars(p).values() if component is not p.demo]
     split: set[Any] = {p.session, p.bar, p.levels, p.ordering, p.seed, p.quantizer}
-    shown = {p.metric, p.quick}
+    shown = {p.session, p.metric, p.quick}
+    text = {p.text, p.own_text}
+    model = {p.model, p.device, p.dtype}
     with p.demo:
         p.demo.load(do.open, split | shown, anything, **JOB)
         p.demo.unload(do.close)
         p.stop.click(do.stop, **LIVE)
 
-        gr.on([p.levels.input, p.quantizer.input], do.fresh_table, split, p.bar, **LIVE)
+        p.levels.input(do.fresh_table, split, p.bar, **LIVE)
         p.bar.pin(do.new_table, split, p.bar, **LIVE)  # an event because heatmap.js names it
-        gr.on([p.ordering.input, p.seed.input], do.new_table, split, p.bar, **LIVE)
-        gr.on(
-            [p.metric.input, p.quick.input], do.show_results, {p.session, *shown}, anything, **LIVE
-        )
+        order = [p.ordering.input, p.seed.input, p.quantizer.input]
+        gr.on(order, do.new_table, split, p.bar, **LIVE)
+        gr.on([p.metric.input, p.quick.input], do.show_results, shown, anything, **LIVE)
         p.ordering.change(lambda o: gr.update(visible=o == "random"), p.ordering, p.seed, **LIVE)
         p.text.change(lambda t: gr.update(visible=t == OWN), p.text, p.own_text, **LIVE)
 
-        text = {p.text, p.own_text}
-        model = {p.model, p.device, p.dtype}
-        gr.on(
+        loaded = gr.on(
             [p.load.click, p.model.submit], do.load, split | shown | text | model, anything, **JOB
         )
-        p.score.click(do.score, split | text, anything, **JOB)
-        p.evaluate.click(do.evaluate, split | shown | {p.tasks}, anything, **JOB)
+        scored = p.score.click(do.score, split | text, anything, **JOB)
+        evaluated = p.evaluate.click(do.evaluate, split | {p.quick, p.tasks}, anything, **JOB)
         p.write.click(do.write, split | {p.prompt, p.write_seed, p.length}, anything, **JOB)
+        # What was chosen while a job ran is not among the inputs it began with.
+        for job in (loaded, scored):
+            job.then(do.refresh, split, p.bar, **LIVE)
+        for job in (loaded, evaluated):
+            job.then(do.show_results, shown, anything, **LIVE)
+
         p.config.upload(do.load_config, split | shown | {p.config}, anything, **JOB)
         # A DownloadButton downloads what it held when it was clicked: fill a hidden one first.
         p.export.click(do.export, split, anything, **LIVE).success(
@@ -84,6 +91,23 @@ def wire(p: Parts, page: Page) -> None:
         )
 
 
+def safely(handler: Handler) -> Handler:
+    """Whatever ends a handler early is one sentence in the status line."""
+
+    @wraps(handler)
+    def run(self: Handlers, v: Values, request: gr.Request) -> Iterator[Updates]:
+        try:
+            yield from handler(self, v, request)
+        except Stopped:
+            yield self.idle(request, "Stopped. What was already computed is kept.")
+        except UserError as e:
+            yield self.buttons(request) | self.failed(e)
+        except Exception as e:
+            yield self.buttons(request) | self.failed(unexpected(e))
+
+    return run
+
+
 class Handlers:
     def __init__(self, parts: Parts, page: Page):
         self.parts = parts
@@ -91,22 +115,30 @@ class Handlers:
 
     # ---- a browser comes and goes
 
+    @safely
     def open(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         """The demo model's scores stand on the page already where they ship with the program. Its
-        weights are loaded now, so that the first evaluation need not wait for them."""
+        weights are loaded now, so that the first evaluation need not wait for them; but nobody who
+        has asked for nothing yet waits for another one's job."""
         p, page = self.parts, self.page
         session: Session = v[p.session]
+        told = "The demo model is ready. Drag the memory budget."
         if session.info:
-            yield self.results(session, v)
+            # Measured since the program started, by this browser before it was reloaded for one.
+            session = page.with_model(session, *ready(session))
+            yield {p.session: session} | self.results(session, v)
+            page.shelf.come(user(request))
+            if page.shelf.join(user(request), session.choice) or page.worker.busy:
+                yield self.idle(request, told)
+                return
         text = page.shipped_text
         work = self.load_and_score(request, session.choice, lambda: text)
-        job = yield from self.follow(request, work)
-        if job:
-            if not session.info:
-                info, text, scores = job.result
-                session = page.with_model(session, info, scores)
-                yield self.show_model(session, self.selection(v), v)
-            yield self.idle("The demo model is ready. Drag the memory budget.")
+        info, text, scores = yield from self.follow(request, work)
+        if not session.info:
+            session = page.with_model(session, info, scores)
+            selection = self.selection(v)
+            yield self.show_model(session, selection, v) | self.controls(selection)
+        yield self.idle(request, told)
 
     def close(self, request: gr.Request) -> None:
         self.page.worker.stop(user(request))
@@ -117,20 +149,19 @@ class Handlers:
 
     # ---- jobs
 
+    @safely
     def load(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         """Loads and scores. Where either fails, the session keeps the model it had."""
         p = self.parts
         choice = Choice(v[p.model].strip(), v[p.device], v[p.dtype])
         work = self.load_and_score(request, choice, lambda: self.text_of(v))
-        job = yield from self.follow(request, work)
-        if job:
-            info, text, scores = job.result
-            session = self.page.with_model(Session(choice, text=text), info, scores)
-            selection = replace(self.selection(v), budget=None, pins={})
-            yield self.show_model(session, selection, v) | self.idle(
-                f"{info.model_id} is loaded and scored."
-            )
+        info, text, scores = yield from self.follow(request, work)
+        session = self.page.with_model(Session(choice, text=text), info, scores)
+        selection = replace(self.selection(v), budget=None, pins={})
+        told = f"{info.model_id} is loaded and scored."
+        yield self.show_model(session, selection, v) | self.idle(request, told)
 
+    @safely
     def score(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         session: Session = v[self.parts.session]
 
@@ -138,26 +169,20 @@ class Handlers:
             text = self.text_of(v)
             return text, self.score_with(self.model_of(session, request, job), text, job)
 
-        job = yield from self.follow(request, work)
-        if job:
-            text, scores = job.result
-            session = replace(session, text=text, scores=scores)
-            yield {
-                self.parts.session: session,
-                self.parts.scored: scored_html(scores),
-                self.parts.bar: gr.update(table=self.selection(v).table(session)),
-            } | self.idle(f"Scored on {text.name}.")
+        text, scores = yield from self.follow(request, work)
+        session = replace(session, text=text, scores=scores)
+        yield {
+            self.parts.session: session,
+            self.parts.scored: scored_html(scores),
+        } | self.idle(request, f"Scored on {text.name}.")
 
+    @safely
     def evaluate(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         p, page = self.parts, self.page
         session, selection = v[p.session], self.selection(v)
-        try:
-            split = selection.split(session)
-            if not v[p.tasks]:
-                raise UserError("Choose at least one thing to measure.")
-        except UserError as e:
-            yield self.failed(e)
-            return
+        split = selection.split(session)
+        if not v[p.tasks]:
+            raise UserError("Choose at least one thing to measure.")
         n, (high, low) = len(split), selection.levels
         compared = [(UNTOUCHED,) * n, (high,) * n, (low,) * n]
         limit = QUICK if v[p.quick] == "quick" else None
@@ -178,27 +203,23 @@ class Handlers:
                 job.stop,
             )
 
-        job = yield from self.follow(request, work)
-        if job:
-            session = session.with_evaluations(job.result.evaluations)
-            name = split_name(split)
-            told = (
-                f"Measured ({name}) in {time.perf_counter() - began:.0f} s."
-                if job.result.computed
-                else f"Measured before ({name}): answered from the cache."
-            )
-            yield {p.session: session} | self.results(session, v, split) | self.idle(told)
+        done = yield from self.follow(request, work)
+        name = split_name(split)
+        told = (
+            f"Measured ({name}) in {time.perf_counter() - began:.0f} s."
+            if done.computed
+            else f"Measured before ({name}): answered from the cache."
+        )
+        session = session.with_evaluations(done.evaluations, split)
+        yield {p.session: session} | self.idle(request, told)
 
+    @safely
     def write(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         p, page = self.parts, self.page
         session, selection = v[p.session], self.selection(v)
-        try:
-            split = selection.split(session)
-        except UserError as e:
-            yield self.failed(e)
-            return
+        split = selection.split(session)
 
-        def work(job: Job) -> None:
+        def work(job: Job) -> tuple[str, str]:
             from ..engine import jobs
 
             for texts in jobs.generate(
@@ -213,68 +234,48 @@ class Handlers:
                 job.stop,
             ):
                 job.partial = texts
+            return job.partial
 
-        def written(job: Job) -> Updates:
-            if job.partial is None:
-                return {}
-            original, quantized = job.partial
+        def written(texts: tuple[str, str] | None) -> Updates:
+            original, quantized = texts or ("", "")
             return {p.original: v[p.prompt] + original, p.quantized: v[p.prompt] + quantized}
 
         label = f"Quantized: {split_name(split)}"
         yield {p.original: "", p.quantized: gr.update(value="", label=label)}
-        job = yield from self.follow(request, work, written)
-        if job:
-            yield written(job) | self.idle("Written.")
+        texts = yield from self.follow(request, work, written)
+        yield written(texts) | self.idle(request, "Written.")
 
+    @safely
     def load_config(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         """Brings model, pins, order and budget back."""
         p = self.parts
         session: Session = v[p.session]
-        try:
-            config = self.read_config(v[p.config])
-        except UserError as e:
-            yield self.failed(e)
-            return
+        config = self.read_config(v[p.config])
         info = session.info
         if info is None or (info.fingerprint, info.dtype) != (config.fingerprint, config.dtype):
             choice = Choice(config.model_id, "auto", config.dtype)
             text = self.page.shipped_text
             work = self.load_and_score(request, choice, lambda: text, config.fingerprint)
-            job = yield from self.follow(request, work)
-            if not job:
-                return
-            info, text, scores = job.result
+            info, text, scores = yield from self.follow(request, work)
             session = self.page.with_model(Session(choice, text=text), info, scores)
         session, selection, told = from_config(session, config)
-        high, low = selection.levels
-        yield (
-            self.show_model(session, selection, v)
-            | self.idle(told)
-            | {
-                p.model: session.choice.model_id,
-                p.levels: f"{high},{low}",
-                p.ordering: selection.ordering,
-                p.seed: gr.update(value=selection.seed, visible=selection.ordering == "random"),
-                p.quantizer: selection.quantizer,
-            }
-        )
+        choice = session.choice
+        model = {p.model: choice.model_id, p.device: choice.device, p.dtype: choice.dtype}
+        shown = self.show_model(session, selection, v) | self.controls(selection) | model
+        yield shown | self.idle(request, told)
 
     def follow(
         self,
         request: gr.Request,
         work: Callable[[Job], Any],
-        partial: Callable[[Job], Updates] = lambda job: {},
-    ) -> Generator[Updates, None, Job | None]:
-        """Submits a job and shows how far it is until it ends. Returns it, or None where it was
-        stopped or failed, which is then on the page."""
+        partial: Callable[[Any], Updates] = lambda partial: {},
+    ) -> Generator[Updates, None, Any]:
+        """Submits a job and shows how far it is until it ends. Returns its result or raises its
+        error."""
         p, worker = self.parts, self.page.worker
-        try:
-            job = worker.submit(user(request), work)
-        except UserError as e:
-            yield {p.status: status_html(str(e), failed=True)}
-            return None
-        busy = {button: gr.update(interactive=False) for button in p.starters}
-        yield busy | {p.stop: gr.update(interactive=True)}
+        self.page.shelf.come(user(request))
+        job = worker.submit(user(request), work)
+        yield self.buttons(request)
         shown: Any = None
         try:
             while not job.done.wait(POLL_SECONDS):
@@ -285,18 +286,15 @@ class Handlers:
                     line = status_html("Stopping", running=True)
                 else:
                     line = status_html(job.what, share=job.share, running=True)
-                if (line, job.partial) != shown:
-                    shown = (line, job.partial)
-                    yield {p.status: line} | partial(job)
+                texts = job.partial
+                if (line, texts) != shown:
+                    shown = (line, texts)
+                    yield {p.status: line} | (partial(texts) if texts else {})
         finally:  # a closed browser ends here, on the event loop: this must return at once
             job.stop.set()
-        if job.error is None:
-            return job
-        if isinstance(job.error, Stopped):
-            yield self.idle("Stopped. What was already computed is kept.")
-        else:
-            yield self.failed(job.error)
-        return None
+        if job.error:
+            raise job.error
+        return job.result
 
     def load_and_score(
         self,
@@ -328,14 +326,17 @@ class Handlers:
 
     def fresh_table(self, v: Values) -> Any:
         """Other levels have another range of bytes: the budget goes back to its middle."""
-        return self.bar(v[self.parts.session], replace(self.selection(v), budget=None, pins={}))
+        session: Session = v[self.parts.session]
+        if session.info is None:
+            return gr.skip()
+        return self.bar(session, replace(self.selection(v), budget=None, pins={}))
 
     def new_table(self, v: Values) -> Any:
         """Another order, or other pins. The budget is the browser's: the user may be dragging."""
-        try:
-            return gr.update(table=self.selection(v).table(v[self.parts.session]))
-        except UserError as e:
-            raise gr.Error(str(e)) from e
+        session: Session = v[self.parts.session]
+        if session.info is None:
+            return gr.skip()
+        return gr.update(table=self.selection(v).table(session))
 
     def export(self, v: Values) -> Updates:
         p = self.parts
@@ -348,6 +349,17 @@ class Handlers:
         path = Path(tempfile.mkdtemp(prefix="lwq_"), name)
         path.write_text(EXPORTS["json"](config), encoding="utf-8")
         return {p.file: str(path)}
+
+    def refresh(self, v: Values) -> Any:
+        """The session's scores with what the controls say now."""
+        session: Session = v[self.parts.session]
+        if session.info is None:
+            return gr.skip()
+        try:
+            self.selection(v).split(session)
+        except UserError:  # levels chosen meanwhile, for which the budget is too small
+            return self.fresh_table(v)
+        return self.new_table(v)
 
     def show_results(self, v: Values) -> Updates:
         return self.results(v[self.parts.session], v)
@@ -364,12 +376,22 @@ class Handlers:
             p.bar: self.bar(session, selection),
         } | self.results(session, v)
 
+    def controls(self, selection: Selection) -> Updates:
+        """The controls that say the same as the bar."""
+        p, (high, low) = self.parts, selection.levels
+        return {
+            p.levels: f"{high},{low}",
+            p.ordering: selection.ordering,
+            p.seed: gr.update(value=selection.seed, visible=selection.ordering == "random"),
+            p.quantizer: selection.quantizer,
+        }
+
     def bar(self, session: Session, selection: Selection) -> Any:
         return gr.update(
             value=selection.value(session), table=selection.table(session), visible=True
         )
 
-    def results(self, session: Session, v: Values, current: Split | None = None) -> Updates:
+    def results(self, session: Session, v: Values) -> Updates:
         """The chart and the table of what was measured on as many items as chosen."""
         p = self.parts
         quick = v[p.quick] == "quick"
@@ -384,25 +406,24 @@ class Handlers:
             hidden = gr.update(visible="hidden")
             return {p.metric: hidden, p.chart: hidden, p.results: charts.NOTHING_YET}
         chosen = v[p.metric] if v[p.metric] in [value for _, value in choices] else choices[0][1]
-        figure = charts.results_figure(shown, chosen, titles, current)
+        figure = charts.results_figure(shown, chosen, titles, session.measured)
         return {
             p.metric: gr.update(choices=choices, value=chosen, visible=True),
             p.chart: gr.update(value=figure, visible=True),
-            p.results: charts.results_table(shown, titles, current),
+            p.results: charts.results_table(shown, titles, session.measured),
         }
 
-    def idle(self, told: str) -> Updates:
-        p = self.parts
-        return {button: gr.update(interactive=True) for button in p.starters} | {
-            p.status: status_html(told),
-            p.stop: gr.update(interactive=False),
-        }
+    def buttons(self, request: gr.Request) -> Updates:
+        """Those that start a job while the user has none, and Stop while they have one."""
+        p, busy = self.parts, self.page.worker.job_of(user(request)) is not None
+        starters = {button: gr.update(interactive=not busy) for button in p.starters}
+        return starters | {p.stop: gr.update(interactive=busy)}
 
-    def failed(self, error: BaseException) -> Updates:
-        told = str(error)
-        if not isinstance(error, UserError):
-            told = f"Something went wrong ({type(error).__name__}: {error}). The log says where."
-        return self.idle("") | {self.parts.status: status_html(told, failed=True)}
+    def idle(self, request: gr.Request, told: str) -> Updates:
+        return self.buttons(request) | {self.parts.status: status_html(told)}
+
+    def failed(self, error: UserError) -> Updates:
+        return {self.parts.status: status_html(str(error), failed=True)}
 
     # ---- pieces
 

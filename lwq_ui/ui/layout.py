@@ -19,7 +19,10 @@ from .heatmap import BudgetBar
 from .selection import Selection
 from .state import Page, Session
 
-CSS = Path(__file__).with_name("assets").joinpath("page.css").read_text(encoding="utf-8")
+CSS, ANNOUNCE = (
+    Path(__file__).with_name("assets").joinpath(name).read_text(encoding="utf-8")
+    for name in ("page.css", "status.js")
+)
 # 6.31 ships the SemiBold file of this font without Latin letters: naming 400 and 700 alone makes
 # the browser take Bold for 600. The default subdued grey has a contrast of 2.6:1 on white.
 THEME = gr.themes.Default(
@@ -56,6 +59,11 @@ is the default here, since it is the one that fits "far apart weights are harder
 on until the budget is used up; all others get the low level. **Pinned** layers keep their level
 whatever the budget. **Reverse LIM**, **random**, **first** and **last layers** are there to compare
 with: a score that does not beat them is worth nothing on this model.
+
+**What is measured.** *Perplexity*: how badly the model predicts held-out text. *KL divergence*: how
+far its predictions are from the unquantized model's, in nats per token. *Top-1 agreement*: how
+often both find the same token most likely. *Accuracy*: the share of a task's items that it gets
+right; *normalized* means that longer answers are not held against it.
 
 From *Variable Layerwise Quantization*, Dumitru et al., Findings of ACL 2025.
 """
@@ -100,8 +108,8 @@ class Parts:
     config: gr.UploadButton
 
     @property
-    def starters(self) -> list[gr.Button]:
-        return [self.load, self.score, self.evaluate, self.write]
+    def starters(self) -> list[Any]:
+        return [self.load, self.score, self.evaluate, self.write, self.config]
 
 
 def build(page: Page) -> Parts:
@@ -113,7 +121,7 @@ def build(page: Page) -> Parts:
         parts["session"] = gr.State(session)
         with gr.Row(elem_id="strip"):
             gr.HTML("<h1>LWQ Explorer</h1>", elem_id="head")
-            parts["status"] = gr.HTML(status_html("Ready."), elem_id="status")
+            parts["status"] = gr.HTML(status_html("Ready."), elem_id="status", js_on_load=ANNOUNCE)
             parts["stop"] = gr.Button(
                 "Stop", size="sm", elem_id="stop", min_width=80, interactive=False
             )
@@ -167,7 +175,8 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
                 elem_id="dtype",
                 min_width=100,
             )
-        parts["load"] = gr.Button("Load", elem_id="load", size="md")
+        with gr.Row(elem_classes="button-row"):
+            parts["load"] = gr.Button("Load", elem_id="load", size="md")
         card = card_html(session.info) if session.info else ""
         parts["card"] = gr.HTML(card, elem_id="card", padding=True)
     with gr.Group():
@@ -184,7 +193,8 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
             height=110,
             visible=False,
         )
-        parts["score"] = gr.Button("Score the layers", elem_id="score", size="md")
+        with gr.Row(elem_classes="button-row"):
+            parts["score"] = gr.Button("Score the layers", elem_id="score", size="md")
         scored = scored_html(session.scores or {})
         parts["scored"] = gr.HTML(scored, elem_id="scored", padding=True)
 
@@ -200,8 +210,8 @@ def build_split(parts: dict[str, Any]) -> None:
         parts["ordering"] = gr.Dropdown(
             [(o.title, o.name) for o in ORDERINGS.values()],
             value="lim",
-            label="Layers that keep the high level",
-            info="in the order of",
+            label="Order of importance",
+            info="the first layers in it keep the high level",
             elem_id="ordering",
         )
         parts["seed"] = gr.Number(
@@ -269,9 +279,11 @@ def build_config(parts: dict[str, Any]) -> None:
         elem_id="about-config",
     )
     with gr.Row():
-        parts["export"] = gr.Button("Download config (JSON)", variant="primary", elem_id="export")
+        parts["export"] = gr.Button(
+            "Download config (JSON)", variant="primary", elem_id="export", size="md"
+        )
         parts["config"] = gr.UploadButton(
-            "Load a config", file_types=[".json"], elem_id="import", variant="secondary"
+            "Load a config", file_types=[".json"], elem_id="import", size="md"
         )
     parts["file"] = gr.DownloadButton("The config", elem_id="file", visible="hidden")
 
@@ -284,8 +296,8 @@ def status_html(
     bar = f'<progress max="1"{value} aria-label="Progress"></progress>' if running else ""
     percent = f"<b>{share:.0%}</b>" if running and share is not None else ""
     kind = "failed" if failed else "running" if running else "idle"
-    role = "alert" if failed else "status"
-    return f'<div class="{kind}" role="{role}"><span>{html.escape(text)}</span>{percent}{bar}</div>'
+    role = ' role="alert"' if failed else ""
+    return f'<div class="{kind}"{role}><span>{html.escape(text)}</span>{percent}{bar}</div>'
 
 
 def card_html(info: ModelInfo) -> str:
@@ -303,13 +315,10 @@ def scored_html(scores: Mapping[str, Scores]) -> str:
     lines = []
     for name, s in scores.items():
         title = name.upper()
-        if s.calibration:
-            on = (
-                f"{html.escape(s.calibration)}: {s.documents} documents, {s.tokens:,} tokens"
-                if s.tokens
-                else html.escape(s.calibration)
-            )
-            lines.append(f"{title}: {on}, {s.seconds:.1f} s")
-        else:
-            lines.append(f"{title}: weights only, {s.seconds:.1f} s")
+        told = [s.calibration or "weights only"]
+        if s.tokens:
+            told.append(f"{s.documents} document{'s' * (s.documents > 1)}, {s.tokens:,} tokens")
+        if s.seconds:
+            told.append(f"{s.seconds:.{1 if s.seconds >= 1 else 2}f} s")
+        lines.append(html.escape(f"{title}: {', '.join(told)}"))
     return "<br>".join(lines)

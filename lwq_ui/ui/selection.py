@@ -68,8 +68,16 @@ class Selection:
 
 def from_config(session: Session, config: Config) -> tuple[Session, Selection, str]:
     """The selection that gives exactly the config's bits, and the session with the config's scores.
-    Where its order and budget do not give its bits (someone edited them), every layer is pinned."""
-    scores = ready(session)[1]
+    Where its order and budget do not give its bits (someone edited them), every layer is pinned.
+    Raises UserError for a config that the session's model or the quantizer cannot have."""
+    info, scores = ready(session)
+    if config.num_layers != info.num_layers:
+        raise misfit("num_layers", f"{config.num_layers}; the model has {info.num_layers} layers")
+    costs = model_cost(info, config.quantizer["name"]).layers
+    for i, level in enumerate(config.bits_per_layer):
+        if level not in costs[i].packed:
+            possible = ", ".join(map(str, sorted(costs[i].packed)))
+            raise misfit("bits_per_layer", f"{level} for layer {i}; this page has {possible}")
     scorer = ORDERINGS[config.ordering["name"]].scorer
     values = config.ordering.get("scores")
     if scorer and values and tuple(values) != scores[scorer].values:
@@ -90,8 +98,13 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
         exact = False
     if exact:
         return session, selection, "The config is loaded."
-    pinned = replace(selection, pins=dict(enumerate(config.bits_per_layer)))
+    total = model_cost(info, selection.quantizer).total(config.bits_per_layer)
+    pinned = replace(selection, budget=total, pins=dict(enumerate(config.bits_per_layer)))
     return session, pinned, "The config is loaded. Its bits follow no order: all layers are pinned."
+
+
+def misfit(field: str, what: str) -> UserError:
+    return UserError(f"Config field '{field}' is {what}.")
 
 
 def ready(session: Session | None) -> tuple[ModelInfo, dict[str, Scores]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..core.allocation import Split
 from ..core.orderings import SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.store import Store
@@ -41,40 +42,59 @@ class Session:
     text: Text | None = None
     scores: Mapping[str, Scores] | None = None
     evaluations: tuple[Evaluation, ...] = ()
+    measured: Split | None = None  # the split that was evaluated last
 
-    def with_evaluations(self, new: list[Evaluation]) -> Session:
+    def with_evaluations(self, new: list[Evaluation], measured: Split) -> Session:
         known = {(e.task, e.split, e.quantizer, e.limit): e for e in (*self.evaluations, *new)}
-        return replace(self, evaluations=tuple(known.values()))
+        return replace(self, evaluations=tuple(known.values()), measured=measured)
 
 
 class Shelf:
-    """Models in memory. A model is shared by all sessions that chose it, and leaves when the last
-    of them has chosen another one or gone."""
+    """Models in memory. A model is shared by all sessions that chose it, under whatever name, and
+    leaves when the last of them has chosen another one or gone."""
 
     def __init__(self) -> None:
         self._models: dict[Choice, LoadedModel] = {}
-        self._users: dict[str, Choice] = {}
+        self._users: dict[str, Choice | None] = {}
         self._lock = threading.Lock()
 
     def load(self, choice: Choice, page: Page, job: Job) -> LoadedModel:
         """The model, loaded now if nobody has it yet. Runs in the worker thread."""
         from ..engine import jobs
+        from ..engine.models import resolve_device
 
-        return self._models.get(choice) or jobs.load(
-            choice.model_id,
-            choice.device,
-            choice.dtype,
-            page.settings,
-            page.store,
-            job.progress,
-            job.stop,
-        )
+        if known := self._models.get(choice):
+            return known
+        where = (page.settings, page.store, job.progress, job.stop)
+        info = jobs.describe(choice.model_id, choice.dtype, *where)
+        key = (info.fingerprint, resolve_device(choice.device), info.dtype)
+        for loaded in self.models():
+            if loaded.key == key:  # one copy, under the name that this user gave it
+                return replace(loaded, info=replace(loaded.info, model_id=info.model_id))
+        return jobs.load(choice.model_id, choice.device, choice.dtype, *where)
+
+    def models(self) -> list[LoadedModel]:
+        return list(self._models.values())
+
+    def come(self, user: str) -> None:
+        with self._lock:
+            self._users.setdefault(user, None)
+
+    def join(self, user: str, choice: Choice) -> bool:
+        """Makes the model the user's where it is in memory already."""
+        with self._lock:
+            if choice in self._models:
+                self._users[user] = choice
+                return True
+            return False
 
     def assign(self, user: str, choice: Choice, loaded: LoadedModel) -> None:
-        """The user's model from now on. Until then they keep the one they had."""
+        """The user's model from now on; until then they keep the one they had. A user who has left
+        meanwhile gets none, since they would never give it back."""
         with self._lock:
-            self._models[choice] = loaded
-            self._users[user] = choice
+            if user in self._users:
+                self._models[choice] = loaded
+                self._users[user] = choice
         self._sweep()
 
     def leave(self, user: str) -> None:
@@ -84,9 +104,11 @@ class Shelf:
 
     def _sweep(self) -> None:
         with self._lock:
-            for choice in set(self._models) - set(self._users.values()):
+            unused = set(self._models) - set(self._users.values())
+            for choice in unused:
                 del self._models[choice]
-        free_memory()
+        if unused:
+            free_memory()
 
 
 def free_memory() -> None:

@@ -30,7 +30,7 @@ class Job:
         self.share: float | None = None
         self.partial: Any = None
         self.result: Any = None
-        self.error: BaseException | None = None
+        self.error: Stopped | UserError | None = None
 
     def progress(self, what: str, share: float | None) -> None:
         self.what, self.share = what, share
@@ -41,13 +41,18 @@ class Job:
                 raise Stopped
             self.result = self.work(self)
         except (Stopped, UserError) as e:
-            self.error = e
-        except Exception as e:
-            log.exception("A job failed")
-            self.error = e
-        if self.error:  # its frames would keep the job's tensors in memory
-            self.error.__cause__ = self.error.__context__ = None
-            self.error = self.error.with_traceback(None)
+            e.__cause__ = e.__context__ = None  # their frames would keep the job's tensors
+            self.error = e.with_traceback(None)
+        except BaseException as e:  # SystemExit too: the thread serves everybody
+            self.error = unexpected(e)
+
+
+def unexpected(error: BaseException) -> UserError:
+    """What a user reads where the program is at fault. The log gets the traceback."""
+    log.error("Something went wrong", exc_info=error)
+    told = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
+    kind = type(error).__name__ + (f": {told}" if told else "")
+    return UserError(f"Something went wrong ({kind}). The program's log says where.")
 
 
 class Worker:
@@ -70,6 +75,10 @@ class Worker:
                 self._thread.start()
             self._changed.notify()
         return job
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._line)
 
     def job_of(self, user: str) -> Job | None:
         return next((job for job in list(self._line) if job.user == user), None)
@@ -98,7 +107,10 @@ class Worker:
                     self._changed.wait()
                 job = self._line[0]
             job.run()
-            self._clean_up()
+            try:
+                self._clean_up()
+            except Exception:
+                log.exception("Memory could not be freed")
             with self._changed:
                 self._line.popleft()
             job.done.set()

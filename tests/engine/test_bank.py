@@ -1,0 +1,353 @@
+"""What the bank packs: its bytes, its numbers, its files; and that the model stays as it is."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from optimum import quanto
+from torch import Tensor, nn
+
+from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.memory import GIB, group_size
+from lwq_ui.core.store import Store
+from lwq_ui.engine import jobs, models
+from lwq_ui.engine.bank import Bank
+from lwq_ui.engine.models import LoadedModel, describe
+from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from lwq_ui.engine.quantizers.quanto import Quanto
+from lwq_ui.engine.sources import Source
+from lwq_ui.engine.sweep import Request, Sweep
+
+Loaded = Callable[..., LoadedModel]
+SPLIT = (2, 16, 8, 4)
+OPTIMIZERS = {"quanto": quanto.MaxOptimizer, "quanto-hqq": quanto.HqqOptimizer}
+WIDTHS = [
+    # hidden, intermediate: groups of 128, 96, 64, 32, or a whole row; odd rows do not fill bytes
+    (64, 96),
+    (96, 99),
+    (160, 352),
+    (192, 704),
+    (256, 640),
+    (320, 100),
+    (64, 50),
+]
+
+
+def fill(bank: Bank, *splits: tuple[int, ...]) -> None:
+    bank.fill(splits, tiny.quiet, Event())
+
+
+def measured_bytes(model: nn.Module) -> int:
+    """Everything that the model keeps, each tensor once: its parameters, packed or not."""
+    tensors: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        if isinstance(parameter, quanto.QTensor):
+            stored: dict[str, Tensor] = {}
+            parameter.save_to_state_dict(stored, "", False)
+            tensors |= {t.data_ptr(): t for t in stored.values()}
+        else:
+            tensors[parameter.data_ptr()] = parameter
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("hidden", "intermediate"), WIDTHS)
+def test_estimated_bytes_are_the_measured_ones(
+    hidden: int, intermediate: int, tied: bool, dtype: str, folder_of: Callable[..., Path]
+) -> None:
+    folder = folder_of(
+        "llama",
+        dtype,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        tie_word_embeddings=tied,
+        num_hidden_layers=3,
+        vocab_size=101,
+    )
+    cost = model_cost(describe(Source("x", folder)), "quanto")  # from the config alone
+    loaded = tiny.load(folder)
+    bank = Bank(loaded, quantizer_named("quanto"))
+    for level in (8, 4, 2):
+        for i in range(3):
+            assert cost.layers[i].packed[level] == bank.packed_bytes(i, level)
+    for split in ((2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (4, 8, 2), (16, 2, 4)):
+        assert cost.total(split) == measured_bytes(bank.compose(split))
+    assert loaded.info == describe(Source(str(folder), folder))
+
+
+def test_the_widths_above_meet_every_group_size() -> None:
+    sizes = {group_size(width) for widths in WIDTHS for width in widths}
+    assert {128, 96, 64, 32} <= sizes
+    assert group_size(320) == 64 and group_size(160) == 32 and group_size(192) == 96
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mixtral", "qwen3", "gemma2", "gpt_neox", "opt", "phi3"])
+def test_estimated_bytes_of_other_architectures(
+    name: str, folder_of: Callable[..., Path], loaded_of: Loaded
+) -> None:
+    loaded = loaded_of(name)
+    info = describe(Source("x", folder_of(name)))
+    cost = model_cost(info, "quanto")
+    bank = Bank(loaded, quantizer_named("quanto"))
+    for level in (8, 4, 2):
+        assert [c.packed[level] for c in cost.layers] == [
+            bank.packed_bytes(i, level) for i in range(4)
+        ]
+    assert cost.total((16,) * 4) == measured_bytes(loaded.model) == info.total_bytes
+    assert info.total_bytes < 0.1 * GIB
+
+
+def quanto_reference(name: str, dtype: str, split: Any, optimizer: Any, **changes: Any) -> Any:
+    """optimum-quanto's own way: quantize() per layer, then freeze()."""
+    model = tiny.build(name, dtype, **changes)
+    qtypes = {2: quanto.qint2, 4: quanto.qint4, 8: quanto.qint8}
+    for i, level in enumerate(split):
+        if level != 16:
+            quanto.quantize(
+                model,
+                weights=qtypes[level],
+                include=f"{tiny.LAYERS[name]}.{i}.*",
+                optimizer=None if level == 8 else optimizer(),
+            )
+    quanto.freeze(model)
+    return model
+
+
+@pytest.mark.parametrize("quantizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("name", "dtype", "changes"),
+    [
+        ("llama", "float32", {}),
+        ("llama", "bfloat16", {"hidden_size": 256, "intermediate_size": 704}),
+        ("llama", "float32", {"hidden_size": 160, "intermediate_size": 99}),
+        ("qwen3", "bfloat16", {}),
+        ("gemma2", "float32", {}),
+        ("gpt_neox", "float32", {}),
+        ("opt", "float32", {}),
+        ("phi3", "float32", {}),
+    ],
+)
+def test_logits_are_those_of_quantos_own_quantize_and_freeze(
+    name: str, dtype: str, changes: dict[str, Any], quantizer: str, loaded_of: Loaded
+) -> None:
+    loaded = loaded_of(name, dtype, **changes)
+    reference = quanto_reference(name, dtype, SPLIT, OPTIMIZERS[quantizer], **changes)
+    composed = Bank(loaded, quantizer_named(quantizer)).compose(SPLIT)
+    quantized = sum(isinstance(m, quanto.QLinear) for m in composed.modules())
+    assert quantized == sum(isinstance(m, quanto.QLinear) for m in reference.modules()) > 0
+    for tokens in tiny.documents(30, 7):
+        logits = tiny.logits(composed, tokens)
+        assert torch.equal(logits, tiny.logits(reference, tokens))
+        assert not torch.equal(logits, tiny.logits(loaded.model, tokens))
+
+
+def test_the_two_quantizers_differ(loaded_of: Loaded) -> None:
+    loaded = loaded_of("llama")
+    most, hqq = (Bank(loaded, quantizer_named(q)).compose(SPLIT) for q in sorted(OPTIMIZERS))
+    tokens = tiny.documents(20)[0]
+    assert not torch.equal(tiny.logits(most, tokens), tiny.logits(hqq, tokens))
+
+
+def through_linear(matrix: Tensor, level: int) -> Tensor:
+    """A matrix quantized the way optimum-quanto quantizes an nn.Linear, and back."""
+    linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, dtype=matrix.dtype)
+    linear.weight.data = matrix.clone()
+    model = nn.Sequential(linear)
+    quanto.quantize(model, weights={2: quanto.qint2, 4: quanto.qint4, 8: quanto.qint8}[level])
+    quanto.freeze(model)
+    return model[0].weight.dequantize()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_weights_outside_of_linear_modules_are_quantized_alike(
+    name: str, loaded_of: Loaded
+) -> None:
+    """GPT-2's Conv1D, and the experts of a mixture one by one: optimum-quanto skips both."""
+    reference = tiny.build(name)
+    for layer, level in zip(reference.get_submodule(tiny.LAYERS[name]), (2, 16, 8, 4), strict=True):
+        if level == 16:
+            continue
+        for path, parameter in layer.named_parameters():
+            if parameter.ndim == 3:
+                for expert in parameter:
+                    expert.copy_(through_linear(expert, level))
+            elif name == "gpt2" and parameter.ndim == 2:
+                parameter.copy_(through_linear(parameter.T, level).T)
+            elif "self_attn" in path and parameter.ndim == 2:
+                parameter.copy_(through_linear(parameter, level))
+    composed = Bank(loaded_of(name), quantizer_named("quanto")).compose(SPLIT)
+    tokens = tiny.documents(25)[0]
+    torch.testing.assert_close(
+        tiny.logits(composed, tokens), tiny.logits(reference, tokens), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_the_unquantized_model_is_never_touched(
+    name: str, folder_of: Callable[..., Path], store: Store
+) -> None:
+    loaded = tiny.load(folder_of(name))
+    tokens = tiny.documents(20)[0]
+    content, before = tiny.state_hash(loaded.model), tiny.logits(loaded.model, tokens)
+    kinds = [type(m) for m in loaded.model.modules()]
+    bank = jobs.bank_of(loaded, "quanto", store)
+    composed = bank.compose(SPLIT)
+    tiny.logits(composed, tokens)
+    request = Request(tokens[:-1], tokens[1:])
+    Sweep(bank, [SPLIT, (4,) * 4], tiny.quiet, Event(), reference=0).score([request], "x")
+    written = jobs.generate(loaded, SPLIT, "quanto", "The house", 0, 5, store, tiny.quiet, Event())
+    assert len(list(written)) > 1
+    assert tiny.state_hash(loaded.model) == content
+    assert [type(m) for m in loaded.model.modules()] == kinds
+    assert torch.equal(tiny.logits(loaded.model, tokens), before)
+    # Everything that is not quantized is shared, not copied.
+    embedding = loaded.model.get_input_embeddings().weight
+    assert composed.get_input_embeddings().weight is embedding
+
+
+def contents(bank: Bank) -> Iterator[tuple[Any, Tensor]]:
+    for layer in range(4):
+        for level in (8, 4, 2):
+            for name, packed in bank.packed(layer, level).items():
+                for part, tensor in bank.quantizer.tensors(packed).items():
+                    yield (layer, level, name, part), tensor
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+def test_a_bank_from_disk_is_the_one_in_memory(
+    name: str,
+    dtype: str,
+    loaded_of: Loaded,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = loaded_of(name, dtype)
+    memory = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    fill(memory, (8,) * 4, (4,) * 4, (2,) * 4)
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.iterdir())) == 12
+    monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed again"))
+    disk = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    for (place, a), (same, b) in zip(contents(memory), contents(disk), strict=True):
+        assert place == same and a.dtype == b.dtype and torch.equal(a, b)
+    tokens = tiny.documents(20)[0]
+    assert torch.equal(
+        tiny.logits(disk.compose(SPLIT), tokens), tiny.logits(memory.compose(SPLIT), tokens)
+    )
+    for i, level in enumerate(SPLIT):
+        a, b = memory.dense(i, level), disk.dense(i, level)
+        assert (a is None) == (b is None) == (level == 16)
+        assert a is None or all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
+def test_a_damaged_bank_file_is_set_aside_and_packed_again(
+    damage: str, loaded_of: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = loaded_of("llama")
+    first = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    fill(first, (4,) * 4, (8,) * 4)
+    path = tmp_path / "layer-001-4bit.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": good[: len(good) // 2],
+            "empty": b"",
+            "text": b"not a file of tensors",
+            "other": (tmp_path / "layer-001-8bit.safetensors").read_bytes(),
+        }[damage]
+    )
+    bad = path.read_bytes()
+    with caplog.at_level(logging.WARNING):
+        again = Bank(loaded, quantizer_named("quanto"), tmp_path)
+        fill(again, (4,) * 4)
+    assert path.name in caplog.text
+    assert path.read_bytes() == good
+    assert path.with_suffix(".damaged").read_bytes() == bad
+    for (_, a), (_, b) in zip(contents(first), contents(again), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("level", [3, 0, 5])
+def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None:
+    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    for use in (
+        lambda: bank.packed(0, level),
+        lambda: fill(bank, (4, 4, level, 4)),
+        lambda: bank.dense(1, level),
+        lambda: bank.compose((16, 16, 16, level)),
+    ):
+        with pytest.raises(UserError, match=f"has no {level} bits, only 8, 4, 2"):
+            use()
+
+
+def test_an_unknown_quantizer() -> None:
+    with pytest.raises(UserError, match=r"no quantizer 'gptq'.*quanto, quanto-hqq"):
+        quantizer_named("gptq")
+    assert sorted(QUANTIZERS) == sorted(OPTIMIZERS)
+
+
+def test_a_new_split_packs_nothing_again(
+    loaded_of: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: Counter[int] = Counter()
+    pack = Quanto.pack
+
+    def counting(self: Quanto, matrix: Tensor, level: int) -> Any:
+        packed[level] += 1
+        return pack(self, matrix, level)
+
+    monkeypatch.setattr(Quanto, "pack", counting)
+    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    fill(bank, (4,) * 4, (2,) * 4)
+    assert packed == {4: 28, 2: 28}  # seven weights in each of four layers
+    tokens = tiny.documents(10)[0]
+    request = Request(tokens[:-1], tokens[1:])
+    for split in ((4, 2, 2, 4), (2, 4, 16, 2), (16,) * 4):
+        fill(bank, split)
+        bank.compose(split)
+        Sweep(bank, [split], tiny.quiet, Event()).score([request], "x")
+    assert packed == {4: 28, 2: 28}
+    fill(bank, (4, 8, 4, 4))
+    assert packed == {4: 28, 2: 28, 8: 7}
+
+
+def test_filling_stops_between_layers_and_goes_on_from_there(
+    loaded_of: Loaded, tmp_path: Path
+) -> None:
+    bank = Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path)
+    stop = Event()
+
+    def progress(what: str, done: float | None) -> None:
+        assert what == "Quantizing layers"
+        if done == 0.5:
+            stop.set()
+
+    with pytest.raises(Stopped):
+        bank.fill([(4,) * 4], progress, stop)
+    assert len(list(tmp_path.iterdir())) == 3
+    seen: list[Any] = []
+    bank.fill([(4,) * 4], lambda what, done: seen.append(done), Event())
+    assert seen == [0.0]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_composing_shares_memory_and_costs_only_the_packed_weights(loaded_of: Loaded) -> None:
+    loaded = loaded_of("llama")
+    composed = Bank(loaded, quantizer_named("quanto")).compose((4, 16, 4, 4))
+    layers = composed.get_submodule("model.layers")
+    own = loaded.walk.layers
+    assert layers[1].mlp.up_proj.weight is own[1].mlp.up_proj.weight
+    assert isinstance(layers[0].mlp.up_proj, quanto.QLinear)
+    assert not isinstance(own[0].mlp.up_proj, quanto.QLinear)
+    assert models.find_layers(composed) is layers

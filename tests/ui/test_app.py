@@ -1,0 +1,826 @@
+"""The whole program in a real browser, on the model that ships with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from lwq_ui.core.allocation import breakpoints
+from lwq_ui.core.errors import Stopped
+from lwq_ui.core.memory import format_gib
+from lwq_ui.core.orderings import ORDERINGS, rank_layers
+from lwq_ui.core.schema import Config
+from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.settings import Settings
+
+pytest.importorskip("gradio")
+
+import app
+from lwq_ui.ui.layout import PROMPT
+from lwq_ui.ui.state import Choice
+
+pytestmark = pytest.mark.browser
+
+READY = "The demo model is ready"
+RANGE = "#bar .range"
+WAIT = 60_000  # milliseconds; what is waited for takes a few seconds on an idle machine
+
+
+# ---- the program, and models to load into it
+
+
+@pytest.fixture(scope="module")
+def world(chrome, tmp_path_factory):
+    settings = Settings(cache=tmp_path_factory.mktemp("cache"))
+    demo, page = app.launch(settings, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    session = page.opening_session()
+    yield SimpleNamespace(
+        url=demo.local_url,
+        page=page,
+        worker=page.worker,
+        shelf=page.shelf,
+        info=session.info,
+        scores={name: s.values for name, s in session.scores.items()},
+    )
+    demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random Llama of 6 layers with the demo model's tokenizer; a second one differs."""
+    return save_llama(tmp_path_factory.mktemp("models") / "tiny", layers=6, seed=1)
+
+
+def save_llama(folder, layers, seed):
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(Settings(cache=folder).demo_model)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def visit(world, open_page):
+    """visit() -> the page of a new user, with the demo model ready."""
+
+    def visit(**options):
+        page = open_page(world.url, **{"viewport": {"width": 1280, "height": 900}, **options})
+        told(page, READY)
+        world.shelf.come("nobody")  # keeps the demo model in memory from test to test
+        world.shelf.join("nobody", Choice())
+        return page
+
+    return visit
+
+
+@pytest.fixture
+def page(visit):
+    return visit()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running(world):
+    yield
+    eventually(lambda: not world.worker.busy)
+
+
+# ---- what a user does and sees
+
+
+def told(page, pattern: str, timeout: float = WAIT) -> str:
+    """Waits until the status line says it, and nothing runs any more."""
+    page.wait_for_function(
+        "pattern => { const line = document.querySelector('#status');"
+        " return line && !line.querySelector('progress')"
+        " && new RegExp(pattern).test(line.innerText); }",
+        arg=pattern,
+        timeout=timeout,
+    )
+    return page.inner_text("#status").strip()
+
+
+def alert(page) -> str:
+    """Waits for an error and returns it: one sentence or two, no traceback."""
+    page.wait_for_selector("#status [role=alert]", timeout=WAIT)
+    text = page.inner_text("#status [role=alert]").strip()
+    assert "\n" not in text and text.endswith(".") and len(text) < 300
+    return text
+
+
+def running(page, pattern: str = "%") -> None:
+    """Waits until a job runs and says so."""
+    page.wait_for_function(
+        "pattern => { const line = document.querySelector('#status');"
+        " return line?.querySelector('progress') && new RegExp(pattern).test(line.innerText); }",
+        arg=pattern,
+        timeout=WAIT,
+    )
+
+
+def eventually(holds, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def choose(page, group: str, text: str) -> None:
+    """A radio button or a checkbox."""
+    page.locator(f"{group} label").filter(has_text=re.compile(rf"^\s*{text}\s*$")).click()
+
+
+def pick(page, dropdown: str, text: str) -> None:
+    page.locator(f"{dropdown} input").click()
+    page.get_by_role("option", name=text, exact=True).click()
+
+
+def measure_only(page, *titles: str) -> None:
+    for box in page.locator("#tasks label").all():
+        if box.locator("input").is_checked() != (box.inner_text().strip() in titles):
+            box.click()
+
+
+def split_of(page, scorer: str = "lim") -> tuple[int, ...]:
+    shown = page.locator(f"#bar [data-scorer={scorer}] .cell").evaluate_all(
+        "cells => cells.map(c => [+c.dataset.layer, +c.dataset.bits])"
+    )
+    return tuple(bits for _, bits in sorted(shown))
+
+
+def pins_of(page) -> dict[int, int]:
+    shown = page.locator("#bar [data-scorer=lim] .pinned.cell").evaluate_all(
+        "cells => cells.map(c => [+c.dataset.layer, +c.dataset.bits])"
+    )
+    return dict(shown)
+
+
+def total(page, name: str) -> str:
+    return page.inner_text(f"#bar [data-text={name}]")
+
+
+def pin(page, layer: int) -> None:
+    cell = page.locator(f'#bar [data-scorer=lim] [data-layer="{layer}"]')
+    cell.click()
+    page.wait_for_selector(f'#bar [data-scorer=lim] [data-layer="{layer}"].pinned')
+
+
+def to_position(page, steps: int) -> None:
+    page.locator(RANGE).press("Home")
+    for _ in range(steps):
+        page.locator(RANGE).press("ArrowRight")
+    page.wait_for_timeout(250)  # the budget is posted at most every 100 ms
+
+
+def results(page) -> list[list[str]]:
+    return page.locator("#results tbody tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => c.innerText.split('\\n')[0].trim()))"
+    )
+
+
+def points(page) -> list[list[float]]:
+    """[average bits, value] of everything on the chart but the ring."""
+    return page.evaluate(
+        "() => (document.querySelector('#chart .js-plotly-plot')?.data ?? [])"
+        ".filter(t => t.name !== 'measured last')"
+        ".flatMap(t => Array.from(t.x, (x, i) => [x, t.y[i]]))"
+    )
+
+
+def ringed(page) -> list[float]:
+    return page.evaluate(
+        "() => [...(document.querySelector('#chart .js-plotly-plot')?.data ?? [])"
+        ".filter(t => t.name === 'measured last').flatMap(t => [...t.x])]"
+    )
+
+
+@contextmanager
+def somebody_computes(world):
+    """Another user's job holds the device until the block ends."""
+    running, go = threading.Event(), threading.Event()
+
+    def work(job):
+        running.set()
+        while not go.wait(0.01):
+            if job.stop.is_set():
+                raise Stopped
+
+    job = world.worker.submit("somebody", work)
+    assert running.wait(30)
+    try:
+        yield
+    finally:
+        go.set()
+        assert job.done.wait(30)
+
+
+def core_split(
+    world, position, levels=(4, 2), ordering="lim", seed=0, pins=None, quantizer="quanto"
+):
+    """(split, bytes) of a slider position, from core alone."""
+    cost = model_cost(world.info, quantizer)
+    ranked = rank_layers(ordering, world.scores, world.info.num_layers, seed)
+    table = breakpoints(cost, levels, ranked, pins)
+    return table.split(position), table.bytes[position]
+
+
+# ---- the page opens
+
+
+def test_the_page_opens_on_the_demo_model(world, visit):
+    page = visit()
+    n = world.info.num_layers
+    for scorer in ("lim", "zd"):
+        assert page.locator(f"#bar [data-scorer={scorer}] .cell").count() == n
+    split = split_of(page)
+    assert set(split) == {4, 2} and split == split_of(page, "zd")
+    cost = model_cost(world.info, "quanto")
+    assert total(page, "size") == format_gib(cost.total(split))
+    assert total(page, "bytes") == f"{cost.total(split):,} bytes"
+    assert total(page, "average") == f"{sum(split) / n:.2f}"
+    assert total(page, "per_weight") == f"{cost.bits_per_weight(split):.2f}"
+    assert f"{world.info.num_parameters:,}" in page.inner_text("#card")
+    assert "50 documents" in page.inner_text("#scored")
+    assert page.locator("#stop").is_disabled() and page.locator("#evaluate").is_enabled()
+    assert {"unquantized", "all 4-bit", "all 2-bit"} <= {row[0] for row in results(page)}
+
+
+def test_drag_and_arrow_keys_change_cells_and_totals(world, page):
+    page.locator(RANGE).scroll_into_view_if_needed()
+    box = page.locator(RANGE).bounding_box()
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    seen = []
+    for i in range(20):
+        page.mouse.move(box["x"] + box["width"] * (0.5 + 0.5 * i / 19), y)
+        seen.append(sum(split_of(page)))
+    page.mouse.up()
+    assert seen == sorted(seen) and len(set(seen)) > 5
+    n = world.info.num_layers
+    assert split_of(page) == (4,) * n and total(page, "high") == str(n)
+    for steps in (1, 2):
+        page.locator(RANGE).press("ArrowLeft")
+        split, size = core_split(world, n - steps)
+        assert split_of(page) == split and total(page, "bytes") == f"{size:,} bytes"
+
+
+@pytest.mark.parametrize("levels", [(8, 4), (8, 2)])
+def test_levels_change_the_split_as_core_says(world, page, levels):
+    high, low = levels
+    choose(page, "#levels", f"{high} / {low} bits")
+    page.wait_for_function(
+        "text => document.querySelector('#bar .legend').innerText.includes(text)",
+        arg=f"{high}-bit layer",
+    )
+    for position in (0, 5, 17):
+        to_position(page, position)
+        split, size = core_split(world, position, levels)
+        assert split_of(page) == split and total(page, "bytes") == f"{size:,} bytes"
+
+
+def test_every_ordering_and_seed_gives_cores_split(world, page):
+    def shows(expected):
+        page.wait_for_function(
+            "bits => JSON.stringify([...document.querySelectorAll('#bar [data-scorer=lim] .cell')]"
+            ".map(c => +c.dataset.bits)) === JSON.stringify(bits)",
+            arg=list(expected),
+        )
+
+    to_position(page, 7)
+    seen = set()
+    for ordering in [*list(ORDERINGS)[1:], "lim"]:
+        pick(page, "#ordering", ORDERINGS[ordering].title)
+        split, size = core_split(world, 7, ordering=ordering)
+        shows(split)
+        assert total(page, "bytes") == f"{size:,} bytes"
+        seen.add(split)
+        assert page.locator("#seed").is_visible() == (ordering == "random")
+    assert len(seen) == len(ORDERINGS) == 7
+    pick(page, "#ordering", "Random")
+    for seed in (3, 11):
+        page.locator("#seed input").fill(str(seed))
+        page.locator("#seed input").press("Enter")
+        shows(core_split(world, 7, ordering="random", seed=seed)[0])
+
+
+def test_another_quantizer_keeps_budget_and_pins(world, page):
+    to_position(page, 6)
+    pin(page, 20)
+    before = split_of(page)
+    pick(page, "#quantizer", "Quanto, HQQ")
+    page.wait_for_timeout(500)
+    assert split_of(page) == before and pins_of(page) == {20: 4}
+
+
+# ---- evaluate
+
+
+def test_evaluate_then_again_from_the_cache(world, visit):
+    page = visit()
+    to_position(page, 4)
+    pin(page, 13)
+    split = split_of(page)
+    assert split == core_split(world, page_position(world, split, {13: 4}), pins={13: 4})[0]
+    average = f"{sum(split) / len(split):.2f}"
+    known = len(results(page))
+    measure_only(page, "Grammar pairs")
+    page.click("#evaluate")
+    assert f"({average} bits)" in told(page, "^Measured .* in ")
+    page.wait_for_selector("#results tr.current")
+    assert len(results(page)) == known + 1
+    assert any(row[:2] == [f"{average} bits", average] for row in results(page))
+    assert "quick" in page.inner_text("#results caption")
+
+    pick(page, "#metric", "Grammar pairs: accuracy")
+    page.wait_for_function(
+        "() => document.querySelector('#chart .ytitle')?.textContent.startsWith('Grammar')"
+    )
+    (accuracy,) = {e.metrics["acc"].value for e in stored(world) if e.split == split}
+    near = [y for x, y in points(page) if x == pytest.approx(sum(split) / len(split))]
+    assert near == [pytest.approx(accuracy)]
+    assert ringed(page) == [pytest.approx(sum(split) / len(split))]
+
+    page.click("#evaluate")
+    assert "from the cache" in told(page, "^Measured before")
+    assert len(results(page)) == known + 1
+
+    # All items is another view: nothing was measured on all of them.
+    choose(page, "#quick", "All items")
+    page.wait_for_function("!document.querySelector('#results').innerText.includes('quick')")
+    assert [average] != [row[1] for row in results(page)]
+
+    # Reloading the page forgets choices, not results.
+    page.reload()
+    told(page, READY)
+    assert any(row[:2] == [f"{average} bits", average] for row in results(page))
+
+
+def stored(world):
+    from lwq_ui.engine.records import known_evaluations
+
+    return known_evaluations(world.info, world.page.tasks, world.page.store)
+
+
+def page_position(world, split, pins):
+    return sum(bits == 4 for i, bits in enumerate(split) if i not in pins)
+
+
+def test_nothing_chosen_to_measure(page):
+    measure_only(page)
+    page.click("#evaluate")
+    assert alert(page) == "Choose at least one thing to measure."
+    assert page.locator("#evaluate").is_enabled()
+
+
+def test_stop_ends_a_job_within_two_seconds_and_the_next_one_runs(world, page):
+    pick(page, "#ordering", "Random")
+    page.locator("#seed input").fill("77")
+    page.locator("#seed input").press("Enter")
+    page.wait_for_timeout(300)
+    measure_only(page, "Perplexity and divergence")
+    choose(page, "#quick", "All items")
+    page.click("#evaluate")
+    running(page, "Perplexity.*[1-9]%")
+    assert page.locator("#stop").is_enabled() and page.locator("#evaluate").is_disabled()
+    assert page.locator("#import").is_disabled()
+    clicked = time.monotonic()
+    page.click("#stop")
+    told(page, "^Stopped")
+    took = time.monotonic() - clicked
+    assert not world.worker.busy
+    assert took < 4  # 2 on a machine that does nothing else
+    assert page.locator("#stop").is_disabled()
+    measure_only(page, "Grammar pairs")
+    choose(page, "#quick", "Quick: 60 items")
+    page.click("#evaluate")
+    told(page, "^Measured")
+
+
+def test_stop_while_waiting_behind_another_user(world, page):
+    with somebody_computes(world):
+        measure_only(page, "Grammar pairs")
+        page.click("#evaluate")
+        running(page, r"Waiting: 1 job is before yours\.")
+        page.click("#stop")
+        told(page, "^Stopped", timeout=4000)
+        assert page.locator("#evaluate").is_enabled()
+        page.click("#evaluate")
+        running(page, r"Waiting: 1 job is before yours\.")
+    told(page, "^Measured")
+
+
+def test_an_error_in_the_program_is_one_sentence(world, page, monkeypatch):
+    from lwq_ui.engine import jobs
+
+    def fail(*args):
+        raise RuntimeError("boom\nTraceback (most recent call last)")
+
+    measure_only(page, "Grammar pairs")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "evaluate", fail)
+        page.click("#evaluate")
+        assert alert(page) == (
+            "Something went wrong (RuntimeError: boom). The program's log says where."
+        )
+    page.click("#evaluate")
+    told(page, "^Measured")
+
+
+# ---- write
+
+
+def test_both_models_write_and_the_same_seed_writes_the_same(page):
+    tab(page, "Write something")
+    page.locator("#length input[type=number]").fill("120")
+    page.locator("#length input[type=number]").press("Tab")
+    texts = "['original', 'quantized'].map(n => document.querySelector(`#${n} textarea`).value)"
+    page.click("#write")
+    page.wait_for_function(  # both grow while the job still runs
+        f"prompt => document.querySelector('#status progress') && "
+        f"{texts}.every(t => t.length > prompt.length)",
+        arg=PROMPT,
+        timeout=WAIT,
+    )
+    early = page.evaluate(texts)
+    told(page, "^Written")
+    first = page.evaluate(texts)
+    pairs = list(zip(early, first, strict=True))
+    assert all(a.startswith(PROMPT) and b.startswith(a[:-8]) for a, b in pairs)
+    assert any(len(b) > len(a) for a, b in pairs)
+    assert "3.00 bits" in page.inner_text("#quantized")
+
+    page.locator("#write-seed input").fill("2")
+    page.locator("#write-seed input").press("Tab")
+    again(page)
+    assert page.evaluate(texts) != first
+    page.locator("#write-seed input").fill("1")
+    page.locator("#write-seed input").press("Tab")
+    again(page)
+    assert page.evaluate(texts) == first
+
+
+def again(page):
+    page.click("#write")
+    running(page, ".")
+    told(page, "^Written")
+
+
+# ---- configs
+
+
+def export(page):
+    tab(page, "Config")
+    with page.expect_download() as download:
+        page.click("#export")
+    with open(download.value.path(), encoding="utf-8") as file:
+        return download.value.suggested_filename, json.load(file)
+
+
+def load_config(page, data) -> None:
+    tab(page, "Config")
+    text = data if isinstance(data, str) else json.dumps(data)
+    with page.expect_file_chooser() as chooser:
+        page.click("#import")
+    chooser.value.set_files(
+        {"name": "config.json", "mimeType": "application/json", "buffer": text.encode()}
+    )
+
+
+def test_export_and_load_in_another_browser(world, visit):
+    page = visit()
+    choose(page, "#levels", "8 / 4 bits")
+    page.wait_for_selector("#bar .cell[data-bits='8']")
+    pick(page, "#ordering", "Random")
+    page.locator("#seed input").fill("5")
+    page.locator("#seed input").press("Enter")
+    page.wait_for_function("document.querySelector('#bar .by').innerText.includes('Random')")
+    pick(page, "#quantizer", "Quanto, HQQ")
+    to_position(page, 9)
+    pin(page, 2)
+    split, budget = split_of(page), page.locator("#bar .field").input_value()
+    name, data = export(page)
+    config = Config.from_json(data)
+    assert name == f"lwq-demo-{sum(split) / len(split):.2f}bit.json"
+    assert config.bits_per_layer == split and config.pinned == pins_of(page) == {2: 8}
+    assert config.levels == (8, 4) and config.quantizer["name"] == "quanto-hqq"
+    assert (config.ordering["name"], config.ordering["seed"]) == ("random", 5)
+    assert f"{config.bytes['total']:,} bytes" == total(page, "bytes")
+    assert config.fingerprint == world.info.fingerprint
+
+    other = visit()
+    assert split_of(other) != split
+    load_config(other, data)
+    told(other, "^The config is loaded")
+    assert split_of(other) == split and pins_of(other) == {2: 8}
+    assert other.locator("#bar .field").input_value() == budget
+    assert other.locator("#ordering input").input_value() == "Random"
+    assert other.locator("#seed input").input_value() == "5"
+    assert other.locator("#quantizer input").input_value() == "Quanto, HQQ"
+    assert other.locator("#levels input:checked").input_value() == "8,4"
+    _, again = export(other)
+    assert {**again, "evaluations": []} == {**data, "evaluations": []}
+
+
+def test_a_config_without_an_order_comes_back_as_pins(world, page):
+    _, data = export(page)
+    bits = [(8, 4, 2)[i % 3] for i in range(world.info.num_layers)]
+    cost = model_cost(world.info, "quanto")
+    data |= {
+        "bits_per_layer": bits,
+        "pinned": {str(i): b for i, b in enumerate(bits) if b == 8},
+        "average_bits": sum(bits) / len(bits),
+        "bytes": {
+            "layers": cost.layer_bytes(bits),
+            "rest": cost.rest_bytes,
+            "total": cost.total(bits),
+        },
+    }
+    load_config(page, data)
+    assert "all layers are pinned" in told(page, "^The config is loaded")
+    assert split_of(page) == tuple(bits) and len(pins_of(page)) == len(bits)
+    assert Config.from_json(export(page)[1]).bits_per_layer == tuple(bits)
+
+
+BROKEN = {
+    "bits_per_layer": lambda data: {**data, "bits_per_layer": [4, 2]},
+    "budget_bytes": lambda data: {k: v for k, v in data.items() if k != "budget_bytes"},
+    "ordering": lambda data: {**data, "ordering": {**data["ordering"], "name": "alphabet"}},
+    "levels": lambda data: {**data, "levels": [4, 3], "bits_per_layer": [4] * 24},
+    "schema": lambda data: {**data, "schema": "lwq/9"},
+    "not valid JSON": lambda data: '{"schema": ',
+}
+
+
+def test_a_broken_config_names_the_field_and_changes_nothing(world, page):
+    _, data = export(page)
+    n = world.info.num_layers
+    few = {**data, "num_layers": 2, "bits_per_layer": [4, 2], "pinned": {}, "average_bits": 3.0}
+    few["ordering"] = {"name": "first", "seed": 0, "scores": None, "calibration": None}
+    three = {**data, "bits_per_layer": [3] * n, "pinned": {str(i): 3 for i in range(n)}}
+    three["average_bits"] = 3.0
+    broken = {name: change(data) for name, change in BROKEN.items()}
+    broken["levels"]["average_bits"] = 4.0
+    before = split_of(page)
+    for field, wrong in [*broken.items(), ("num_layers", few), ("bits_per_layer", three)]:
+        load_config(page, wrong)
+        page.wait_for_function(
+            "text => document.querySelector('#status [role=alert]')?.innerText.includes(text)",
+            arg=field,
+        )
+        assert len(re.findall("Config field", alert(page))) <= 1
+        page.evaluate("document.querySelector('#status [role=alert]').remove()")
+    assert split_of(page) == before and page.locator("#evaluate").is_enabled()
+    load_config(page, data)
+    told(page, "^The config is loaded")
+
+
+def test_a_config_of_other_weights_is_refused(page, tiny):
+    _, data = export(page)
+    load_config(page, {**data, "model_id": str(tiny), "fingerprint": "0" * 64})
+    assert "fingerprints differ" in alert(page)
+    assert page.inner_text("#card").startswith("demo")
+
+
+# ---- models
+
+
+def load(page, name) -> None:
+    page.locator("#model input, #model textarea").fill(str(name))
+    page.click("#load")
+
+
+def test_models_that_cannot_be_loaded(world, page, tiny, tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    empty, bert, cut = (tmp_path / name for name in ("no weights", "bert", "cut"))
+    empty.mkdir()
+    shutil.copy(tiny / "config.json", empty)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    BertForMaskedLM(BertConfig(**size, intermediate_size=16, vocab_size=50)).save_pretrained(bert)
+    shutil.copytree(tiny, cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    for name, part in (
+        (empty, "has no weights"),
+        (tmp_path / "nowhere", "There is no folder"),
+        ("", "Name a model"),
+        (bert, "not a causal language model"),
+        (cut, "cut short"),
+    ):
+        load(page, name)
+        page.wait_for_function(
+            "text => document.querySelector('#status [role=alert]')?.innerText.includes(text)",
+            arg=part,
+            timeout=WAIT,
+        )
+        alert(page)
+    assert page.inner_text("#card").startswith("demo")
+    assert split_of(page) == core_split(world, 12)[0]
+    measure_only(page, "Grammar pairs")
+    page.click("#evaluate")
+    told(page, "^Measured")
+
+
+def test_another_model_and_ones_own_calibration_text(world, page, tiny):
+    pin(page, 20)
+    before = page.inner_text("#scored")
+    load(page, tiny)
+    told(page, "is loaded and scored")
+    page.wait_for_function("document.querySelectorAll('#bar .cell').length === 12")
+    assert str(tiny) in page.inner_text("#card") and "6" in page.inner_text("#card dl")
+    assert page.inner_text("#scored") != before and "50 documents" in page.inner_text("#scored")
+    assert pins_of(page) == {} and set(split_of(page)) == {4, 2}
+    assert page.locator("#results tbody tr").count() == 0
+
+    labels = "cells => cells.map(c => c.ariaLabel)"
+    scores = page.locator("#bar [data-scorer=lim] .cell").evaluate_all(labels)
+    choose(page, "#text", "My file")
+    page.click("#score")
+    assert alert(page) == "Choose a .txt file to calibrate on, or use the shipped text."
+    page.locator("#own-text input[type=file]").set_input_files(
+        {"name": "mine.txt", "mimeType": "text/plain", "buffer": b"A short text of my own. " * 9}
+    )
+    page.wait_for_selector("#own-text >> text=mine")
+    page.click("#score")
+    told(page, r"^Scored on mine\.txt")
+    assert "mine.txt, 1 document, " in page.inner_text("#scored")
+    page.wait_for_function(
+        "old => JSON.stringify([...document.querySelectorAll('#bar [data-scorer=lim] .cell')]"
+        ".map(c => c.ariaLabel)) !== JSON.stringify(old)",
+        arg=scores,
+    )
+
+    measure_only(page, "Grammar pairs")
+    page.click("#evaluate")
+    told(page, "^Measured")
+    page.wait_for_selector("#results tr.current")
+    assert len(results(page)) == 4
+
+
+def test_what_is_chosen_while_a_model_loads_is_kept(world, page, tiny):
+    with somebody_computes(world):
+        load(page, tiny)
+        running(page, "Waiting")
+        choose(page, "#levels", "8 / 4 bits")
+        page.wait_for_selector("#bar .cell[data-bits='8']")
+    told(page, "is loaded and scored")
+    page.wait_for_function(
+        "[...document.querySelectorAll('#bar .cell')].map(c => c.dataset.bits).join('')"
+        ".match(/^[84]{12}$/)"
+    )
+    assert page.locator("#levels input:checked").input_value() == "8,4"
+    cost = model_cost(Session_of(world, tiny), "quanto")
+    assert total(page, "bytes") == f"{cost.total(split_of(page)):,} bytes"
+
+
+def Session_of(world, folder):
+    (loaded,) = [m for m in world.shelf.models() if m.info.model_id == str(folder)]
+    return loaded.info
+
+
+# ---- two users
+
+
+def test_two_users_do_not_see_each_other_and_share_a_model(world, visit, tiny):
+    ann, bob = visit(), visit()
+    pin(ann, 1)
+    assert pins_of(bob) == {} and pins_of(ann) == {1: 4}
+    load(bob, tiny)
+    told(bob, "is loaded and scored")
+    assert ann.inner_text("#card").startswith("demo") and len(split_of(ann)) == 24
+    known = len(results(ann))
+
+    measure_only(bob, "Grammar pairs")
+    bob.click("#evaluate")
+    told(bob, "^Measured")
+    bob.wait_for_selector("#results tr.current")
+    assert len(results(ann)) == known
+
+    # Under another name it is the same model still: one copy.
+    load(ann, tiny.parent / "." / "tiny" / ".." / "tiny")
+    told(ann, "is loaded and scored")
+    tinies = [m for m in world.shelf.models() if m.info.num_layers == 6]
+    assert len({id(m.model) for m in tinies}) == 1
+    assert pins_of(ann) == {}
+
+
+def test_the_second_user_sees_their_place_in_the_line(world, visit):
+    ann, bob = visit(), visit()
+    with somebody_computes(world):
+        for page, line in (
+            (ann, r"Waiting: 1 job is before yours\."),
+            (bob, "Waiting: 2 jobs are"),
+        ):
+            tab(page, "Write something")
+            page.locator("#length input[type=number]").fill("10")
+            page.locator("#length input[type=number]").press("Tab")
+            page.click("#write")
+            running(page, line)
+        ann.click("#stop")
+        running(bob, r"Waiting: 1 job is before yours\.")
+    told(bob, "^Written")
+
+
+def test_closing_the_tab_ends_its_job_and_releases_its_model(world, visit, tiny):
+    page = visit()
+    load(page, tiny)
+    told(page, "is loaded and scored")
+    assert any(m.info.num_layers == 6 for m in world.shelf.models())
+    with somebody_computes(world):
+        page.click("#evaluate")
+        running(page, "Waiting")
+        page.close()
+        eventually(lambda: len(world.worker._line) == 1)
+    eventually(lambda: {m.info.num_layers for m in world.shelf.models()} == {24})
+
+
+def test_closing_the_tab_stops_what_runs(world, visit):
+    page = visit()
+    choose(page, "#quick", "All items")
+    pick(page, "#ordering", "Random")
+    page.locator("#seed input").fill("78")
+    page.locator("#seed input").press("Enter")
+    page.wait_for_timeout(300)
+    measure_only(page, "Perplexity and divergence")
+    page.click("#evaluate")
+    running(page, "Perplexity.*%")
+    page.close()
+    eventually(lambda: not world.worker.busy, 10)
+
+
+# ---- without a mouse, without eyes
+
+
+def test_keyboard_alone(page):
+    def press_tab_until(expression, most=60):
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"document.activeElement.matches({json.dumps(expression)})"):
+                return
+        pytest.fail(f"Tab does not reach {expression}")
+
+    press_tab_until(RANGE)
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert total(page, "high") == "1"
+    press_tab_until("#bar [data-scorer=lim] .cell")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('#bar [data-scorer=lim] [data-layer="1"].pinned')
+    press_tab_until("#evaluate")
+    assert page.evaluate(
+        "getComputedStyle(document.activeElement).outlineStyle !== 'none'"
+        " || getComputedStyle(document.activeElement).boxShadow !== 'none'"
+    )
+
+
+def test_every_control_has_a_name(page):
+    client = page.context.new_cdp_session(page)
+    roles = {
+        "button", "textbox", "combobox", "listbox", "slider", "spinbutton", "radio", "checkbox",
+        "tab", "progressbar",
+    }  # fmt: skip
+    for name in ("Write something", "Config", "Evaluate"):
+        tab(page, name)
+        page.wait_for_timeout(200)
+        nodes = client.send("Accessibility.getFullAXTree")["nodes"]
+        controls = [n for n in nodes if not n["ignored"] and n["role"]["value"] in roles]
+        assert len(controls) > 60
+        unnamed = [n["role"]["value"] for n in controls if not n.get("name", {}).get("value")]
+        assert unnamed == []
+
+
+def test_the_status_is_announced_once_and_without_percents(world, page):
+    live = page.locator(".lwq-announcer[role=status]")
+    assert live.inner_text() == page.inner_text("#status").strip()
+    with somebody_computes(world):
+        measure_only(page, "Grammar pairs")
+        page.click("#evaluate")
+        running(page, "Waiting")
+        assert live.inner_text() == "Waiting: 1 job is before yours."
+    told(page, "^Measured")
+    assert live.inner_text() == page.inner_text("#status").strip()
