@@ -164,7 +164,8 @@ class Commands:
             for low in range(0, loaded.info.num_layers + 1, args.every):
                 position = table.position_for_low_layers(low)
                 points.append((ordering, low, table.split(position)))
-        measured = self._evaluate(loaded, [split for _, _, split in points], args.quantizer)
+        splits = list(dict.fromkeys(split for _, _, split in points))  # orderings share both ends
+        measured = self._evaluate(loaded, splits, args.quantizer)
         cost = model_cost(loaded.info, args.quantizer)
         rows: list[dict[str, Any]] = [
             {
@@ -412,7 +413,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json == "-":
         sys.stdout.write(dumps(data) + "\n")
         return 0
-    print(text)
     if args.json:
-        write_atomically(Path(args.json), (dumps(data) + "\n").encode())
+        try:
+            write_atomically(Path(args.json), (dumps(data) + "\n").encode())
+        except OSError as e:
+            print(f"'{args.json}' cannot be written: {e.strerror or e}.", file=sys.stderr)
+            return 1
+    print(text)
     return 0

@@ -221,6 +221,8 @@ def quantize(
     try:
         bank.save(config.bits_per_layer, part)
         (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
+        if stop.is_set():
+            raise Stopped
         if out.exists():
             out.rmdir()
         part.replace(out)

@@ -10,12 +10,13 @@ from threading import Event
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from ..core.errors import Stopped
 from .batches import batch_tokens, batches
 from .models import LoadedModel, layer_weights
 from .sources import Progress
+
+TINY = 1e-8  # norms of zero have no direction: their cosine is 0
 
 
 class Scorer(ABC):
@@ -51,20 +52,24 @@ class LIM(Scorer):
         for b, batch in enumerate(work):
             ids, real = batch.tensors(loaded.device)
             hidden, calls = walk.head(ids)
+            x, x_norms = token_rows(hidden, real)
             for i in range(len(walk)):
                 if stop.is_set():
                     raise Stopped
                 progress("Scoring with LIM", (b + i / len(walk)) / len(work))
-                after = walk.step(i, hidden, calls)
-                sums[i] += cosine_sum(hidden[real], after[real]).cpu()
-                hidden = after
+                hidden = walk.step(i, hidden, calls)
+                y, y_norms = token_rows(hidden, real)
+                cosines = (x * y).sum(-1) / (x_norms * y_norms).clamp_min(TINY)
+                sums[i] += cosines.cpu().double().sum()
+                x, x_norms = y, y_norms
             tokens += int(real.sum())
         return [-s / tokens for s in sums.tolist()]
 
 
-def cosine_sum(x: Tensor, y: Tensor) -> Tensor:
-    """Sum over rows of cos(x, y), in float32, summed in float64."""
-    return cosine_similarity(x.float(), y.float(), dim=-1).double().sum()
+def token_rows(hidden: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden states of real tokens, one a row, and their norms, in float32."""
+    rows = (hidden.flatten(0, 1) if real.all() else hidden[real]).float()
+    return rows, torch.linalg.vector_norm(rows, dim=-1)
 
 
 class ZD(Scorer):
@@ -95,8 +100,8 @@ def share_above_one_std(matrices: Sequence[Tensor]) -> float:
     mean, square = (sum(sums) / total for sums in zip(*map(values.moments, chunks), strict=True))
     variance = square - mean * mean
     if variance < mean * mean:  # few digits are left of the difference: about the mean, in float64
-        mean = sum(c.sum(dtype=torch.float64).item() for c in chunks) / total
-        variance = sum((c.double() - mean).square().sum().item() for c in chunks) / total
+        mean = sum(c.cpu().double().sum().item() for c in chunks) / total
+        variance = sum((c.cpu().double() - mean).square().sum().item() for c in chunks) / total
     limit = rounded_down(mean + variance**0.5, chunks[0].dtype)
     return sum(values.count_above(c, limit) for c in chunks) / total
 
@@ -112,9 +117,9 @@ class OnGPU:
     chunk = 2**26
 
     def moments(self, chunk: Tensor) -> tuple[float, float]:
-        """Sum of the values and of their squares, in float32 or better."""
+        """Sum of the values and of their squares, in float32 (mps has no float64)."""
         x = chunk.float()
-        return x.sum(dtype=torch.float64).item(), x.dot(x).item()
+        return x.sum().item(), x.dot(x).item()
 
     def count_above(self, chunk: Tensor, limit: Tensor) -> int:
         return int((chunk > limit.to(chunk.device)).sum())

@@ -28,6 +28,8 @@ METRICS = {
     "acc": MetricSpec("Accuracy", True),
     "acc_norm": MetricSpec("Normalized accuracy", True),
 }
+Orders = Mapping[Split, str | None]  # the name of the ordering that gives a split
+NO_ORDERS: Orders = {}
 NOTHING_YET = "<p>Nothing is measured yet on this many items.</p>"
 MIXED = "mixed levels"
 # name -> symbol, colour; the colours have a contrast of 3 or more on white and on near-black
@@ -69,10 +71,13 @@ def better(metric: str) -> str:
 
 
 def results_table(
-    evaluations: Sequence[Evaluation], titles: Mapping[str, str], current: Split | None = None
+    evaluations: Sequence[Evaluation],
+    titles: Mapping[str, str],
+    current: Split | None = None,
+    orders: Orders = NO_ORDERS,
 ) -> str:
     """HTML: one row per split and quantizer, most bits first, and one column per metric. `current`
-    is the split that was measured last."""
+    is the split that was measured last; `orders` tells splits of the same average apart."""
     columns = [value.split("/") for _, value in metric_choices(evaluations, titles)]
     rows: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
     for e in evaluations:
@@ -86,10 +91,12 @@ def results_table(
     body = []
     for (split, quantizer), cells in sorted(rows.items(), key=lambda row: -sum(row[0][0])):
         mark = " class='current'" if split == current else ""
-        by = "" if quantizer in ("none", "quanto") else f" <small>{escape(quantizer)}</small>"
+        told = [orders.get(split), None if quantizer in ("none", "quanto") else quantizer]
+        by = f"<small>{escape(', '.join(filter(None, told)))}</small>" if any(told) else ""
+        bits = " ".join(map(str, split))
         figures = "".join(cell_html(cells.get((task, name))) for task, name in columns)
         body.append(
-            f"<tr{mark}><td>{escape(split_name(split))}{by}</td>"
+            f"<tr{mark}><td title='{bits}'>{escape(split_name(split))}{by}</td>"
             f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
         )
     quick = max((e.limit or 0 for e in evaluations), default=0)
@@ -119,6 +126,7 @@ def results_figure(
     chosen: str,
     titles: Mapping[str, str],
     current: Split | None = None,
+    orders: Orders = NO_ORDERS,
 ) -> Figure:
     """The `chosen` "task/metric" against average bits, one point per evaluated split. `current`,
     the split that was measured last, is ringed where it was measured on this task."""
@@ -147,7 +155,7 @@ def results_figure(
                 "width": 4,
             },
             marker={"symbol": symbol, "size": 11, "color": colour},
-            text=[hover(e, e.metrics[metric]) for e in group],
+            text=[hover(e, e.metrics[metric], orders) for e in group],
             hovertemplate="%{text}<extra></extra>",
         )
     measured = [e for e in found if e.split == current]
@@ -203,10 +211,11 @@ def mark(split: Split) -> str:
     return name if name in MARKS else MIXED
 
 
-def hover(e: Evaluation, metric: Metric) -> str:
+def hover(e: Evaluation, metric: Metric, orders: Orders) -> str:
     spread = f" ± {figure(metric.stderr, 2)}" if metric.stderr is not None else ""
     return (
-        f"<b>{split_name(e.split)}</b><br>average bits {average_bits(e.split):.2f}<br>"
+        f"<b>{split_name(e.split)}</b> {orders.get(e.split) or ''}<br>"
+        f"average bits {average_bits(e.split):.2f}<br>"
         f"{figure(metric.value, 4)}{spread}<br>n = {metric.n:,}<br>{e.quantizer}"
     )
 

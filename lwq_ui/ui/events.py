@@ -25,7 +25,7 @@ from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
 from . import charts
 from .layout import OWN, PG19, QUICK, Parts, card_html, scored_html, status_html
-from .selection import Selection, from_config, ready
+from .selection import Selection, from_config, order_of, ready
 from .state import Choice, Page, Session
 from .worker import Job, unexpected
 
@@ -54,7 +54,7 @@ def wire(p: Parts, page: Page) -> None:
     do = Handlers(p, page)
     anything = [component for component in vars(p).values() if component is not p.demo]
     split: set[Any] = {p.session, p.bar, p.levels, p.ordering, p.seed, p.quantizer}
-    shown = {p.session, p.metric, p.quick}
+    shown = {p.session, p.metric, p.quick, p.seed}
     text = {p.text, p.own_text}
     model = {p.model, p.device, p.dtype}
     with p.demo:
@@ -79,8 +79,8 @@ def wire(p: Parts, page: Page) -> None:
         # What was chosen while a job ran is not among the inputs it began with.
         for job in (loaded, scored):
             job.then(do.refresh, split, p.bar, **LIVE)
-        for job in (loaded, evaluated):
-            job.then(do.show_results, shown, anything, **LIVE)
+        loaded.then(do.show_results, shown, anything, **LIVE)
+        evaluated.then(do.show_measured, shown | {p.tasks}, anything, **LIVE)
 
         p.config.upload(do.load_config, split | shown | {p.config}, anything, **JOB)
         # A DownloadButton downloads what it held when it was clicked: fill a hidden one first.
@@ -112,6 +112,7 @@ class Handlers:
     def __init__(self, parts: Parts, page: Page):
         self.parts = parts
         self.page = page
+        self.titles = {name: task.title for name, task in page.tasks.items()}
 
     # ---- a browser comes and goes
 
@@ -364,6 +365,16 @@ class Handlers:
     def show_results(self, v: Values) -> Updates:
         return self.results(v[self.parts.session], v)
 
+    def show_measured(self, v: Values) -> Updates:
+        """After an evaluation the chart shows something that was just measured."""
+        metric, tasks = self.parts.metric, v[self.parts.tasks]
+        if tasks and (v[metric] or "").split("/")[0] not in tasks:
+            session: Session = v[self.parts.session]
+            measured = [e for e in session.evaluations if e.task == tasks[0]]
+            if choices := charts.metric_choices(measured, self.titles):
+                v = {**v, metric: choices[0][1]}
+        return self.show_results(v)
+
     # ---- what stands on the page
 
     def show_model(self, session: Session, selection: Selection, v: Values) -> Updates:
@@ -400,17 +411,18 @@ class Handlers:
             for e in session.evaluations
             if e.limit == (QUICK if quick and self.page.tasks[e.task].size > QUICK else None)
         ]
-        titles = {name: task.title for name, task in self.page.tasks.items()}
-        choices = charts.metric_choices(shown, titles)
+        choices = charts.metric_choices(shown, self.titles)
         if not choices:
             hidden = gr.update(visible="hidden")
             return {p.metric: hidden, p.chart: hidden, p.results: charts.NOTHING_YET}
         chosen = v[p.metric] if v[p.metric] in [value for _, value in choices] else choices[0][1]
-        figure = charts.results_figure(shown, chosen, titles, session.measured)
+        scores, seed = session.scores or {}, int(v[p.seed] or 0)
+        orders = {e.split: order_of(e.split, scores, seed) for e in shown}
+        figure = charts.results_figure(shown, chosen, self.titles, session.measured, orders)
         return {
             p.metric: gr.update(choices=choices, value=chosen, visible=True),
             p.chart: gr.update(value=figure, visible=True),
-            p.results: charts.results_table(shown, titles, session.measured),
+            p.results: charts.results_table(shown, self.titles, session.measured, orders),
         }
 
     def buttons(self, request: gr.Request) -> Updates:

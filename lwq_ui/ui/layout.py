@@ -190,7 +190,7 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
             label="A .txt file",
             file_types=[".txt"],
             elem_id="own-text",
-            height=110,
+            height=140,
             visible=False,
         )
         with gr.Row(elem_classes="button-row"):
@@ -202,9 +202,9 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
 def build_split(parts: dict[str, Any]) -> None:
     with gr.Group():
         parts["levels"] = gr.Radio(
-            [(f"{high} / {low} bits", f"{high},{low}") for high, low in LEVEL_PAIRS],
+            [(f"{high} / {low}", f"{high},{low}") for high, low in LEVEL_PAIRS],
             value="4,2",
-            label="High and low level",
+            label="Bits at the high and the low level",
             elem_id="levels",
         )
         parts["ordering"] = gr.Dropdown(

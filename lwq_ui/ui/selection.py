@@ -8,12 +8,14 @@ from typing import Any
 
 from ..core.allocation import Breakpoints, Split
 from ..core.errors import UserError
-from ..core.orderings import ORDERINGS
+from ..core.orderings import ORDERINGS, rank_layers
 from ..core.schema import Config, ModelInfo, Scores
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import model_cost
 from .heatmap import first_value, table
 from .state import Session
+
+SEEDS_TRIED = 20
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,23 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
     total = model_cost(info, selection.quantizer).total(config.bits_per_layer)
     pinned = replace(selection, budget=total, pins=dict(enumerate(config.bits_per_layer)))
     return session, pinned, "The config is loaded. Its bits follow no order: all layers are pinned."
+
+
+def order_of(split: Split, scores: Mapping[str, Scores], seed: int) -> str | None:
+    """The ordering that gives this split, which knows only its bits: two splits of the same average
+    would look the same. None where no ordering does, as with pins."""
+    levels = sorted(set(split))
+    if len(levels) != 2:
+        return None
+    high = {layer for layer, level in enumerate(split) if level == levels[1]}
+    values = {name: s.values for name, s in scores.items()}
+    for ordering in ORDERINGS.values():
+        if ordering.scorer and ordering.scorer not in values:
+            continue
+        for s in (seed, *range(SEEDS_TRIED)) if ordering.name == "random" else (0,):
+            if set(rank_layers(ordering.name, values, len(split), s)[: len(high)]) == high:
+                return f"{ordering.title} {s}" if ordering.name == "random" else ordering.title
+    return None
 
 
 def misfit(field: str, what: str) -> UserError:

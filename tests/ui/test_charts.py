@@ -154,7 +154,19 @@ def test_the_table_has_a_row_per_split_and_a_column_per_metric(evaluations):
 def test_the_same_split_by_another_quantizer_is_another_row(evaluations):
     other = evaluation(mixed(5), quantizer="quanto-hqq", perplexity=Metric(13.0, 0.3, 4000))
     rows = Cells(results_table([*evaluations, other], TITLES)).rows
-    assert sorted(r[0] for r in rows if "3.25" in r[0]) == ["3.25 bits", "3.25 bits quanto-hqq"]
+    assert sorted(r[0] for r in rows if "3.25" in r[0]) == ["3.25 bits", "3.25 bitsquanto-hqq"]
+
+
+def test_splits_of_the_same_average_are_told_apart(evaluations):
+    other = evaluation(mixed(5)[::-1], perplexity=Metric(16.0, 0.3, 4000))
+    orders = {tuple(mixed(5)): "LIM", other.split: "Last <layers>"}
+    text = results_table([*evaluations, other], TITLES, None, orders)
+    rows = Cells(text).rows
+    assert [r[0] for r in rows if "3.25" in r[0]] == ["3.25 bitsLIM", "3.25 bitsLast <layers>"]
+    assert "title='4 4 4 4 4 2 2 2'" in text and "<layers>" not in text
+    drawn = results_figure([*evaluations, other], "perplexity/perplexity", TITLES, orders=orders)
+    texts = "".join(traces(drawn)["mixed levels"].text)
+    assert "<b>3.25 bits</b> LIM<br>" in texts
 
 
 def test_the_table_says_that_a_quick_evaluation_is_quick(evaluations):

@@ -17,7 +17,7 @@ from lwq_ui.core.orderings import ORDERINGS, rank_layers
 
 gr = pytest.importorskip("gradio")
 
-from lwq_ui.ui.heatmap import BudgetBar, first_value, table  # noqa: E402
+from lwq_ui.ui.heatmap import BudgetBar, first_value, shades, table  # noqa: E402
 
 WIDTHS = {4: 96, 24: 256, 32: 4096, 80: 8192, 126: 16384}  # layers -> hidden size
 RANGE, FIELD = "#bar .range", "#bar .field"
@@ -489,7 +489,8 @@ def test_value_is_validated():
     bar = BudgetBar()
     assert bar.preprocess({"budget": 5.0, "pins": {"3": 4}}) == {"budget": 5, "pins": {3: 4}}
     assert bar.preprocess({"budget": -1})["budget"] == 0
-    for bad in (None, {}, {"budget": "x"}, {"budget": 1, "pins": {"a": 4}}, {"budget": math.inf}):
+    assert bar.preprocess(None) is None  # before there is a model
+    for bad in ({}, {"budget": "x"}, {"budget": 1, "pins": {"a": 4}}, {"budget": math.inf}):
         with pytest.raises(gr.Error):
             bar.preprocess(bad)
     assert bar.postprocess({"budget": 5, "pins": {3: 4}}) == {"budget": 5, "pins": {"3": 4}}
@@ -503,6 +504,21 @@ def test_shade_is_importance_whatever_the_direction():
     same = json.loads(table(model_cost(24), {"lim": [0.5] * 24}, (4, 2), "lim"))
     assert [row["name"] for row in same["rows"]] == ["lim"]
     assert set(same["rows"][0]["shade"]) == {0.5}
+
+
+def test_shades_are_linear_and_outliers_share_the_end_of_the_scale():
+    assert shades([1.0, 2.0, 3.0, 5.0], True) == [0, 0.25, 0.5, 1]
+    assert shades([1.0, 2.0, 3.0, 5.0], False) == [1, 0.75, 0.5, 0]
+    close = [10.0, 11.0, 12.0, 13.0, 14.0]
+    far = shades([*close, 1000.0, 2000.0], True)
+    # quartiles of all seven: 11.5 and 507, so the reach ends at 1250.25
+    assert far[-1] == 1 and far[0] == 0 and far[-2] == pytest.approx(990 / 1240.25, abs=0.001)
+    far = shades([*close, 15.0, 16.0, 17.0, 1000.0, -1000.0], True)
+    # quartiles 11.25 and 15.75: everything from 4.5 to 22.5 is told apart
+    assert (far[-2], far[-1]) == (1, 0)
+    assert far[:5] == [round((v - 4.5) / 18, 3) for v in close]
+    assert shades([3.0] * 5, True) == [0.5] * 5
+    assert shades([3.0] * 9 + [7.0], True) == [0] * 9 + [1]  # no spread: nothing is cut off
 
 
 def test_without_scores_the_split_still_shows():

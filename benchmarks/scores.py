@@ -1,0 +1,124 @@
+"""What the scorers cost on the demo model, next to the cheapest things that touch the same data.
+
+    python -m benchmarks.scores [--repeats 5] [--threads N] [--json FILE]
+
+LIM  against one plain forward pass of the same model, in the same batches, that gives one row of
+     logits per sequence: LIM needs the layers and not the head.
+ZD   against one `sum` of every weight matrix, in the weights' dtype and in float32. A sum in
+     bfloat16 is rounded to three digits at its end; float32 is what a sum to compute with takes.
+
+Ours and the alternative take turns; the figures are medians. CPU seconds count all threads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import Any
+
+import torch
+
+from benchmarks.report import arguments, report
+from lwq_ui.engine import models
+from lwq_ui.engine.batches import batch_tokens, batches
+from lwq_ui.engine.models import LoadedModel, layer_weights
+from lwq_ui.engine.scorers import SCORERS
+from lwq_ui.engine.sources import find
+from lwq_ui.engine.texts import MAX_TOKENS, shipped_calibration, tokenize
+from lwq_ui.settings import Settings
+
+Work = Callable[[], Any]
+
+
+def quiet(what: str, done: float | None) -> None:
+    pass
+
+
+def timed(work: Work, times: int) -> tuple[float, float]:
+    """Wall and CPU seconds of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times
+
+
+def take_turns(works: dict[str, Work], repeats: int, times: int) -> dict[str, tuple[float, float]]:
+    """Medians of wall and CPU seconds, after one call of each that does not count."""
+    for work in works.values():
+        work()
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            found[name].append(timed(work, times))
+    return {
+        name: (statistics.median(w for w, _ in rows), statistics.median(c for _, c in rows))
+        for name, rows in found.items()
+    }
+
+
+def rows_for(loaded: LoadedModel, settings: Settings, repeats: int) -> list[dict[str, Any]]:
+    text = shipped_calibration(settings)
+    sequences = tokenize(loaded.tokenizer, text, loaded.max_tokens(MAX_TOKENS))
+    tensors = [b.tensors(loaded.device)[0] for b in batches(sequences, batch_tokens(loaded))]
+    matrices = [w.matrix() for layer in loaded.walk.layers for w in layer_weights(layer)]
+
+    @torch.no_grad()
+    def forward() -> None:
+        for ids in tensors:
+            loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+    def score(name: str) -> Work:
+        return lambda: SCORERS[name].score(loaded, sequences, quiet, Event())
+
+    def total(dtype: torch.dtype | None) -> Work:
+        return lambda: [matrix.sum(dtype=dtype).item() for matrix in matrices]
+
+    lim = {"LIM": score("lim"), "plain forward pass": forward}
+    sums = {"ZD": score("zd"), "sum": total(None), "sum in float32": total(torch.float32)}
+    rows = []
+    for works, bound, times in ((lim, 1.15, 1), (sums, 4.0, 5)):
+        seconds = take_turns(works, repeats if times == 1 else 5 * repeats, times)
+        ours, *others = works
+        for other in others:
+            if other == "sum in float32" and loaded.info.dtype == "float32":
+                continue
+            wall, cpu = (a / b for a, b in zip(seconds[ours], seconds[other], strict=True))
+            rows.append(
+                {
+                    "ours": ours,
+                    "dtype": loaded.info.dtype,
+                    "against": other,
+                    "ours wall s": seconds[ours][0],
+                    "other wall s": seconds[other][0],
+                    "wall ratio": wall,
+                    "ours CPU s": seconds[ours][1],
+                    "other CPU s": seconds[other][1],
+                    "CPU ratio": cpu,
+                    "at most": bound,
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="torch's own choice by default")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    settings = Settings.from_environment()
+    source = find("demo", settings, quiet, Event())
+    rows = []
+    for dtype in ("bfloat16", "float32"):
+        loaded = models.load(source, options.device, dtype, quiet, Event())
+        rows += rows_for(loaded, settings, options.repeats)
+    threads = torch.get_num_threads()
+    report(f"scores: the demo model on {options.device}, {threads} threads", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

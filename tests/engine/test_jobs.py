@@ -1,0 +1,459 @@
+"""Jobs: cached equals fresh, a stop loses nothing, and what is written loads elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.export.json_config import import_json
+from lwq_ui.core.schema import Config
+from lwq_ui.core.store import Store
+from lwq_ui.engine import jobs
+from lwq_ui.engine.configs import build_config
+from lwq_ui.engine.evaluation import tasks
+from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.scorers import LIM, ZD
+from lwq_ui.engine.texts import Text, shipped_calibration
+from lwq_ui.settings import ROOT, Settings
+
+SPLITS = [(4, 2, 4, 2), (16,) * 4, (8, 4, 2, 16)]
+PROMPT = "The old house stood at the end of the lane, and"
+
+
+@pytest.fixture
+def loaded(folder_of: Callable[..., Path]) -> LoadedModel:
+    """Without banks of other tests."""
+    return tiny.load(folder_of("llama"))
+
+
+@pytest.fixture(scope="module")
+def text() -> Text:
+    whole = shipped_calibration(Settings(cache=Path("unused")))
+    return Text("a few", whole.documents[:5])
+
+
+def score(loaded: LoadedModel, text: Text, store: Store, **options: Any) -> Any:
+    arguments = {"progress": tiny.quiet, "stop": Event(), **options}
+    return jobs.score(loaded, ["lim", "zd"], text, store, **arguments)
+
+
+def evaluate(loaded: LoadedModel, settings: Settings, store: Store, **options: Any) -> Any:
+    arguments = {
+        "splits": SPLITS,
+        "quantizer": "quanto",
+        "tasks": ["perplexity", "endings"],
+        "limit": 3,
+        "progress": tiny.quiet,
+        "stop": Event(),
+        **options,
+    }
+    return jobs.evaluate(loaded, settings=settings, store=store, **arguments)
+
+
+class StopAt:
+    """Progress that sets the stop event at its n-th call."""
+
+    def __init__(self, at: int):
+        self.at = at
+        self.stop = Event()
+        self.calls: list[str] = []
+
+    def __call__(self, what: str, done: float | None) -> None:
+        self.calls.append(what)
+        if len(self.calls) == self.at + 1:
+            self.stop.set()
+
+
+def numbers(evaluated: Any) -> list[Any]:
+    """Everything but how long it took."""
+    return [{**e.to_json(), "seconds": None} for e in evaluated.evaluations]
+
+
+def test_cached_scores_equal_fresh_ones(
+    loaded: LoadedModel, text: Text, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = score(loaded, text, store)
+    other = score(loaded, text, Store(tmp_path / "other"))
+    assert [s.values for s in fresh.values()] == [s.values for s in other.values()]
+    assert fresh["lim"].calibration == "a few" and fresh["lim"].documents == 5
+    assert fresh["lim"].tokens == sum(
+        len(loaded.tokenizer(d)["input_ids"][:128]) for d in text.documents
+    )
+    assert (fresh["zd"].calibration, fresh["zd"].tokens) == (None, 0)
+    for scorer in (LIM, ZD):
+        monkeypatch.setattr(scorer, "score", lambda *args: pytest.fail("computed again"))
+    assert score(loaded, text, store) == fresh
+    with pytest.raises(pytest.fail.Exception):
+        score(loaded, Text("a few", text.documents[:4]), store)
+    with pytest.raises(pytest.fail.Exception):
+        score(loaded, text, store, max_tokens=50)
+
+
+def test_the_tokens_of_a_calibration_can_be_bounded(
+    loaded: LoadedModel, text: Text, store: Store
+) -> None:
+    found = score(loaded, text, store, max_tokens=200)["lim"]
+    assert (found.documents, found.tokens) == (2, 200)
+
+
+def test_an_unknown_scorer(loaded: LoadedModel, text: Text, store: Store) -> None:
+    with pytest.raises(UserError, match=r"no scorer 'bi'.*lim, zd"):
+        jobs.score(loaded, ["bi"], text, store, tiny.quiet, Event())
+
+
+def test_cached_evaluations_equal_fresh_ones(
+    loaded: LoadedModel,
+    folder_of: Callable[..., Path],
+    settings: Settings,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh = evaluate(loaded, settings, store)
+    assert fresh.computed == 6
+    assert [(e.task, e.split) for e in fresh.evaluations] == [
+        (task, split) for task in ("perplexity", "endings") for split in SPLITS
+    ]
+    assert {e.quantizer for e in fresh.evaluations if e.split == SPLITS[1]} == {"none"}
+    assert {e.limit for e in fresh.evaluations} == {3}
+    again = tiny.load(folder_of("llama"))
+    other = evaluate(again, settings, Store(tmp_path / "other"))
+    assert numbers(other) == numbers(fresh)
+    for task in tasks(settings).values():
+        monkeypatch.setattr(type(task), "measure", lambda *args: pytest.fail("measured again"))
+    monkeypatch.setattr(jobs, "bank_of", lambda *args: pytest.fail("a bank for nothing"))
+    cached = evaluate(loaded, settings, store)
+    assert cached.computed == 0
+    assert cached.evaluations == fresh.evaluations
+    for changed in ({"limit": 4}, {"quantizer": "quanto-hqq"}, {"splits": [(2,) * 4]}):
+        with pytest.raises(pytest.fail.Exception):
+            evaluate(loaded, settings, store, **changed)
+    # The unquantized model is the same under every quantizer.
+    assert (
+        evaluate(loaded, settings, store, quantizer="quanto-hqq", splits=[SPLITS[1]]).computed == 0
+    )
+
+
+def test_only_what_is_missing_is_measured(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    assert evaluate(loaded, settings, store, splits=SPLITS[:1]).computed == 2
+    assert evaluate(loaded, settings, store, splits=[*SPLITS[:2], SPLITS[0]]).computed == 2
+    assert evaluate(loaded, settings, store, splits=SPLITS).computed == 2
+
+
+def test_a_limit_beyond_the_task_is_no_limit(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    options: dict[str, Any] = {"splits": SPLITS[:1], "tasks": ["perplexity"]}
+    found = evaluate(loaded, settings, store, limit=1000, **options)
+    assert found.evaluations[0].limit is None
+    assert found.evaluations[0].metrics["perplexity"].n == 32
+    assert evaluate(loaded, settings, store, limit=None, **options).computed == 0
+
+
+def test_a_damaged_evaluation_is_measured_again(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    fresh = evaluate(loaded, settings, store, splits=SPLITS[:1], tasks=["endings"])
+    (path,) = (settings.cache / "evaluations").rglob("*.json")
+    path.write_text(path.read_text().replace('"n": 3', '"n": 4'))
+    again = evaluate(loaded, settings, store, splits=SPLITS[:1], tasks=["endings"])
+    assert again.computed == 1 and numbers(again) == numbers(fresh)
+
+
+def test_unknown_tasks_and_levels(loaded: LoadedModel, settings: Settings, store: Store) -> None:
+    with pytest.raises(UserError, match="There is no task 'nosuch'"):
+        evaluate(loaded, settings, store, tasks=["nosuch"])
+    with pytest.raises(UserError, match="There is no quantizer 'nosuch'"):
+        evaluate(loaded, settings, store, quantizer="nosuch")
+    with pytest.raises(UserError, match="has no 3 bits"):
+        evaluate(loaded, settings, store, splits=[(3,) * 4])
+
+
+def test_a_stop_while_scoring_at_any_step(loaded: LoadedModel, text: Text, store: Store) -> None:
+    steps = StopAt(-1)
+    expected = score(loaded, text, store, progress=steps)
+    assert set(steps.calls) == {"Scoring with LIM", "Scoring with ZD"}
+    for at in range(0, len(steps.calls), 3):
+        empty = Store(store.root.with_name(f"stopped-{at}"))
+        stopping = StopAt(at)
+        try:
+            score(loaded, text, empty, progress=stopping, stop=stopping.stop)
+        except Stopped:
+            assert len(stopping.calls) <= at + 2  # heard before the next layer is done
+        else:
+            assert at == len(steps.calls) - 1
+        found = score(loaded, text, empty)
+        assert [s.values for s in found.values()] == [s.values for s in expected.values()]
+
+
+def test_a_stop_while_evaluating_at_any_step(
+    folder_of: Callable[..., Path], settings: Settings, store: Store
+) -> None:
+    steps = StopAt(-1)
+    expected = numbers(evaluate(tiny.load(folder_of("llama")), settings, store, progress=steps))
+    total = len(steps.calls)
+    loaded = tiny.load(folder_of("llama"))
+    for at in (0, 3, total // 4, total // 2, 3 * total // 4, total - 1):
+        empty = Store(store.root.with_name(f"stopped-{at}"))
+        loaded.banks.clear()
+        stopping = StopAt(at)
+        with pytest.raises(Stopped):
+            evaluate(loaded, settings, empty, progress=stopping, stop=stopping.stop)
+        assert len(stopping.calls) <= at + 2
+        assert not list(empty.root.rglob(".*")) and not list(empty.root.rglob("*.part"))
+        assert numbers(evaluate(loaded, settings, empty)) == expected
+
+
+def test_finished_tasks_are_kept_before_a_stop(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    stop = Event()
+
+    def progress(what: str, done: float | None) -> None:
+        if what == "Story endings":
+            stop.set()
+
+    with pytest.raises(Stopped):
+        evaluate(loaded, settings, store, progress=progress, stop=stop)
+    kept = [json.loads(p.read_text()) for p in (settings.cache / "evaluations").rglob("*.json")]
+    assert [k["value"]["task"] for k in kept] == ["perplexity"] * 3
+    assert evaluate(loaded, settings, store).computed == 3
+
+
+def test_the_share_done_goes_up_over_all_tasks(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    seen: list[Any] = []
+    evaluate(loaded, settings, store, progress=lambda what, done: seen.append((what, done)))
+    shares = [done for what, done in seen if what != "Quantizing layers"]
+    assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
+    assert all(done >= 0.5 for what, done in seen if what == "Story endings")
+
+
+def write(loaded: LoadedModel, store: Store, split: Any, seed: int, **options: Any) -> list[Any]:
+    arguments = {"max_tokens": 12, "progress": tiny.quiet, "stop": Event(), **options}
+    return list(jobs.generate(loaded, split, "quanto", PROMPT, seed, store=store, **arguments))
+
+
+def test_writing_repeats_itself(loaded: LoadedModel, store: Store) -> None:
+    split = (2, 2, 2, 2)
+    first = write(loaded, store, split, 1)
+    assert write(loaded, store, split, 1)[-1] == first[-1]
+    assert write(loaded, store, split, 2)[-1] != first[-1]
+    ours, theirs = first[-1]
+    assert ours and theirs and ours != theirs
+    for earlier, later in itertools.pairwise(first):
+        assert all(len(b) >= len(a) for a, b in zip(earlier, later, strict=True))
+    assert len(first) == 24  # one for each token of each model
+
+
+def test_the_unquantized_split_writes_the_same(loaded: LoadedModel, store: Store) -> None:
+    for seed in (0, 3):
+        a, b = write(loaded, store, (16,) * 4, seed)[-1]
+        assert a == b and len(a) > 10
+
+
+def test_writing_stops(loaded: LoadedModel, store: Store) -> None:
+    stop = Event()
+    seen = 0
+    with pytest.raises(Stopped):
+        for _ in jobs.generate(
+            loaded, SPLITS[0], "quanto", PROMPT, 0, 110, store, tiny.quiet, stop
+        ):
+            seen += 1
+            if seen == 4:
+                stop.set()
+    assert seen < 40
+    assert write(loaded, store, SPLITS[0], 0)
+
+
+@pytest.mark.parametrize("prompt", ["", "word " * 400])
+def test_any_prompt_can_be_written_on(prompt: str, loaded: LoadedModel, store: Store) -> None:
+    texts = list(
+        jobs.generate(loaded, SPLITS[0], "quanto", prompt, 0, 5, store, tiny.quiet, Event())
+    )
+    assert len(texts) == 10
+
+
+def config_of(loaded: LoadedModel, split: Any) -> Config:
+    """A config with these levels: all layers but those at 4 bits are pinned."""
+    pins = {i: level for i, level in enumerate(split) if level != 4}
+    cost = model_cost(loaded.info, "quanto")
+    return build_config(
+        loaded.info, {}, "first", 0, (4, 2), pins, "quanto", cost.total(tuple(split))
+    )
+
+
+# optimum-quanto unpacks with a kernel that it compiles for half a minute at first use; the same in
+# plain torch comes from our file, run as text.
+BEFORE = """
+import json, sys
+exec(open(sys.argv[1]).read())
+"""
+AFTER = """
+import torch
+with torch.no_grad():
+    torch.save(model(torch.tensor([json.loads(sys.argv[3])])).logits[0], sys.argv[4])
+assert not any(name.startswith("lwq_ui") for name in sys.modules)
+"""
+
+
+def readmes_lines() -> str:
+    """The README's way to load a quantized model, for the folder in sys.argv[2]."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", readme, re.S) if "requantize" in b)
+    lines, places = re.subn(r'Path\(".*?"\)', "Path(sys.argv[2])", block)
+    assert places == 1 and "lwq_ui" not in lines
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tied"),
+    [("llama", "float32", True), ("qwen3", "bfloat16", False)],
+)
+def test_what_is_written_loads_without_this_program(
+    name: str,
+    dtype: str,
+    tied: bool,
+    folder_of: Callable[..., Path],
+    store: Store,
+    tmp_path: Path,
+) -> None:
+    loaded = tiny.load(folder_of(name, dtype, tie_word_embeddings=tied))
+    split = (2, 8, 4, 16)
+    config = config_of(loaded, split)
+    assert config.bits_per_layer == split
+    out = tmp_path / "quantized"
+    assert jobs.quantize(loaded, config, out, store, tiny.quiet, Event()) == out
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith("quantized")] == ["quantized"]
+    assert import_json((out / "lwq.json").read_text()) == config
+    tokens = tiny.documents(20)[0]
+    result = tmp_path / "logits.pt"
+    kernels = ROOT / "lwq_ui" / "engine" / "quantizers" / "quanto_kernels.py"
+    script = BEFORE + readmes_lines() + AFTER
+    arguments = [str(kernels), str(out), json.dumps(tokens), str(result)]
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "", "CXX": "no-compiler"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    expected = tiny.logits(jobs.bank_of(loaded, "quanto", store).compose(split), tokens)
+    assert torch.equal(torch.load(result), expected)
+    # What lies in the folder is as large as the config says, but for headers and the scales of
+    # activations, which optimum-quanto always stores.
+    written = sum(p.stat().st_size for p in out.glob("*.safetensors"))
+    assert 0 < written - config.bytes["total"] < 20_000
+
+
+def test_an_existing_folder_is_not_written_to(
+    loaded: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    config = config_of(loaded, SPLITS[0])
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").write_text("mine")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (full, file):
+        with pytest.raises(UserError, match="exists and is not an empty folder"):
+            jobs.quantize(loaded, config, out, store, tiny.quiet, Event())
+    assert (full / "mine").read_text() == file.read_text() == "mine"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    jobs.quantize(loaded, config, empty, store, tiny.quiet, Event())
+    assert (empty / "lwq.json").exists()
+
+
+def test_a_folder_that_cannot_be_written(loaded: LoadedModel, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        jobs.quantize(
+            loaded,
+            config_of(loaded, SPLITS[0]),
+            tmp_path / "file" / "out",
+            store,
+            tiny.quiet,
+            Event(),
+        )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_what_quanto_cannot_store_is_refused(
+    name: str, folder_of: Callable[..., Path], store: Store, tmp_path: Path
+) -> None:
+    loaded = tiny.load(folder_of(name))
+    with pytest.raises(UserError, match=r"optimum-quanto cannot store .* Export the config"):
+        jobs.quantize(
+            loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
+        )
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_config_of_other_weights_is_refused(
+    loaded: LoadedModel, folder_of: Callable[..., Path], store: Store, tmp_path: Path
+) -> None:
+    config = config_of(tiny.load(folder_of("qwen3")), SPLITS[0])
+    with pytest.raises(UserError, match="made for other weights"):
+        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+
+
+def test_a_stop_leaves_no_folder_behind(
+    folder_of: Callable[..., Path], store: Store, tmp_path: Path
+) -> None:
+    loaded = tiny.load(folder_of("llama"))
+    config = config_of(loaded, SPLITS[0])
+    steps = StopAt(-1)
+    jobs.quantize(loaded, config, tmp_path / "done", store, steps, Event())
+    for at in range(len(steps.calls)):
+        loaded.banks.clear()
+        stopping = StopAt(at)
+        out = tmp_path / f"out-{at}"
+        empty = Store(tmp_path / f"cache-{at}")
+        with pytest.raises(Stopped):
+            jobs.quantize(loaded, config, out, empty, stopping, stopping.stop)
+        assert not list(tmp_path.glob(f"out-{at}*"))
+
+
+def test_a_failure_while_writing_leaves_no_folder_behind(
+    loaded: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(loaded.tokenizer), "save_pretrained", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        jobs.quantize(
+            loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
+        )
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_model_is_described_without_its_weights(
+    folder_of: Callable[..., Path], settings: Settings, store: Store, monkeypatch: Any
+) -> None:
+    folder = str(folder_of("llama"))
+    load = tiny.load(Path(folder)).info
+    monkeypatch.setattr(
+        jobs.models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read")
+    )
+    for _ in range(2):
+        found = jobs.describe(folder, "auto", settings, store, tiny.quiet, Event())
+        assert found == load
+    monkeypatch.setattr(jobs.models, "describe", lambda *args: pytest.fail("described again"))
+    assert jobs.describe(folder, "auto", settings, store, tiny.quiet, Event()) == load

@@ -1,0 +1,47 @@
+"""The page is served before torch is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lwq_ui.settings import ROOT
+
+LATER = ("torch", "transformers", "lm_eval", "plotly", "datasets", "accelerate", "optimum")
+BUILD = """
+import json, sys
+import app
+from lwq_ui.settings import Settings
+parts = app.build(page := app.Page(Settings.from_environment()))
+app.wire(parts, page)
+parts.demo.get_config_file()  # what the browser asks for first
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    cache: Path = tmp_path_factory.mktemp("cache")
+    run = subprocess.run(
+        [sys.executable, "-c", BUILD],
+        cwd=ROOT,
+        env={**os.environ, "LWQ_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_the_page_was_built(loaded: set[str]) -> None:
+    assert {"app", "gradio", "lwq_ui"} <= loaded
+
+
+@pytest.mark.parametrize("package", LATER)
+def test_building_the_page_does_not_load(package: str, loaded: set[str]) -> None:
+    assert package not in loaded
