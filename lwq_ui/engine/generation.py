@@ -77,8 +77,11 @@ def write_on(
     ids = ids[:, -max(1, longest - max_tokens) :].to(device)
     news: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
+    cores = torch.get_num_threads()
+
     def run(k: int) -> None:
         model: Any = models[k]
+        torch.set_num_threads(max(1, cores // len(models)))  # or both would fight for all cores
         try:
             model.generate(
                 input_ids=ids,
@@ -100,15 +103,18 @@ def write_on(
     written: list[list[int]] = [[] for _ in models]
     running = len(models)
     error: BaseException | None = None
-    while running:
-        k, tokens = news.get()
-        if isinstance(tokens, list):
-            written[k] += tokens
-            yield [tokenizer.decode(w, skip_special_tokens=True) for w in written]
-            continue
-        running -= 1
-        if tokens is not None:
-            error = tokens
-            stop.set()
+    try:
+        while running:
+            k, tokens = news.get()
+            if isinstance(tokens, list):
+                written[k] += tokens
+                yield [tokenizer.decode(w, skip_special_tokens=True) for w in written]
+                continue
+            running -= 1
+            if tokens is not None:
+                error = tokens
+                stop.set()
+    finally:
+        torch.set_num_threads(cores)
     if error:
         raise error

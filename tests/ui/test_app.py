@@ -111,13 +111,12 @@ def nothing_is_left_running(world):
 def told(page, pattern: str, timeout: float = WAIT) -> str:
     """Waits until the status line says it, and nothing runs any more."""
     page.wait_for_function(
-        "pattern => { const line = document.querySelector('#status');"
-        " return line && !line.querySelector('progress')"
-        " && new RegExp(pattern).test(line.innerText); }",
+        "pattern => { const line = document.querySelector('#status .idle span');"
+        " return line && new RegExp(pattern).test(line.innerText); }",
         arg=pattern,
         timeout=timeout,
     )
-    return page.inner_text("#status").strip()
+    return page.inner_text("#status span")
 
 
 def alert(page) -> str:
@@ -840,11 +839,11 @@ def test_the_status_stays_in_sight_and_nothing_sticks_out(visit, width):
 
 def test_the_status_is_announced_once_and_without_percents(world, page):
     live = page.locator(".lwq-announcer[role=status]")
-    assert live.inner_text() == page.inner_text("#status").strip()
+    assert live.inner_text() == page.inner_text("#status span")
     with somebody_computes(world):
         measure_only(page, "Grammar pairs")
         page.click("#evaluate")
         running(page, "Waiting")
         assert live.inner_text() == "Waiting: 1 job is before yours."
     told(page, "^Measured")
-    assert live.inner_text() == page.inner_text("#status").strip()
+    assert live.inner_text() == page.inner_text("#status span")
