@@ -7,14 +7,15 @@ LIM  against one plain forward pass of the same model, in the same batches, that
 ZD   against one `sum` of every weight matrix, in the weights' dtype and in float32. A sum in
      bfloat16 is rounded to three digits at its end; float32 is what a sum to compute with takes.
 
-Ours and the alternative take turns; the figures are medians. CPU seconds count all threads.
+Ours and the alternative take turns; seconds are medians over the turns, ratios medians of the
+ratios of each turn. CPU seconds count all threads.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any
 
@@ -44,18 +45,21 @@ def timed(work: Work, times: int) -> tuple[float, float]:
     return (time.perf_counter() - wall) / times, (time.process_time() - cpu) / times
 
 
-def take_turns(works: dict[str, Work], repeats: int, times: int) -> dict[str, tuple[float, float]]:
-    """Medians of wall and CPU seconds, after one call of each that does not count."""
+def take_turns(
+    works: dict[str, Work], repeats: int, times: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds of every turn, after one call of each that does not count."""
     for work in works.values():
         work()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
             found[name].append(timed(work, times))
-    return {
-        name: (statistics.median(w for w, _ in rows), statistics.median(c for _, c in rows))
-        for name, rows in found.items()
-    }
+    return found
+
+
+def medians(turns: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return statistics.median(w for w, _ in turns), statistics.median(c for _, c in turns)
 
 
 def rows_for(loaded: LoadedModel, settings: Settings, repeats: int) -> list[dict[str, Any]]:
@@ -84,17 +88,19 @@ def rows_for(loaded: LoadedModel, settings: Settings, repeats: int) -> list[dict
         for other in others:
             if other == "sum in float32" and loaded.info.dtype == "float32":
                 continue
-            wall, cpu = (a / b for a, b in zip(seconds[ours], seconds[other], strict=True))
+            pairs = zip(seconds[ours], seconds[other], strict=True)
+            wall, cpu = medians([(a[0] / b[0], a[1] / b[1]) for a, b in pairs])
+            mine, theirs = medians(seconds[ours]), medians(seconds[other])
             rows.append(
                 {
                     "ours": ours,
                     "dtype": loaded.info.dtype,
                     "against": other,
-                    "ours wall s": seconds[ours][0],
-                    "other wall s": seconds[other][0],
+                    "ours wall s": mine[0],
+                    "other wall s": theirs[0],
                     "wall ratio": wall,
-                    "ours CPU s": seconds[ours][1],
-                    "other CPU s": seconds[other][1],
+                    "ours CPU s": mine[1],
+                    "other CPU s": theirs[1],
                     "CPU ratio": cpu,
                     "at most": bound,
                 }

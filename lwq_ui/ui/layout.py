@@ -125,7 +125,7 @@ def build(page: Page) -> Parts:
             parts["stop"] = gr.Button(
                 "Stop", size="sm", elem_id="stop", min_width=80, interactive=False
             )
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="columns"):
             with gr.Column(scale=1, min_width=290):
                 build_model(parts, session)
                 build_split(parts)
