@@ -140,7 +140,7 @@ class Hub:
 def http_error(kind: type[Exception], status: int) -> Exception:
     """The Hub's own errors carry a response of the HTTP library that huggingface_hub uses."""
     library: Any = importlib.import_module(errors.HTTPError.__module__.split(".")[0])
-    request = library.Request("GET", "https://huggingface.co/api/models/owner/name")
+    request = library.Request("GET", "https://hub.test/api/models/owner/name")
     response = library.Response(status, request=request, headers={"x-request-id": "1"})
     return kind("first line (Request ID: 1)\n\nsecond line", response=response)
 
