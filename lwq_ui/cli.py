@@ -25,7 +25,7 @@ from .core.orderings import ORDERINGS, SCORERS, rank_layers
 from .core.schema import Config, Evaluation, ModelInfo, Scores, split_name
 from .core.store import Store, dumps, write_atomically
 from .engine import records
-from .engine.configs import breakpoints_of, build_config
+from .engine.configs import breakpoints_of, build_config, check_fingerprint
 from .engine.evaluation import tasks
 from .engine.quantizers import QUANTIZERS, model_cost
 from .engine.texts import calibration_text
@@ -305,14 +305,6 @@ def read_config(path: str) -> Config:
         return import_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"The config '{path}' cannot be read: {e}.") from e
-
-
-def check_fingerprint(config: Config, info: ModelInfo) -> None:
-    if config.fingerprint != info.fingerprint:
-        raise UserError(
-            f"The config was made for other weights than those of '{info.model_id}': their "
-            "fingerprints differ."
-        )
 
 
 def metrics_json(measured: Sequence[Evaluation]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from ..core.errors import Stopped, UserError
 from ..core.memory import UNTOUCHED
+from ..core.store import write_atomically
 from .models import LayerWeight, layer_weights, nbytes
 from .quantizers import Quantizer
 from .sources import Progress
@@ -128,10 +129,7 @@ class Bank:
                 for name, weight in packed.items()
                 for part, tensor in self.quantizer.tensors(weight).items()
             }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{id(self)}.part")
-            safetensors.torch.save_file(tensors, temporary)
-            temporary.replace(path)
+            write_atomically(path, safetensors.torch.save(tensors))
         return packed
 
     def _read(self, layer: int, level: int) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..core.allocation import Breakpoints, breakpoints
+from ..core.errors import UserError
 from ..core.orderings import ORDERINGS, rank_layers
 from ..core.schema import Config, Evaluation, ModelInfo, Scores
 from ..core.store import versions
@@ -76,3 +77,12 @@ def build_config(
         ),
         versions=versions(*LIBRARIES),
     )
+
+
+def check_fingerprint(config: Config, info: ModelInfo) -> None:
+    """Raises UserError where the config was made for other weights than these."""
+    if config.fingerprint != info.fingerprint:
+        raise UserError(
+            f"The config was made for other weights than those of '{info.model_id}': their "
+            "fingerprints differ. Make the config again from these weights."
+        )

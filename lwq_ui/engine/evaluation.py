@@ -51,6 +51,10 @@ class Task(ABC):
     @abstractmethod
     def data(self) -> str: ...
 
+    def limited(self, limit: int | None) -> int | None:
+        """The limit as results carry it: None where it covers every item."""
+        return None if limit is None or limit >= self.size else limit
+
     @abstractmethod
     def measure(
         self,

@@ -21,6 +21,7 @@ from ..core.store import Store
 from ..settings import Settings
 from . import models, records
 from .bank import Bank
+from .configs import check_fingerprint
 from .evaluation import Task, task_named
 from .models import LoadedModel
 from .quantizers import quantizer_named
@@ -152,7 +153,7 @@ def evaluate(
                 quantizer="none" if set(split) == {UNTOUCHED} else quantizer,
                 metrics=result.metrics,
                 items=result.items,
-                limit=None if limit is None or limit >= task.size else limit,
+                limit=task.limited(limit),
                 seconds=seconds,
             )
             key = records.evaluation_key(loaded.info, task, split, chosen, limit)
@@ -206,11 +207,7 @@ def quantize(
 ) -> Path:
     """Writes the quantized model as a folder that optimum-quanto loads by itself. The folder
     appears only when it is complete."""
-    if config.fingerprint != loaded.info.fingerprint:
-        raise UserError(
-            f"The config was made for other weights than those of '{loaded.info.model_id}': their "
-            "fingerprints differ. Make the config again from these weights."
-        )
+    check_fingerprint(config, loaded.info)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"'{out}' exists and is not an empty folder. Choose another one.")
     bank = bank_of(loaded, config.quantizer["name"], store)

@@ -46,7 +46,7 @@ def evaluation_key(
     parts = {
         "task": task.name,
         "data": task.data,
-        "limit": None if limit is None or limit >= task.size else limit,
+        "limit": task.limited(limit),
         "split": list(split),
         "quantizer": None if unquantized else quantizer.to_json(),
         "dtype": info.dtype,

@@ -20,6 +20,7 @@ from ..core.export.json_config import import_json
 from ..core.memory import UNTOUCHED
 from ..core.orderings import ORDERINGS, SCORERS
 from ..core.schema import Config, ModelInfo, Scores, split_name
+from ..engine.configs import check_fingerprint
 from ..engine.quantizers import quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
@@ -186,7 +187,7 @@ class Handlers:
             raise UserError("Choose at least one thing to measure.")
         n, (high, low) = len(split), selection.levels
         compared = [(UNTOUCHED,) * n, (high,) * n, (low,) * n]
-        limit = QUICK if v[p.quick] == "quick" else None
+        limit = limit_of(v[p.quick])
         began = time.perf_counter()
 
         def work(job: Job) -> Any:
@@ -256,7 +257,7 @@ class Handlers:
         if info is None or (info.fingerprint, info.dtype) != (config.fingerprint, config.dtype):
             choice = Choice(config.model_id, "auto", config.dtype)
             text = self.page.shipped_text
-            work = self.load_and_score(request, choice, lambda: text, config.fingerprint)
+            work = self.load_and_score(request, choice, lambda: text, config)
             info, text, scores = yield from self.follow(request, work)
             session = self.page.with_model(Session(choice, text=text), info, scores)
         session, selection, told = from_config(session, config)
@@ -302,16 +303,13 @@ class Handlers:
         request: gr.Request,
         choice: Choice,
         text_of: Callable[[], Text],
-        fingerprint: str | None = None,
+        config: Config | None = None,
     ) -> Callable[[Job], tuple[ModelInfo, Text, dict[str, Scores]]]:
         def work(job: Job) -> tuple[ModelInfo, Text, dict[str, Scores]]:
             text = text_of()
             loaded = self.page.shelf.load(choice, self.page, job)
-            if fingerprint not in (None, loaded.info.fingerprint):
-                raise UserError(
-                    f"The config was made for other weights than those of '{choice.model_id}': "
-                    "their fingerprints differ."
-                )
+            if config:
+                check_fingerprint(config, loaded.info)
             scores = self.score_with(loaded, text, job)
             self.page.shelf.assign(user(request), choice, loaded)
             return loaded.info, text, scores
@@ -405,11 +403,9 @@ class Handlers:
     def results(self, session: Session, v: Values) -> Updates:
         """The chart and the table of what was measured on as many items as chosen."""
         p = self.parts
-        quick = v[p.quick] == "quick"
+        limit = limit_of(v[p.quick])
         shown = [
-            e
-            for e in session.evaluations
-            if e.limit == (QUICK if quick and self.page.tasks[e.task].size > QUICK else None)
+            e for e in session.evaluations if e.limit == self.page.tasks[e.task].limited(limit)
         ]
         choices = charts.metric_choices(shown, self.titles)
         if not choices:
@@ -479,6 +475,10 @@ class Handlers:
                 f"Config field 'levels' is {list(config.levels)}, which the page has not."
             )
         return config
+
+
+def limit_of(quick: str) -> int | None:
+    return QUICK if quick == "quick" else None
 
 
 def user(request: gr.Request) -> str:

@@ -60,7 +60,8 @@ def table(
     pins = dict(pins or {})
     high, low = levels
     n = len(cost.layers)
-    points = breakpoints(cost, levels, rank_layers(ordering, scores, n, seed), pins)
+    ranked = rank_layers(ordering, scores, n, seed)
+    points = breakpoints(cost, levels, ranked, pins)
     smallest, largest = slider_range(cost, levels)
     range_low, range_high = min(smallest, points.bytes[0]), max(largest, points.bytes[-1])
     active = ORDERINGS[ordering]
@@ -78,7 +79,7 @@ def table(
         "min": range_low,
         "max": range_high,
         "digits": len(format_gib(range_low).split()[0].partition(".")[2]),
-        "ticks": ticks(cost, levels, rank_layers(ordering, scores, n, seed)),
+        "ticks": ticks(cost, levels, ranked),
         "base": points.base,
         "raised": points.raised,
         "bytes": points.bytes,

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..core.allocation import LEVEL_PAIRS
 from ..core.memory import format_gib
-from ..core.orderings import ORDERINGS
+from ..core.orderings import ORDERINGS, SCORERS
 from ..core.schema import ModelInfo, Scores
 from ..engine.quantizers import QUANTIZERS
 from .heatmap import BudgetBar
@@ -314,7 +314,7 @@ def card_html(info: ModelInfo) -> str:
 def scored_html(scores: Mapping[str, Scores]) -> str:
     lines = []
     for name, s in scores.items():
-        title = name.upper()
+        title = SCORERS[name].title
         told = [s.calibration or "weights only"]
         if s.tokens:
             told.append(f"{s.documents} document{'s' * (s.documents > 1)}, {s.tokens:,} tokens")
