@@ -14,21 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.allocation import Split
 from ..core.errors import UserError
-from ..core.memory import UNTOUCHED
 from ..core.schema import Metric
 from ..settings import Settings
-from .sources import Progress
 from .texts import MAX_TOKENS, Text, held_out_passages, tokenize
 
 if TYPE_CHECKING:
-    from .bank import Bank
+    from .sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,8 @@ class Measured:
 
 
 class Task(ABC):
-    """`measure` scores all splits in one walk, in their order. `limit` bounds the items.
-    `data` identifies the task's data and definition in the cache's keys."""
+    """`measure` scores all of a sweep's splits in one walk, in their order; `limit` bounds the
+    items. `data` identifies the task's data and definition in the cache's keys."""
 
     name: str
     title: str
@@ -56,14 +52,7 @@ class Task(ABC):
         return None if limit is None or limit >= self.size else limit
 
     @abstractmethod
-    def measure(
-        self,
-        bank: Bank,
-        splits: Sequence[Split],
-        limit: int | None,
-        progress: Progress,
-        stop: Event,
-    ) -> list[Measured]: ...
+    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]: ...
 
 
 class Passages(Task):
@@ -81,26 +70,17 @@ class Passages(Task):
     def data(self) -> str:
         return self.text.digest
 
-    def measure(
-        self,
-        bank: Bank,
-        splits: Sequence[Split],
-        limit: int | None,
-        progress: Progress,
-        stop: Event,
-    ) -> list[Measured]:
-        from .sweep import Request, Sweep
+    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
+        from .sweep import Request
 
-        loaded = bank.loaded
+        loaded = sweep.bank.loaded
         text = Text(self.text.name, self.text.documents[:limit])
         sequences = tokenize(loaded.tokenizer, text, loaded.max_tokens(MAX_TOKENS))
-        untouched = (UNTOUCHED,) * len(loaded.walk)
-        every = [*splits] if untouched in splits else [*splits, untouched]
-        sweep = Sweep(bank, every, progress, stop, reference=every.index(untouched))
-        scored = sweep.score([Request(s[:-1], s[1:]) for s in sequences], self.title)
+        requests = [Request(s[:-1], s[1:]) for s in sequences]
+        scored = sweep.score(requests, self.title, divergence=True)
         tokens = [float(len(s) - 1) for s in sequences]
         measured = []
-        for c in range(len(splits)):
+        for c in range(len(sweep.splits)):
             items = {
                 "tokens": tokens,
                 "negative_log_likelihood": (-scored.logprob[:, c]).tolist(),
@@ -164,18 +144,10 @@ class Harness(Task):
         content = self.path.read_bytes() + self.data_file.read_bytes()
         return hashlib.sha256(content).hexdigest()
 
-    def measure(
-        self,
-        bank: Bank,
-        splits: Sequence[Split],
-        limit: int | None,
-        progress: Progress,
-        stop: Event,
-    ) -> list[Measured]:
+    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
         from .harness import run_task
-        from .sweep import Sweep
 
-        return run_task(self, Sweep(bank, splits, progress, stop), limit)
+        return run_task(self, sweep, limit)
 
 
 def tasks(settings: Settings) -> dict[str, Task]:

@@ -27,6 +27,7 @@ from .models import LoadedModel
 from .quantizers import quantizer_named
 from .scorers import SCORERS as COMPUTE
 from .sources import Progress, find
+from .sweep import Sweep
 from .texts import MAX_TOKENS, Text, tokenize
 
 
@@ -144,7 +145,7 @@ def evaluate(
             progress(what, None if done is None else (t + done) / len(missing))
 
         began = time.perf_counter()
-        measured = task.measure(bank, left, limit, share, stop)
+        measured = task.measure(Sweep(bank, left, share, stop), limit)
         seconds = round(time.perf_counter() - began, 3)
         for split, result in zip(left, measured, strict=True):
             evaluation = Evaluation(

@@ -4,7 +4,7 @@ layers 0..i share the hidden state after layer i."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from threading import Event
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.allocation import Split
 from ..core.errors import Stopped
+from ..core.memory import UNTOUCHED
 from .bank import Bank
 from .batches import Batch, batch_tokens, batches
 from .sources import Progress
@@ -38,32 +39,32 @@ class Scored:
 
     logprob: np.ndarray
     greedy: np.ndarray  # whether every target is the most likely token
-    divergence: np.ndarray  # KL(reference || split)
-    agreement: np.ndarray  # targets where the most likely token is the reference's
+    divergence: np.ndarray  # KL(unquantized || split)
+    agreement: np.ndarray  # targets where the most likely token is the unquantized model's
 
 
 class Sweep:
-    """Scores requests under every split at once. `reference` is the index of the split that
-    divergence and agreement are measured against; without it both stay 0."""
+    """Scores requests under every split at once."""
 
-    def __init__(
-        self,
-        bank: Bank,
-        splits: Sequence[Split],
-        progress: Progress,
-        stop: Event,
-        reference: int | None = None,
-    ):
+    def __init__(self, bank: Bank, splits: Sequence[Split], progress: Progress, stop: Event):
         self.bank = bank
         self.walk = bank.loaded.walk
         self.splits = list(splits)
         self.progress = progress
         self.stop = stop
-        self.reference = reference
 
     @torch.no_grad()
-    def score(self, requests: Sequence[Request], title: str) -> Scored:
-        shape = (len(requests), len(self.splits))
+    def score(self, requests: Sequence[Request], title: str, divergence: bool = False) -> Scored:
+        """`divergence` asks for divergence from and agreement with the unquantized model, too."""
+        untouched = (UNTOUCHED,) * len(self.walk)
+        asked = len(self.splits)
+        if divergence and untouched not in self.splits:
+            every = Sweep(self.bank, [*self.splits, untouched], self.progress, self.stop)
+            scored = every.score(requests, title, divergence)
+            columns = (getattr(scored, f.name)[:, :asked] for f in fields(scored))
+            return Scored(*columns)
+        self.reference = self.splits.index(untouched) if divergence else None
+        shape = (len(requests), asked)
         scored = Scored(np.zeros(shape), np.ones(shape, bool), np.zeros(shape), np.zeros(shape))
         work = batches([r.tokens for r in requests], batch_tokens(self.bank.loaded))
         shards = self._shards(work)

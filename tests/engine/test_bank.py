@@ -204,7 +204,7 @@ def test_the_unquantized_model_is_never_touched(
     composed = bank.compose(SPLIT)
     tiny.logits(composed, tokens)
     request = Request(tokens[:-1], tokens[1:])
-    Sweep(bank, [SPLIT, (4,) * 4], tiny.quiet, Event(), reference=0).score([request], "x")
+    Sweep(bank, [SPLIT, (4,) * 4], tiny.quiet, Event()).score([request], "x", divergence=True)
     written = jobs.generate(loaded, SPLIT, "quanto", "The house", 0, 5, store, tiny.quiet, Event())
     assert len(list(written)) > 1
     assert tiny.state_hash(loaded.model) == content

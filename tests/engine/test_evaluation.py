@@ -25,6 +25,7 @@ from lwq_ui.engine.evaluation import Measured, Passages, per_token, task_named, 
 from lwq_ui.engine.harness import BOOTSTRAP, load_task
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
+from lwq_ui.engine.sweep import Sweep
 from lwq_ui.engine.texts import Text, shipped_calibration
 from lwq_ui.settings import ROOT, Settings
 
@@ -34,7 +35,7 @@ SETTINGS = Settings(cache=Path("unused"))
 
 
 def measure(name: str, bank: Bank, splits: Any, limit: int | None) -> list[Measured]:
-    return task_named(name, SETTINGS).measure(bank, splits, limit, tiny.quiet, Event())
+    return task_named(name, SETTINGS).measure(Sweep(bank, splits, tiny.quiet, Event()), limit)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_passages_equal_the_float64_reference(bank: Bank) -> None:
     n = 5
     tokenizer, model = bank.loaded.tokenizer, bank.loaded.model
     texts = [tokenizer(d)["input_ids"][:512] for d in documents]
-    measured = task.measure(bank, SPLITS, n, tiny.quiet, Event())
+    measured = task.measure(Sweep(bank, SPLITS, tiny.quiet, Event()), n)
     for split, got in zip(SPLITS, measured, strict=True):
         composed = bank.compose(split)
         losses, divergences, same, tokens = [], [], [], []
@@ -184,9 +185,8 @@ def test_a_stop_ends_a_task(bank: Bank) -> None:
     for name in ("perplexity", "minimal_pairs"):
         stop = Event()
         with pytest.raises(Stopped):
-            task_named(name, SETTINGS).measure(
-                bank, SPLITS, 10, lambda what, done, stop=stop: stop.set(), stop
-            )
+            sweep = Sweep(bank, SPLITS, lambda what, done, stop=stop: stop.set(), stop)
+            task_named(name, SETTINGS).measure(sweep, 10)
 
 
 def test_an_unknown_task() -> None:
@@ -265,4 +265,5 @@ def test_what_is_measured_on_was_never_calibrated_on() -> None:
 
 def test_a_text_without_two_tokens_is_refused(bank: Bank) -> None:
     with pytest.raises(UserError, match="too short"):
-        Passages(Text("x", ("", "a"))).measure(bank, [SPLITS[0]], None, tiny.quiet, Event())
+        sweep = Sweep(bank, [SPLITS[0]], tiny.quiet, Event())
+        Passages(Text("x", ("", "a"))).measure(sweep, None)

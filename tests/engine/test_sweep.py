@@ -70,10 +70,10 @@ def test_every_split_equals_its_composed_model(
     loaded = loaded_of(name)
     bank = Bank(loaded, quantizer_named("quanto"))
     asked = requests(loaded)
-    sweep = Sweep(bank, SPLITS, tiny.quiet, Event(), reference=REFERENCE)
+    sweep = Sweep(bank, SPLITS, tiny.quiet, Event())
     shards = sweep._shards(sweep_module.batches([r.tokens for r in asked], 50))
     assert len(shards) > 1 and max(map(len, shards)) > 1
-    scored = sweep.score(asked, "x")
+    scored = sweep.score(asked, "x", divergence=True)
     for r, request in enumerate(asked):
         for c, split in enumerate(SPLITS):
             logprob, greedy, divergence, agreement = expected(bank, request, split)
@@ -97,8 +97,8 @@ def test_batches_shards_and_blocks_do_not_matter(
         monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded, tokens=tokens: tokens)
         monkeypatch.setattr(sweep_module, "HIDDEN_BYTES", hidden)
         monkeypatch.setattr(sweep_module, "LOGITS", logits)
-        sweep = Sweep(bank, SPLITS, tiny.quiet, Event(), reference=REFERENCE)
-        found.append(sweep.score(asked, "x"))
+        sweep = Sweep(bank, SPLITS, tiny.quiet, Event())
+        found.append(sweep.score(asked, "x", divergence=True))
     for other in found[1:]:
         np.testing.assert_allclose(other.logprob, found[0].logprob, rtol=1e-5)
         np.testing.assert_allclose(other.divergence, found[0].divergence, rtol=1e-3, atol=1e-5)
@@ -162,8 +162,8 @@ def test_the_reference_scores_itself_first_wherever_it_stands(
     bank = Bank(loaded, quantizer_named("quanto"))
     asked = requests(loaded)[:2]
     turned = [*SPLITS[REFERENCE:], *SPLITS[:REFERENCE]]
-    one = Sweep(bank, SPLITS, tiny.quiet, Event(), REFERENCE).score(asked, "x")
-    other = Sweep(bank, turned, tiny.quiet, Event(), 0).score(asked, "x")
+    one = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", True)
+    other = Sweep(bank, turned, tiny.quiet, Event()).score(asked, "x", True)
     for c, split in enumerate(SPLITS):
         place = turned.index(split)
         assert torch.equal(
