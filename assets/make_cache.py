@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lwq_ui.core.memory import UNTOUCHED
-from lwq_ui.core.orderings import SCORERS
+from lwq_ui.core.orderings import QUICK_SCORERS
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.evaluation import tasks
@@ -35,7 +35,7 @@ def main() -> None:
             print(f"\r\x1b[K{what} {share or 0:.0%}", end="", file=sys.stderr, flush=True)
 
         loaded = jobs.load("demo", "cpu", "auto", settings, store, progress, stop)
-        jobs.score(loaded, list(SCORERS), shipped_calibration(settings), store, progress, stop)
+        jobs.score(loaded, QUICK_SCORERS, shipped_calibration(settings), store, progress, stop)
         splits = [(level,) * loaded.info.num_layers for level in (UNTOUCHED, 8, 4, 2)]
         for limit in (QUICK, None):
             jobs.evaluate(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 GIB = 2**30
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 UNTOUCHED = 16  # the level of a layer whose weights keep the model's own dtype
+PRUNED = 0  # the level of a layer that is left out
 
 
 def group_size(columns: int, largest: int = 128) -> int:
@@ -41,14 +42,15 @@ def symmetric_bytes(rows: int, columns: int, dtype_bytes: int) -> int:
 @dataclass(frozen=True)
 class LayerCost:
     """What one layer costs in bytes. `packed` maps each level to the bytes of the layer's
-    quantizable weights; `other_bytes` (norms, biases) stay as they are."""
+    quantizable weights; `other_bytes` (norms, biases) stay as they are. A pruned layer costs
+    nothing."""
 
     weights: int
     packed: Mapping[int, int]
     other_bytes: int
 
     def bytes(self, level: int) -> int:
-        return self.packed[level] + self.other_bytes
+        return 0 if level == PRUNED else self.packed[level] + self.other_bytes
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class ModelCost:
 
     def bits_per_weight(self, split: Sequence[int]) -> float:
         """Stored bits per quantizable weight, scales and shifts included."""
-        stored = sum(c.packed[level] for c, level in zip(self.layers, split, strict=True))
+        stored = sum(
+            c.packed[level] for c, level in zip(self.layers, split, strict=True) if level != PRUNED
+        )
         weights = sum(c.weights for c in self.layers)
         return 8 * stored / weights if weights else 0.0
 

@@ -14,34 +14,67 @@ Values = Sequence[float]
 @dataclass(frozen=True)
 class ScorerSpec:
     """How a scorer is shown and read. `engine/scorers.py` computes it, under the same name.
-    `version` is part of the cache's keys: raise it when the numbers change."""
+    A scorer that `needs_bank` looks at one low level of one quantizer; it costs many forward passes
+    and is computed only when it is asked for. `max_tokens` is how much of the text it takes if
+    nobody says otherwise, None for all. `reverse` is the title of the opposite ordering, where
+    there is one. `version` is part of the cache's keys: raise it when the numbers change."""
 
     name: str
     title: str
     meaning: str
     larger_is_important: bool
     needs_text: bool
+    needs_bank: bool = False
+    max_tokens: int | None = None
+    reverse: str | None = None
     version: int = 1
 
 
 SCORERS: dict[str, ScorerSpec] = {
     s.name: s
     for s in (
-        ScorerSpec("lim", "LIM", "how much the layer changes what passes through it", True, True),
-        ScorerSpec("zd", "ZD", "share of weights far above the layer's mean", False, False),
+        ScorerSpec(
+            "lim",
+            "LIM",
+            "how much the layer changes what passes through it",
+            larger_is_important=True,
+            needs_text=True,
+            reverse="Reverse LIM",
+        ),
+        ScorerSpec(
+            "zd",
+            "ZD",
+            "share of weights far above the layer's mean",
+            larger_is_important=False,
+            needs_text=False,
+            # The paper gives both directions (abstract against section 3.1): neither is "wrong".
+            reverse="ZD, other way",
+        ),
+        ScorerSpec(
+            "sensitivity",
+            "Sensitivity",
+            "measured: divergence when this layer alone drops to the low level",
+            larger_is_important=True,
+            needs_text=True,
+            needs_bank=True,
+            max_tokens=8192,
+        ),
     )
 }
+QUICK_SCORERS = [s.name for s in SCORERS.values() if not s.needs_bank]
 
 
 @dataclass(frozen=True)
 class Ordering:
     """`rank(values, num_layers, seed)` -> layers, most important first. `values` are the scores of
-    `scorer`, or empty where the ordering needs none."""
+    `scorer`, or empty where the ordering needs none. One that `prunes` has no low level: it leaves
+    the least important layers out altogether, and exists to compare with."""
 
     name: str
     title: str
     scorer: str | None
     rank: Callable[[Values, int, int], list[int]]
+    prunes: bool = False
 
 
 def by_importance(larger_is_important: bool) -> Callable[[Values, int, int], list[int]]:
@@ -59,9 +92,9 @@ def shuffled(values: Values, num_layers: int, seed: int) -> list[int]:
     return layers
 
 
-def reverse_title(spec: ScorerSpec) -> str:
-    # The paper gives both directions for ZD (abstract against section 3.1): neither is "wrong".
-    return "Reverse LIM" if spec.name == "lim" else f"{spec.title}, other way"
+def from_the_top(values: Values, num_layers: int, seed: int) -> list[int]:
+    """Gromov et al. 2024: the layers before the last one go first, counting down."""
+    return [num_layers - 1, *range(num_layers - 1)]
 
 
 ORDERINGS: dict[str, Ordering] = {
@@ -73,16 +106,18 @@ ORDERINGS: dict[str, Ordering] = {
         ),
         *(
             Ordering(
-                f"reverse-{s.name}",
-                reverse_title(s),
-                s.name,
-                by_importance(not s.larger_is_important),
+                f"reverse-{s.name}", s.reverse, s.name, by_importance(not s.larger_is_important)
             )
             for s in SCORERS.values()
+            if s.reverse
         ),
         Ordering("random", "Random", None, shuffled),
         Ordering("first", "First layers", None, lambda values, n, seed: list(range(n))),
         Ordering("last", "Last layers", None, lambda values, n, seed: list(reversed(range(n)))),
+        # ShortGPT's score is 1 - cos where LIM is -cos: the same order by another name.
+        Ordering("block-influence", "Block influence (ranks as LIM)", "lim", by_importance(True)),
+        Ordering("prune-from-top", "Prune from the top", None, from_the_top, prunes=True),
+        Ordering("prune-by-lim", "Prune by LIM", "lim", by_importance(True), prunes=True),
     )
 }
 

@@ -73,7 +73,8 @@ class ModelInfo:
 @dataclass(frozen=True)
 class Scores:
     """One number per layer from one scorer. `calibration` names the text, None for scorers that
-    need none; `seconds` is the wall time it took when it was computed."""
+    need none; `seconds` is the wall time it took when it was computed. `quantizer` and `level` are
+    those of a scorer that measures a level, None for others."""
 
     scorer: str
     values: tuple[float, ...]
@@ -81,6 +82,8 @@ class Scores:
     documents: int
     tokens: int
     seconds: float
+    quantizer: str | None = None
+    level: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..core.errors import Stopped, UserError
-from ..core.memory import UNTOUCHED
+from ..core.memory import PRUNED, UNTOUCHED
 from ..core.store import write_atomically
 from .models import LayerWeight, layer_weights, nbytes
 from .quantizers import Quantizer
@@ -57,7 +57,7 @@ class Bank:
         wanted = sorted(
             {(i, level) for split in splits for i, level in enumerate(split)}
             - self._packed.keys()
-            - {(i, UNTOUCHED) for i in range(len(self._weights))}
+            - {(i, level) for i in range(len(self._weights)) for level in (UNTOUCHED, PRUNED)}
         )
         for done, (layer, level) in enumerate(wanted):
             if stop.is_set():
@@ -84,16 +84,24 @@ class Bank:
 
     def compose(self, split: Sequence[int]) -> PreTrainedModel:
         """A model of its own at this split. Everything but the quantized weights is shared with the
-        unquantized model, which stays as it is."""
+        unquantized model, which stays as it is. Pruned layers stay in their list, since some
+        architectures choose masks by a layer's index, and pass their input on; the model then
+        generates without a cache of keys, which asks its first layer for its length."""
         model = self.loaded.model
         shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
         composed = copy.deepcopy(model, memo=shared)
         for i, (layer, level) in enumerate(zip(find_layers(composed), split, strict=True)):
             if level == UNTOUCHED:
                 continue
+            if level == PRUNED:
+                self.loaded.walk.skip(layer)
+                continue
             packed = self.packed(i, level)
             for weight in self._weights[i]:
                 place(layer, weight, packed[weight.name], level, self.quantizer)
+        if PRUNED in split:
+            composed.config.get_text_config(decoder=True).use_cache = False
+            composed.generation_config.use_cache = False
         return composed
 
     def save(self, split: Sequence[int], folder: Path) -> None:
@@ -101,6 +109,11 @@ class Bank:
         quanto_qmap.json, with the tokenizer."""
         from optimum.quanto import quantization_map
 
+        if PRUNED in split:
+            raise UserError(
+                "optimum-quanto cannot store a model with pruned layers. Export the config as JSON "
+                "instead."
+            )
         outside = [
             w.name
             for layer, weights, level in zip(

@@ -36,22 +36,29 @@ class Batch:
 
 def batches(sequences: Sequence[Sequence[int]], most_tokens: int) -> list[Batch]:
     """Longest first, each batch at most `most_tokens` (or one sequence) and little padding."""
-    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    groups = group([len(s) for s in sequences], most_tokens)
+    return [Batch(tuple(sequences[i] for i in g), tuple(g)) for g in groups]
+
+
+def group(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    """Which rows of these lengths make a batch together, longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: list[list[int]] = []
     for i in order:
         if groups:
-            longest = len(sequences[groups[-1][0]])
+            longest = lengths[groups[-1][0]]
             full = (len(groups[-1]) + 1) * longest > most_tokens
-            if not full and len(sequences[i]) >= (1 - MOST_PADDING) * longest:
+            if not full and lengths[i] >= (1 - MOST_PADDING) * longest:
                 groups[-1].append(i)
                 continue
         groups.append([i])
-    return [Batch(tuple(sequences[i] for i in g), tuple(g)) for g in groups]
+    return groups
 
 
 def batch_tokens(loaded: LoadedModel) -> int:
     """Tokens that one layer computes at a time: enough to keep the device busy, few enough that a
-    job can stop within two seconds, which it only can between two layers."""
+    job can stop within two seconds, which it only can between two layers, and that on a CPU what
+    lies between two operations stays in its cache."""
     weights = max(sum(w.numel for w in layer.weights) for layer in loaded.info.layers)
-    operations = 2e10 if loaded.device == "cpu" else 2e12
-    return int(min(8192 if loaded.device != "cpu" else 4096, max(512, operations / (2 * weights))))
+    most, operations = (1024, 2e10) if loaded.device == "cpu" else (8192, 2e12)
+    return int(min(most, max(512, operations / (2 * weights))))

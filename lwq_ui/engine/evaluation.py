@@ -3,14 +3,19 @@ error; every task keeps its items, so that two splits can be compared on the sam
 
 The tasks that ship are `perplexity` (with KL divergence and top-1 agreement) and every lm-eval task
 file in assets/tasks. A new one is one YAML file there, or a Task class and an entry in `tasks`.
+Every other name is looked up in lm-eval's registry. Nothing here imports torch, and lm-eval only
+where a name must be looked up: the page shows cached results without them.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
 import hashlib
+import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +29,21 @@ from ..settings import Settings
 from .texts import MAX_TOKENS, Text, held_out_passages, tokenize
 
 if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
     from .sweep import Sweep
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+# The tasks of the paper's tables, and two corpora: all of them lm-eval's.
+PRESETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "paper-classification": (
+        "The paper's classification tasks",
+        ("winogrande", "arc_easy", "piqa", "hellaswag", "mmlu"),
+    ),
+    "paper-generation": ("The paper's generation tasks", ("gsm8k", "nq_open")),
+    "perplexity-corpora": ("Perplexity on WikiText-2 and C4", ("wikitext", "c4")),
+}
 
 
 @dataclass(frozen=True)
@@ -37,19 +56,28 @@ class Measured:
 
 class Task(ABC):
     """`measure` scores all of a sweep's splits in one walk, in their order; `limit` bounds the
-    items. `data` identifies the task's data and definition in the cache's keys."""
+    items. `data` identifies the task's data and definition in the cache's keys. `size` is None
+    where it is not known before the data is there."""
 
     name: str
     title: str
-    size: int
+    size: int | None
 
     @property
     @abstractmethod
     def data(self) -> str: ...
 
     def limited(self, limit: int | None) -> int | None:
-        """The limit as results carry it: None where it covers every item."""
-        return None if limit is None or limit >= self.size else limit
+        """The limit as results carry it: None where it is known to cover every item."""
+        return None if limit is None or (self.size and limit >= self.size) else limit
+
+    def first_items(self, limit: int | None) -> int | None:
+        """A part of the items to show early results of; None where going on from a part would cost
+        more than doing all at once."""
+        if self.size is None:
+            return None
+        most = min(limit or self.size, self.size)
+        return most // 4 if most >= 16 else None
 
     @abstractmethod
     def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]: ...
@@ -150,6 +178,40 @@ class Harness(Task):
         return run_task(self, sweep, limit)
 
 
+class Registered(Task):
+    """A task or a group of tasks (such as mmlu) that comes with lm-eval, by its name there, with
+    the number of examples in the prompt (`num_fewshot`) that its definition says: 5 for gsm8k, none
+    where it says nothing. Its data comes from the Hugging Face Hub.
+
+    A group is measured as one: lm-eval's aggregate, and the items of all its tasks one after the
+    other. `limit` bounds the items of each of them, as in lm-eval."""
+
+    size = None
+
+    def __init__(self, name: str):
+        self.name = self.title = name
+
+    @property
+    def data(self) -> str:
+        """Known without network and without lm-eval: its version, which the cache's keys carry, and
+        the name fix the definition (prompt, examples, metrics, data set). What they do not fix is
+        the data set's revision: most definitions name none."""
+        return hashlib.sha256(f"lm-eval {self.name}".encode()).hexdigest()
+
+    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
+        from .harness import run_task
+
+        return run_task(self, sweep, limit)
+
+
+@functools.cache
+def registry() -> TaskManager:
+    """lm-eval's tasks and groups by name. Reading their 14,000 files takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
 def tasks(settings: Settings) -> dict[str, Task]:
     """Every task that ships, by name."""
     found: list[Task] = [Passages(held_out_passages(settings))]
@@ -157,8 +219,37 @@ def tasks(settings: Settings) -> dict[str, Task]:
     return {task.name: task for task in found}
 
 
+def expand(names: Iterable[str]) -> list[str]:
+    """Presets replaced by their tasks, in order, each task once."""
+    return list(dict.fromkeys(t for n in names for t in (PRESETS[n][1] if n in PRESETS else (n,))))
+
+
 def task_named(name: str, settings: Settings) -> Task:
+    """A shipped task, or one of lm-eval's. Raises UserError for a name that is neither."""
     every = tasks(settings)
-    if name not in every:
-        raise UserError(f"There is no task '{name}'. Choose one of: {', '.join(every)}.")
-    return every[name]
+    if name in every:
+        return every[name]
+    if name not in expand(PRESETS):
+        check_registered(name, every)
+    return Registered(name)
+
+
+def check_registered(name: str, shipped: Iterable[str]) -> None:
+    known = registry().task_index
+    if name not in known:
+        close = difflib.get_close_matches(name, [*shipped, *PRESETS, *known], n=3)
+        hint = f" (close to it: {', '.join(close)})" if close else ""
+        raise UserError(
+            f"There is no task '{name}'{hint}. Choose one of: {', '.join(shipped)}; or any task of "
+            "lm-eval by its name."
+        )
+    entry = known[name]
+    config = entry.cfg or {}
+    if entry.tags and not config:
+        members = sorted(entry.tags)
+    elif "group" in config and not config.get("aggregate_metric_list"):
+        members = [t if isinstance(t, str) else str(t.get("task")) for t in config["task"]]
+    else:
+        return
+    shown = ", ".join(members[:8]) + (", ..." if len(members) > 8 else "")
+    raise UserError(f"'{name}' is several tasks without a common result. Choose from: {shown}.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -26,8 +26,8 @@ from .evaluation import Task, task_named
 from .models import LoadedModel
 from .quantizers import quantizer_named
 from .scorers import SCORERS as COMPUTE
-from .sources import Progress, find
-from .sweep import Sweep
+from .sources import Progress, find, part_of
+from .sweep import Rehearsal, Rehearsed, Sweep
 from .texts import MAX_TOKENS, Text, tokenize
 
 
@@ -73,28 +73,34 @@ def score(
     progress: Progress,
     stop: Event,
     max_tokens: int | None = None,
+    quantizer: str = "quanto",
+    low: int = 2,
 ) -> dict[str, Scores]:
-    """Scores of every scorer asked for, from the store or computed and stored."""
+    """Scores of every scorer asked for, from the store or computed and stored. `quantizer` and the
+    `low` level are for scorers that measure a level."""
     found: dict[str, Scores] = {}
     for name in scorers:
         if name not in SCORERS:
             raise UserError(f"There is no scorer '{name}'. Choose from: {', '.join(SCORERS)}.")
-        key = records.scores_key(loaded.info, name, text, max_tokens)
+        spec, chosen = SCORERS[name], quantizer_named(quantizer)
+        key = records.scores_key(loaded.info, name, text, max_tokens, chosen, low)
         if stored := store.read(key):
             found[name] = Scores.from_json(stored)
             continue
-        needs_text = SCORERS[name].needs_text
-        longest = loaded.max_tokens(MAX_TOKENS)
-        sequences = tokenize(loaded.tokenizer, text, longest, max_tokens) if needs_text else []
+        longest, most = loaded.max_tokens(MAX_TOKENS), max_tokens or spec.max_tokens
+        sequences = tokenize(loaded.tokenizer, text, longest, most) if spec.needs_text else []
+        bank = bank_of(loaded, quantizer, store) if spec.needs_bank else None
         began = time.perf_counter()
-        values = COMPUTE[name].score(loaded, sequences, progress, stop)
+        values = COMPUTE[name].score(loaded, sequences, progress, stop, bank, low)
         found[name] = Scores(
             scorer=name,
             values=tuple(values),
-            calibration=text.name if needs_text else None,
+            calibration=text.name if spec.needs_text else None,
             documents=len(sequences),
             tokens=sum(map(len, sequences)),
             seconds=round(time.perf_counter() - began, 3),
+            quantizer=quantizer if spec.needs_bank else None,
+            level=low if spec.needs_bank else None,
         )
         store.write(key, found[name].to_json())
     return found
@@ -102,10 +108,12 @@ def score(
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Evaluations in the order of tasks, then splits; `computed` of them were not in the store."""
+    """Evaluations in the order of tasks, then splits; `computed` of them were not in the store.
+    `failures` has a sentence for every task that could not be measured."""
 
     evaluations: list[Evaluation]
     computed: int
+    failures: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -118,14 +126,24 @@ def evaluate(
     store: Store,
     progress: Progress,
     stop: Event,
+    partial: Callable[[list[Evaluation]], None] | None = None,
 ) -> Evaluated:
-    """Every split on every task; what the store lacks is measured, a task's splits in one walk, and
-    stored as soon as the task is done."""
+    """Every split on every task. What the store lacks is measured, a task's splits in one walk;
+    what a walk has scored is kept as it goes, and a task's results as soon as it is done. A task
+    that cannot be measured does not keep the others from it: UserError only where none could be.
+
+    `partial` is told every evaluation as it becomes known; first on a part of the items, where the
+    task can go on from there."""
     chosen = quantizer_named(quantizer)
     known: dict[tuple[str, Split], Evaluation] = {}
     missing: list[tuple[Task, list[Split]]] = []
+    failures: dict[str, str] = {}
     for name in tasks:
-        task = task_named(name, settings)
+        try:
+            task = task_named(name, settings)
+        except UserError as e:
+            failures[name] = str(e)
+            continue
         left = []
         for split in dict.fromkeys(splits):
             key = records.evaluation_key(loaded.info, task, split, chosen, limit)
@@ -135,32 +153,98 @@ def evaluate(
                 left.append(split)
         if left:
             missing.append((task, left))
-    computed = sum(len(left) for _, left in missing)
+    if partial and known:
+        partial(list(known.values()))
+    computed = 0
     if missing:
         bank = bank_of(loaded, quantizer, store)
         bank.fill([split for _, left in missing for split in left], progress, stop)
     for t, (task, left) in enumerate(missing):
-
-        def share(what: str, done: float | None, t: int = t) -> None:
-            progress(what, None if done is None else (t + done) / len(missing))
-
-        began = time.perf_counter()
-        measured = task.measure(Sweep(bank, left, share, stop), limit)
-        seconds = round(time.perf_counter() - began, 3)
-        for split, result in zip(left, measured, strict=True):
-            evaluation = Evaluation(
-                task=task.name,
-                split=split,
-                quantizer="none" if set(split) == {UNTOUCHED} else quantizer,
-                metrics=result.metrics,
-                items=result.items,
-                limit=task.limited(limit),
-                seconds=seconds,
-            )
-            key = records.evaluation_key(loaded.info, task, split, chosen, limit)
+        stages = [(limit, 0.0, 1.0)]
+        if partial and (first := task.first_items(limit)):
+            stages = [(first, 0.0, 0.25), (limit, 0.25, 1.0)]
+        try:
+            for items, start, end in stages:
+                told = part_of(progress, (t + start) / len(missing), (t + end) / len(missing))
+                journal = records.journal_folder(loaded.info, task, chosen, store)
+                began = time.perf_counter()
+                results = task.measure(Sweep(bank, left, told, stop, journal), items)
+                evaluations = [
+                    Evaluation(
+                        task=task.name,
+                        split=split,
+                        quantizer="none" if set(split) == {UNTOUCHED} else quantizer,
+                        metrics=result.metrics,
+                        items=result.items,
+                        limit=task.limited(limit),
+                        seconds=round(time.perf_counter() - began, 3),
+                    )
+                    for split, result in zip(left, results, strict=True)
+                ]
+                if partial:
+                    partial(evaluations)
+        except UserError as e:
+            failures[task.name] = str(e)
+            continue
+        for evaluation in evaluations:
+            key = records.evaluation_key(loaded.info, task, evaluation.split, chosen, limit)
             store.write(key, evaluation.to_json())
-            known[task.name, split] = evaluation
-    return Evaluated([known[name, split] for name in tasks for split in splits], computed)
+            known[task.name, evaluation.split] = evaluation
+        computed += len(evaluations)
+    if failures and not known:
+        raise UserError(" ".join(failures.values()))
+    done = [known[name, split] for name in tasks if name not in failures for split in splits]
+    return Evaluated(done, computed, tuple(failures.values()))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long an evaluation would take: `seconds` for what can be known before it starts, and the
+    tasks of which nothing can (`unknown`). `splits` of all tasks together are still to measure."""
+
+    seconds: float
+    splits: int
+    unknown: tuple[str, ...]
+
+
+def forecast(
+    loaded: LoadedModel,
+    splits: Sequence[Split],
+    quantizer: str,
+    tasks: Sequence[str],
+    limit: int | None,
+    settings: Settings,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+) -> Forecast:
+    """The same as `evaluate` would be asked, timed on a sample of the work. Tasks whose data cannot
+    be had are among the unknown."""
+    chosen = quantizer_named(quantizer)
+    seconds, count, unknown = 0.0, 0, []
+    for name in tasks:
+        try:
+            task = task_named(name, settings)
+            left = [
+                split
+                for split in dict.fromkeys(splits)
+                if store.read(records.evaluation_key(loaded.info, task, split, chosen, limit))
+                is None
+            ]
+            if not left:
+                continue
+            count += len(left)
+            bank = bank_of(loaded, quantizer, store)
+            journal = records.journal_folder(loaded.info, task, chosen, store)
+            task.measure(Rehearsal(bank, left, progress, stop, journal), limit)
+        except Rehearsed as e:
+            if e.seconds is None:
+                unknown.append(name)
+            else:
+                seconds += e.seconds
+        except UserError:
+            unknown.append(name)
+    return Forecast(seconds, count, tuple(unknown))
 
 
 def bank_of(loaded: LoadedModel, quantizer: str, store: Store) -> Bank:

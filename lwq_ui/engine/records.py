@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.allocation import Split
 from ..core.memory import UNTOUCHED
-from ..core.orderings import SCORERS
+from ..core.orderings import QUICK_SCORERS, SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.store import Key, Store, versions
 from .evaluation import Task
@@ -26,7 +26,15 @@ def info_key(fingerprint: str, dtype: str) -> Key:
     return Key("info", fingerprint, {"dtype": dtype, "versions": versions("torch", "transformers")})
 
 
-def scores_key(info: ModelInfo, scorer: str, text: Text, max_tokens: int | None) -> Key:
+def scores_key(
+    info: ModelInfo,
+    scorer: str,
+    text: Text,
+    max_tokens: int | None,
+    quantizer: Quantizer | None = None,
+    low: int | None = None,
+) -> Key:
+    """`quantizer` and `low` level matter to a scorer that measures a level, and to no other."""
     spec = SCORERS[scorer]
     parts: dict[str, Any] = {
         "scorer": scorer,
@@ -35,7 +43,16 @@ def scores_key(info: ModelInfo, scorer: str, text: Text, max_tokens: int | None)
         "versions": versions("torch", "transformers"),
     }
     if spec.needs_text:
-        parts |= {"text": text.digest, "document_tokens": MAX_TOKENS, "max_tokens": max_tokens}
+        most = max_tokens or spec.max_tokens
+        parts |= {"text": text.digest, "document_tokens": MAX_TOKENS, "max_tokens": most}
+    if spec.needs_bank:
+        if quantizer is None or low is None:
+            raise ValueError(f"{scorer} is a score of a quantizer's level")
+        parts |= {
+            "quantizer": quantizer.to_json(),
+            "level": low,
+            "versions": versions("torch", "transformers", "optimum-quanto"),
+        }
     return Key("scores", info.fingerprint, parts)
 
 
@@ -64,6 +81,18 @@ def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
     return store.root / Key("banks", info.fingerprint, parts).path.with_suffix("")
 
 
+def journal_folder(info: ModelInfo, task: Task, quantizer: Quantizer, store: Store) -> Path:
+    """Where a sweep keeps what it has scored of a task, for any split and any number of items."""
+    parts = {
+        "task": task.name,
+        "data": task.data,
+        "quantizer": quantizer.to_json(),
+        "dtype": info.dtype,
+        "versions": versions(*LIBRARIES),
+    }
+    return store.root / Key("journals", info.fingerprint, parts).path.with_suffix("")
+
+
 def known_info(source: Source, dtype: str, store: Store) -> ModelInfo | None:
     stored = store.read(info_key(source.fingerprint(), dtype))
     if stored is None:
@@ -73,12 +102,17 @@ def known_info(source: Source, dtype: str, store: Store) -> ModelInfo | None:
 
 
 def known_scores(
-    info: ModelInfo, text: Text, store: Store, max_tokens: int | None = None
+    info: ModelInfo,
+    text: Text,
+    store: Store,
+    max_tokens: int | None = None,
+    quantizer: Quantizer | None = None,
+    low: int | None = None,
 ) -> dict[str, Scores]:
-    """The scores that are in the store, by scorer."""
+    """The scores that are in the store, by scorer; those of a level where one is named."""
     found = {}
-    for scorer in SCORERS:
-        if stored := store.read(scores_key(info, scorer, text, max_tokens)):
+    for scorer in QUICK_SCORERS if low is None else SCORERS:
+        if stored := store.read(scores_key(info, scorer, text, max_tokens, quantizer, low)):
             found[scorer] = Scores.from_json(stored)
     return found
 

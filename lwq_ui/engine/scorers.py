@@ -1,5 +1,5 @@
 """Scorers: one number per layer. A new one is a class here (or a file beside this one), an entry
-in COMPUTE, and its spec in core/orderings.py."""
+in SCORERS, and its spec in core/orderings.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from ..core.errors import Stopped
+from ..core.memory import UNTOUCHED
+from .bank import Bank
 from .batches import batch_tokens, batches
 from .models import LoadedModel, layer_weights
 from .sources import Progress
+from .sweep import Request, Sweep
 
 UPPER, SIXTEEN = np.int32(-(2**16)), np.int32(16)
 TINY = 1e-8  # norms of zero have no direction: their cosine is 0
@@ -22,7 +25,8 @@ TINY = 1e-8  # norms of zero have no direction: their cosine is 0
 
 class Scorer(ABC):
     """Scores every layer of a model. `sequences` (token ids, one list per document) are empty for
-    a scorer whose spec needs no text."""
+    a scorer whose spec needs no text; one whose spec needs a bank is given `bank` and the low
+    `level`."""
 
     @abstractmethod
     def score(
@@ -31,6 +35,8 @@ class Scorer(ABC):
         sequences: Sequence[Sequence[int]],
         progress: Progress,
         stop: Event,
+        bank: Bank | None = None,
+        level: int | None = None,
     ) -> list[float]: ...
 
 
@@ -45,6 +51,8 @@ class LIM(Scorer):
         sequences: Sequence[Sequence[int]],
         progress: Progress,
         stop: Event,
+        bank: Bank | None = None,
+        level: int | None = None,
     ) -> list[float]:
         walk = loaded.walk
         sums = torch.zeros(len(walk), dtype=torch.float64)
@@ -83,6 +91,8 @@ class ZD(Scorer):
         sequences: Sequence[Sequence[int]],
         progress: Progress,
         stop: Event,
+        bank: Bank | None = None,
+        level: int | None = None,
     ) -> list[float]:
         scores = []
         for i, layer in enumerate(loaded.walk.layers):
@@ -176,4 +186,30 @@ class CPU:
         return count
 
 
-SCORERS: dict[str, Scorer] = {"lim": LIM(), "zd": ZD()}
+class Sensitivity(Scorer):
+    """What a layer's bits are worth, measured: the mean over tokens of KL(unquantized || quantized)
+    when that layer alone is at the low level and all others are untouched, in nats. All layers in
+    one walk. The yardstick that LIM and ZD, which cost one forward pass or none, are held against.
+    """
+
+    def score(
+        self,
+        loaded: LoadedModel,
+        sequences: Sequence[Sequence[int]],
+        progress: Progress,
+        stop: Event,
+        bank: Bank | None = None,
+        level: int | None = None,
+    ) -> list[float]:
+        assert bank is not None and level is not None
+        n = len(loaded.walk)
+        splits = [tuple(level if j == i else UNTOUCHED for j in range(n)) for i in range(n)]
+        bank.fill(splits, progress, stop)
+        requests = [Request(s[:-1], s[1:]) for s in sequences]
+        sweep = Sweep(bank, splits, progress, stop)
+        scored = sweep.score(requests, "Measuring sensitivity", divergence=True)
+        tokens = sum(len(r.targets) for r in requests)
+        return (scored.divergence.sum(0) / tokens).tolist()
+
+
+SCORERS: dict[str, Scorer] = {"lim": LIM(), "zd": ZD(), "sensitivity": Sensitivity()}

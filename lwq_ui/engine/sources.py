@@ -21,6 +21,21 @@ from ..settings import Settings
 Progress = Callable[[str, float | None], None]
 """`progress(what is being done, share done from 0 to 1 or None where unknown)`."""
 
+
+def part_of(progress: Progress, start: float, end: float) -> Progress:
+    """Progress of a part of the work, which is from `start` to `end` of the whole. Where the part
+    does not know how far it is, what was reached stands."""
+    reached = start
+
+    def report(what: str, done: float | None) -> None:
+        nonlocal reached
+        if done is not None:
+            reached = start + (end - start) * done
+        progress(what, reached)
+
+    return report
+
+
 DEMO = "demo"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # everything but the weights

@@ -1,160 +1,425 @@
 """Many splits, one walk: each layer is de-quantized once per level, and splits that agree on
-layers 0..i share the hidden state after layer i."""
+layers 0..i share the hidden state after layer i.
+
+The work is cut into shards (some batches under some splits), each walked from the first layer to
+the logits and then kept on disk. A batch's numbers depend on nothing but the batch: neither on the
+splits and batches that are walked with it nor on what was done before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import copy
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from ..core.allocation import Split
-from ..core.errors import Stopped
-from ..core.memory import UNTOUCHED
+from ..core.errors import Stopped, UserError
+from ..core.memory import PRUNED, UNTOUCHED
 from .bank import Bank
-from .batches import Batch, batch_tokens, batches
+from .batches import batch_tokens
+from .journal import Journal, Scored, digest
+from .models import free_bytes, release_memory
+from .rows import Request, Rows, batch_rows
 from .sources import Progress
 from .walk import Calls
 
-HIDDEN_BYTES = 2**30  # hidden states of all splits that are kept at a time
-LOGITS = 2**24  # numbers of one block of logits, in float32
+MOST_ROOM = (
+    16 * 2**30
+)  # of a computer's free memory that is counted on, where others need some, too
+SHARE_OF_ROOM = 0.25  # for hidden states; the rest is for what a layer computes on the way
+LOGITS = {"cpu": 2**21}  # numbers of one block of logits, in float32: what a CPU's cache holds
+MOST_LOGITS = 2**25
+OPERATIONS = {"cpu": 3e12}  # of a shard: about a minute is lost when a sweep is killed
+MOST_OPERATIONS = 5e15
+ATTENTION = 3.0  # time of an operation of attention, relative to one of a matrix product
 
 
 @dataclass(frozen=True)
-class Request:
-    """A sequence to run and the tokens to score: the last len(targets) positions of `tokens`
-    predict `targets`."""
+class Step:
+    """One layer's step from a shared prefix of splits to one that is a level longer. `last`: the
+    hidden state it starts from is not needed again."""
 
-    tokens: Sequence[int]
-    targets: Sequence[int]
+    start: Split
+    end: Split
+    last: bool
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What requests score under each split; every array is [requests, splits]. Log-probabilities
-    and divergences are sums over a request's targets, in nats."""
+def route(splits: Sequence[Split]) -> list[dict[int, list[Step]]]:
+    """For every layer: level -> steps, in the order in which the walk takes them."""
+    layers = []
+    for i in range(len(splits[0])):
+        prefixes = sorted({split[: i + 1] for split in splits}, key=lambda p: (p[i], p))
+        last = {p[:i]: p for p in prefixes}
+        steps: dict[int, list[Step]] = {}
+        for p in prefixes:
+            steps.setdefault(p[i], []).append(Step(p[:i], p, last[p[:i]] == p))
+        layers.append(steps)
+    return layers
 
-    logprob: np.ndarray
-    greedy: np.ndarray  # whether every target is the most likely token
-    divergence: np.ndarray  # KL(unquantized || split)
-    agreement: np.ndarray  # targets where the most likely token is the unquantized model's
+
+def most_states(layers: list[dict[int, list[Step]]]) -> int:
+    """Hidden states of one batch that exist at once, at most."""
+    now = most = 1
+    for steps in layers:
+        for step in (step for level in steps.values() for step in level):
+            now += 1
+            most = max(most, now)
+            now -= step.last
+    return most
+
+
+def count_steps(layers: list[dict[int, list[Step]]]) -> int:
+    return sum(len(s) for steps in layers for level, s in steps.items() if level != PRUNED)
+
+
+@dataclass
+class Part:
+    """Batches and the splits that they lack: their places in the sweep, the splits that are walked
+    (the one they are compared with comes first), and the way through the layers."""
+
+    places: tuple[int, ...]
+    splits: list[Split]
+    batches: list[Rows]
+
+    def __post_init__(self) -> None:
+        self.layers = route(self.splits)
+        self.steps = count_steps(self.layers)
 
 
 class Sweep:
-    """Scores requests under every split at once."""
+    """Scores requests under every split at once. `journal` is the folder that keeps what is scored,
+    shard by shard, of this model and quantizer on this device; without one nothing is kept."""
 
-    def __init__(self, bank: Bank, splits: Sequence[Split], progress: Progress, stop: Event):
+    def __init__(
+        self,
+        bank: Bank,
+        splits: Sequence[Split],
+        progress: Progress,
+        stop: Event,
+        journal: Path | None = None,
+    ):
         self.bank = bank
         self.walk = bank.loaded.walk
-        self.splits = list(splits)
+        self.device = bank.loaded.device
+        self.splits = [tuple(split) for split in splits]
         self.progress = progress
         self.stop = stop
+        self.journal = Journal(journal)
+        config = self.walk.model.config.get_text_config(decoder=True)
+        self.width = config.hidden_size
+        self.vocabulary = self.walk.model.get_input_embeddings().num_embeddings
+        layers = bank.loaded.info.layers
+        self.weights = sum(w.numel for layer in layers for w in layer.weights) / len(layers)
 
     @torch.no_grad()
     def score(self, requests: Sequence[Request], title: str, divergence: bool = False) -> Scored:
         """`divergence` asks for divergence from and agreement with the unquantized model, too."""
-        untouched = (UNTOUCHED,) * len(self.walk)
-        asked = len(self.splits)
-        if divergence and untouched not in self.splits:
-            every = Sweep(self.bank, [*self.splits, untouched], self.progress, self.stop)
-            scored = every.score(requests, title, divergence)
-            columns = (getattr(scored, f.name)[:, :asked] for f in fields(scored))
-            return Scored(*columns)
-        self.reference = self.splits.index(untouched) if divergence else None
-        shape = (len(requests), asked)
-        scored = Scored(np.zeros(shape), np.ones(shape, bool), np.zeros(shape), np.zeros(shape))
-        work = batches([r.tokens for r in requests], batch_tokens(self.bank.loaded))
-        shards = self._shards(work)
-        for s, shard in enumerate(shards):
-            finals = self._walk(shard, title, s, len(shards))
-            for batch, hidden in zip(shard, finals, strict=True):
-                self._read(batch, hidden, requests, scored)
-        return scored
+        digests = [digest(r) for r in requests]
+        first = {d: i for i, d in reversed(list(enumerate(digests)))}
+        self.requests = [requests[i] for i in first.values()]
+        self.digests = list(first)
+        self.columns = list(dict.fromkeys(self.splits))
+        self.title = title
+        self.reference = (UNTOUCHED,) * len(self.walk) if divergence else None
+        self.scored, known = self.journal.read(self.digests, self.columns, divergence)
+        self.done = self.share = 0.0
+        self.block = max(1, LOGITS.get(self.device, MOST_LOGITS) // self.vocabulary)
+        self.operations = OPERATIONS.get(self.device, MOST_OPERATIONS)
+        self.room = free_memory(self.device) * SHARE_OF_ROOM
+        self._compute(self._missing(known))
+        places = {d: i for i, d in enumerate(self.digests)}
+        rows = [places[d] for d in digests]
+        return self.scored.take(rows, [self.columns.index(split) for split in self.splits])
 
-    def _shards(self, work: list[Batch]) -> list[list[Batch]]:
-        width = self.walk.model.config.get_text_config(decoder=True).hidden_size
-        token_bytes = width * self.bank.loaded.info.dtype_bytes * len(self.splits)
-        most = HIDDEN_BYTES // token_bytes
-        shards: list[list[Batch]] = []
-        tokens = 0
-        for batch in work:
-            size = len(batch.rows) * len(batch.rows[0])
-            if not shards or tokens + size > most:
-                shards.append([])
-                tokens = 0
-            shards[-1].append(batch)
-            tokens += size
-        return shards
+    def _missing(self, known: np.ndarray) -> list[Part]:
+        """The batches follow from all requests, and what is known is left out of them afterwards.
+        So a sweep that goes on makes the batches that it would have made without interruption."""
+        if known.all():
+            return []
+        info = self.bank.loaded.info
+        most = batch_tokens(self.bank.loaded)
+        deepest = self.walk.window if self.walk.shares_prefixes else 0
+        longest = min(most, info.max_tokens or most)
+        missing = [tuple(np.flatnonzero(~row).tolist()) for row in known]
+        parts: dict[tuple[int, ...], Part] = {}
+        for batch in batch_rows(self.requests, self._row_cost, most, longest, deepest):
+            for splits in sorted({missing[i] for row in batch for i in row} - {()}):
+                rows = [[i for i in row if missing[i] == splits] for row in batch]
+                if splits not in parts:
+                    parts[splits] = self._part(splits, [])
+                left = Rows(self.requests, [row for row in rows if row])
+                parts[splits].batches.append(left)
+        return list(parts.values())
 
-    def _walk(self, shard: list[Batch], title: str, s: int, of: int) -> list[dict[Split, Tensor]]:
-        """Per batch: split -> hidden state after the last layer."""
+    def _part(self, places: tuple[int, ...], batches: list[Rows]) -> Part:
+        splits = [self.columns[c] for c in places]
+        if self.reference is not None:
+            splits = [self.reference, *(s for s in splits if s != self.reference)]
+        return Part(places, splits, batches)
+
+    def _row_cost(self, length: int) -> float:
+        """Operations of one layer on a row of so many tokens."""
+        return length * (2 * self.weights + ATTENTION * 4 * self.width * length)
+
+    def _step_cost(self, batch: Rows) -> float:
+        return len(batch.rows) * self._row_cost(batch.length)
+
+    def _read_cost(self, batch: Rows) -> float:
+        """Operations of the logits of a batch under one split."""
+        return len(batch.at) * 2.0 * self.vocabulary * self.width
+
+    def _cost(self, part: Part) -> float:
+        return sum(
+            part.steps * self._step_cost(b) + len(part.splits) * self._read_cost(b)
+            for b in part.batches
+        )
+
+    def _compute(self, parts: list[Part]) -> None:
+        self.total = max(1.0, sum(map(self._cost, parts)))
+        for part in parts:
+            for shard in self._shards(part):
+                self._finish(shard)
+        if parts:
+            self._report(
+                f"{counted(len(self.columns))}, layer {len(self.walk)} of {len(self.walk)}"
+            )
+
+    def _shards(self, part: Part) -> Iterator[Part]:
+        """Pieces whose hidden states have room and whose work is bounded, at least a batch each."""
+        dtype_bytes = self.bank.loaded.info.dtype_bytes
+        token_bytes = self.width * dtype_bytes * most_states(part.layers)
+        left = deque(part.batches)
+        while left:
+            shard = replace(part, batches=[])
+            size = 0
+            while left:
+                batch = left[0]
+                mask = batch.length * dtype_bytes if batch.branches else 0
+                size += batch.tokens * (token_bytes + mask)
+                if shard.batches and (size > self.room or self._cost(shard) > self.operations):
+                    break
+                shard.batches.append(left.popleft())
+            yield shard
+
+    def _finish(self, shard: Part) -> None:
+        """Walks a shard and keeps what it scored. Where memory runs out, halves it."""
+        before = self.done
+        try:
+            found = self._walk(shard)
+        except (RuntimeError, MemoryError) as e:
+            if not out_of_memory(e):
+                raise
+            found = None
+        if found is not None:
+            self._keep(shard, found)
+            return
+        release_memory()
+        self.done = before
+        self.room /= 2
+        self.block = max(1, self.block // 2)
+        batches, places = shard.batches, shard.places
+        if len(batches) > 1:
+            half = len(batches) // 2
+            pieces = [replace(shard, batches=b) for b in (batches[:half], batches[half:])]
+        elif len(places) > 1:
+            half = len(places) // 2
+            pieces = [self._part(p, batches) for p in (places[:half], places[half:])]
+        else:
+            raise UserError(
+                f"There is too little memory to run {batches[0].tokens} tokens through a layer of "
+                f"this model on {self.device}. Close other programs, or choose another device, a "
+                "smaller dtype or a smaller model."
+            )
+        for piece in pieces:
+            self._finish(piece)
+
+    def _keep(self, shard: Part, found: list[np.ndarray]) -> None:
+        """`found` has for each batch an array [splits walked, 4, targets]."""
+        walked = [shard.splits.index(self.columns[c]) for c in shard.places]
+        index = [i for batch in shard.batches for i in batch.index]
+        sums = [per_request(b, f[walked]) for b, f in zip(shard.batches, found, strict=True)]
+        logprob, correct, divergence, agreement = np.concatenate(sums, axis=1)
+        targets = np.array([len(self.requests[i].targets) for i in index])
+        scored = Scored(logprob, correct == targets[:, None], divergence, agreement)
+        self.scored.put(index, shard.places, scored)
+        splits = [self.columns[c] for c in shard.places]
+        digests = [self.digests[i] for i in index]
+        self.journal.write(digests, splits, scored, self.reference is not None)
+
+    def _walk(self, shard: Part) -> list[np.ndarray]:
+        """Per batch: an array [splits walked, 4, targets]: log-probability, whether the target is
+        the most likely token, divergence, agreement."""
+        states: list[dict[Split, Tensor]] = [{} for _ in shard.batches]
         calls: list[Calls] = []
-        states: list[dict[Split, Tensor]] = []
-        for batch in shard:
-            hidden, arguments = self.walk.head(batch.tensors(self.bank.loaded.device)[0])
-            calls.append(arguments)
-            states.append({(): hidden})
-        n = len(self.walk)
-        for i in range(n):
-            prefixes = sorted({split[: i + 1] for split in self.splits})
-            after: list[dict[Split, Tensor]] = [{} for _ in shard]
-            levels = sorted({p[i] for p in prefixes})
-            for k, level in enumerate(levels):
-                weights = self.bank.dense(i, level)
-                for b in range(len(shard)):
-                    in_layer = (k + b / len(shard)) / len(levels)
-                    self.progress(title, (s + (i + in_layer) / n) / of)
-                    for prefix in (p for p in prefixes if p[i] == level):
-                        if self.stop.is_set():
-                            raise Stopped
-                        after[b][prefix] = self.walk.step(
-                            i, states[b][prefix[:i]], calls[b], weights
-                        )
-            states = after
-        return states
+        found = []
+        try:
+            for batch, state in zip(shard.batches, states, strict=True):
+                self._check_stop()
+                state[()], arguments = self.walk.head(*batch.tensors(self.device))
+                calls.append(arguments)
+            for i, steps in enumerate(shard.layers):
+                what = f"{counted(len(shard.places))}, layer {i + 1} of {len(self.walk)}"
+                for level, moves in steps.items():
+                    weights = None if level == PRUNED else self.bank.dense(i, level)
+                    for batch, state, arguments in zip(shard.batches, states, calls, strict=True):
+                        self._report(what)
+                        for move in moves:
+                            self._check_stop()
+                            self._step(i, state, move, arguments, weights)
+                        if level != PRUNED:
+                            self.done += len(moves) * self._step_cost(batch)
+            for batch, state in zip(shard.batches, states, strict=True):
+                found.append(self._read(batch, state, shard.splits, what))
+                state.clear()
+            return [f.cpu().numpy() for f in found]
+        finally:  # an exception keeps its frames, and so what they refer to
+            for state in states:
+                state.clear()
+            for arguments in calls:
+                arguments.clear()
+
+    def _step(
+        self, i: int, state: dict[Split, Tensor], move: Step, calls: Calls, weights: Any
+    ) -> None:
+        take = state.pop if move.last else state.__getitem__
+        if move.end[i] == PRUNED:
+            state[move.end] = take(move.start)
+        else:
+            state[move.end] = self.walk.step(i, take(move.start), calls, weights)
 
     def _read(
-        self,
-        batch: Batch,
-        hidden: dict[Split, Tensor],
-        requests: Sequence[Request],
-        scored: Scored,
-    ) -> None:
-        """Logits of the positions that predict targets, a block at a time, into `scored`."""
-        device = self.bank.loaded.device
-        places = [
-            (r, len(requests[j].tokens) - len(requests[j].targets) + k, target, j)
-            for r, j in enumerate(batch.index)
-            for k, target in enumerate(requests[j].targets)
-        ]
-        vocabulary = self.walk.model.get_input_embeddings().num_embeddings
-        block = max(1, LOGITS // vocabulary)
-        splits = list(range(len(self.splits)))
-        if self.reference is not None:
-            splits.insert(0, splits.pop(self.reference))
-        for start in range(0, len(places), block):
-            if self.stop.is_set():
-                raise Stopped
-            rows, positions, targets, owners = map(
-                list, zip(*places[start : start + block], strict=True)
-            )
-            wanted = torch.tensor(targets, device=device)
-            reference: Tensor | None = None
-            for c in splits:
-                logits = self.walk.tail(hidden[self.splits[c]][rows, positions]).float()
+        self, batch: Rows, state: dict[Split, Tensor], splits: Sequence[Split], what: str
+    ) -> Tensor:
+        """Logits, a block of positions at a time -> [splits, 4, targets]. Nothing waits for the
+        device."""
+        at = torch.from_numpy(batch.at).to(self.device)
+        source = torch.from_numpy(batch.source).to(self.device)
+        targets = torch.from_numpy(batch.targets).to(self.device)
+        found = torch.zeros(len(splits), 4, len(targets), device=self.device)
+        for start in range(0, len(at), self.block):
+            stop = min(start + self.block, len(at))
+            inside = slice(*batch.first[[start, stop]].tolist())
+            reference: tuple[Tensor, ...] = ()
+            for c, split in enumerate(splits):
+                self._report(what)
+                self._check_stop()
+                logits = self.walk.tail(state[split].flatten(0, 1)[at[start:stop]]).float()
                 logp = logits.log_softmax(-1)
-                best = logp.argmax(-1)
-                of_target = logp.gather(1, wanted[:, None])[:, 0].cpu().double().numpy()
-                np.add.at(scored.logprob[:, c], owners, of_target)
-                np.logical_and.at(scored.greedy[:, c], owners, (best == wanted).cpu().numpy())
-                if self.reference is None:
-                    continue
-                if reference is None:
-                    reference, reference_best = logp, best
-                kl = (reference.exp() * (reference - logp)).sum(-1).cpu().double().numpy()
-                np.add.at(scored.divergence[:, c], owners, kl)
-                same = (best == reference_best).cpu().double().numpy()
-                np.add.at(scored.agreement[:, c], owners, same)
+                best = logits.argmax(-1)
+                rows = source[inside] - start
+                found[c, 0, inside] = logp[rows, targets[inside]]
+                found[c, 1, inside] = (best[rows] == targets[inside]).float()
+                if self.reference is not None:
+                    reference = reference or (logp, logp.exp(), best)
+                    ref_logp, ref_p, ref_best = reference
+                    kl = torch.linalg.vecdot(ref_p, ref_logp - logp)
+                    found[c, 2, inside] = kl[rows]
+                    found[c, 3, inside] = (best == ref_best)[rows].float()
+            self.done += self._read_cost(batch) * len(splits) * (stop - start) / len(at)
+        return found
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Stopped
+
+    def _report(self, what: str) -> None:
+        self.share = max(self.share, min(1.0, self.done / self.total))
+        self.progress(f"{self.title}: {what}", self.share)
+
+
+class Rehearsed(Exception):
+    """How long a sweep would take; None where that cannot be known."""
+
+    def __init__(self, seconds: float | None):
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class Rehearsal(Sweep):
+    """Instead of scoring, times a sample of the work and raises Rehearsed."""
+
+    def _compute(self, parts: list[Part]) -> None:
+        if not parts:
+            raise Rehearsed(0.0)
+        part = max(parts, key=self._cost)
+        batch = part.batches[len(part.batches) // 2]
+        i = len(self.walk) // 2
+        self.total = 1.0
+        head = self._seconds(lambda: self.walk.head(*batch.tensors(self.device))) / batch.tokens
+        hidden, calls = self.walk.head(*batch.tensors(self.device))
+        unpack = step = 0.0
+        levels = sorted(set(part.layers[i]) - {PRUNED}) or [UNTOUCHED]
+        for level in levels:
+            self._check_stop()
+            self.progress(f"{self.title}: estimating the time", None)
+            weights = self.bank.dense(i, level)
+            unpack = max(unpack, self._seconds(functools.partial(self.bank.dense, i, level)))
+            layer = functools.partial(self.walk.step, i, hidden, calls, weights)
+            step += self._seconds(layer) / self._step_cost(batch) / len(levels)
+        read = self._read_seconds(batch, hidden, part.splits[:2])
+        seconds = 0.0
+        for part in parts:
+            packed = sum(len(set(steps) - {PRUNED, UNTOUCHED}) for steps in part.layers)
+            seconds += packed * unpack * len(list(self._shards(part)))
+            for b in part.batches:
+                seconds += b.tokens * head + len(b.at) * len(part.splits) * read
+                seconds += self._step_cost(b) * part.steps * step
+        raise Rehearsed(seconds)
+
+    def _read_seconds(self, batch: Rows, hidden: Tensor, splits: list[Split]) -> float:
+        """One position under one split, from one block of them. With a reference, its own work is
+        part of it."""
+        sample = copy.copy(batch)
+        sample.at = batch.at[: self.block]
+        inside = slice(batch.first[len(sample.at)])
+        sample.source, sample.targets = batch.source[inside], batch.targets[inside]
+        states = dict.fromkeys(splits, hidden)
+        seconds = self._seconds(lambda: self._read(sample, states, splits, "estimating the time"))
+        return seconds / max(1, len(sample.at) * len(splits))
+
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        """The median of a few runs (one, where it takes long); a first one prepares kernels."""
+        runs: list[float] = []
+        while len(runs) < 2 or (len(runs) < 6 and sum(runs) < 0.1):
+            began = time.perf_counter()
+            work()
+            if self.device != "cpu":
+                torch.accelerator.synchronize()
+            runs.append(time.perf_counter() - began)
+        return float(np.median(runs[1:]))
+
+
+def per_request(batch: Rows, found: np.ndarray) -> np.ndarray:
+    """[splits, 4, targets] -> sums in float64 [4, requests of the batch, splits]."""
+    sums = np.zeros((4, len(batch.index), len(found)))
+    for c, k in np.ndindex(len(found), 4):
+        sums[k, :, c] = np.bincount(batch.owner, found[c, k], len(batch.index))
+    return sums
+
+
+def free_memory(device: str) -> int:
+    free = free_bytes(device)
+    return min(psutil.virtual_memory().available, MOST_ROOM) if free is None else free
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """CUDA has an error of its own; the allocators of the CPU and of MPS raise a RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(s in text for s in ("out of memory", "not enough memory", "can't allocate memory"))
+
+
+def counted(splits: int) -> str:
+    return f"{splits} split" + "s" * (splits != 1)

@@ -6,6 +6,7 @@ import pytest
 
 from lwq_ui.core.memory import (
     GIB,
+    PRUNED,
     LayerCost,
     ModelCost,
     affine_bytes,
@@ -109,6 +110,18 @@ def test_a_model_is_its_layers_and_the_rest() -> None:
         cost.total((4, 2, 2))
     with pytest.raises(ValueError):
         cost.total((4,))
+
+
+def test_a_pruned_layer_costs_nothing() -> None:
+    cost = ModelCost(
+        (LayerCost(100, {2: 25, 4: 50}, 7), LayerCost(300, {2: 75, 4: 150}, 11)), rest_bytes=1000
+    )
+    assert cost.layers[0].bytes(PRUNED) == 0
+    assert cost.total((PRUNED, 4)) == 1161
+    assert cost.total((PRUNED, PRUNED)) == 1000
+    # Spread over the weights of the whole model, as the average over layers is.
+    assert cost.bits_per_weight((PRUNED, 4)) == 8 * 150 / 400
+    assert average_bits((PRUNED, 4)) == 2.0
 
 
 def test_a_model_without_quantizable_weights_has_no_bits_per_weight() -> None:

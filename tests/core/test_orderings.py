@@ -5,7 +5,7 @@ import random
 import pytest
 
 from lwq_ui.core.errors import UserError
-from lwq_ui.core.orderings import ORDERINGS, SCORERS, rank_layers
+from lwq_ui.core.orderings import ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
 
 VALUES = [0.5, -2.0, 3.0, 0.5, 1.0]
 SCORES = dict.fromkeys(SCORERS, VALUES)
@@ -22,6 +22,10 @@ SMALLEST_FIRST = [1, 0, 3, 4, 2]
         ("reverse-zd", LARGEST_FIRST),
         ("first", [0, 1, 2, 3, 4]),
         ("last", [4, 3, 2, 1, 0]),
+        ("sensitivity", LARGEST_FIRST),
+        ("block-influence", LARGEST_FIRST),
+        ("prune-by-lim", LARGEST_FIRST),
+        ("prune-from-top", [4, 0, 1, 2, 3]),  # the last layer stays, 3 goes first
     ],
 )
 def test_directions(name: str, expected: list[int]) -> None:
@@ -87,7 +91,16 @@ def test_missing_scores(name: str, scorer: str) -> None:
             rank_layers(name, scores, 5)
 
 
-def test_every_scorer_has_both_directions_as_orderings() -> None:
-    for scorer in SCORERS:
-        assert ORDERINGS[scorer].scorer == ORDERINGS[f"reverse-{scorer}"].scorer == scorer
+def test_every_scorer_is_an_ordering_and_the_quick_ones_have_a_reverse() -> None:
+    for scorer, spec in SCORERS.items():
+        assert ORDERINGS[scorer].scorer == scorer
+        reverse = ORDERINGS.get(f"reverse-{scorer}")
+        assert (reverse is not None) == bool(spec.reverse)
+        assert reverse is None or (reverse.scorer, reverse.title) == (scorer, spec.reverse)
+    assert QUICK_SCORERS == ["lim", "zd"]
+    assert "reverse-sensitivity" not in ORDERINGS
     assert len({o.title for o in ORDERINGS.values()}) == len(ORDERINGS)
+
+
+def test_only_the_pruning_orderings_prune() -> None:
+    assert [n for n, o in ORDERINGS.items() if o.prunes] == ["prune-from-top", "prune-by-lim"]

@@ -278,7 +278,7 @@ def test_a_damaged_bank_file_is_set_aside_and_packed_again(
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("level", [3, 0, 5])
+@pytest.mark.parametrize("level", [3, 5])
 def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None:
     bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
     for use in (
@@ -289,6 +289,38 @@ def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None
     ):
         with pytest.raises(UserError, match=f"has no {level} bits, only 8, 4, 2"):
             use()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded, tmp_path: Path) -> None:
+    loaded = loaded_of(name)
+    bank = Bank(loaded, quantizer_named("quanto"))
+    fill(bank, (0, 16, 0, 4))
+    assert set(bank._packed) == {(3, 4)}
+    composed = bank.compose((0, 16, 0, 4))
+    tokens = tiny.documents(20)[0]
+    states = tiny.layer_states(composed, models.find_layers(composed), tokens)
+    for i, pruned in enumerate((True, False, True, False)):
+        entered, left = states[i]
+        assert torch.equal(entered, left) == pruned
+    with pytest.raises(UserError, match="cannot store a model with pruned layers"):
+        bank.save((0, 16, 0, 4), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_a_model_with_pruned_layers_writes_what_it_computes(name: str, loaded_of: Loaded) -> None:
+    loaded = loaded_of(name)
+    composed = Bank(loaded, quantizer_named("quanto")).compose((0, 16, 4, 0))
+    tokens = tiny.documents(5)[0]
+    ids = torch.tensor([tokens])
+    written = composed.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, eos_token_id=1
+    )[0].tolist()
+    for n in range(len(tokens), len(written)):
+        assert written[n] == tiny.logits(composed, written[:n])[-1].argmax()
+    assert loaded.model.generation_config.use_cache and loaded.model.config.use_cache
 
 
 def test_an_unknown_quantizer() -> None:

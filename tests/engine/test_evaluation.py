@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import Metric
+from lwq_ui.engine import evaluation
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import Measured, Passages, per_token, task_named, tasks
 from lwq_ui.engine.harness import BOOTSTRAP, load_task
@@ -189,9 +193,21 @@ def test_a_stop_ends_a_task(bank: Bank) -> None:
             task_named(name, SETTINGS).measure(sweep, 10)
 
 
-def test_an_unknown_task() -> None:
-    with pytest.raises(UserError, match=r"no task 'mmlu'.*perplexity, endings, last_word, min"):
-        task_named("mmlu", SETTINGS)
+def test_an_unknown_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "registry", lambda: SimpleNamespace(task_index={}))
+    said = r"no task 'ending' \(close to it: endings\).*: perplexity, endings, last_word, min"
+    with pytest.raises(UserError, match=said):
+        task_named("ending", SETTINGS)
+
+
+def test_tasks_are_known_without_torch_and_lm_eval() -> None:
+    code = (
+        "import sys; from lwq_ui.engine.evaluation import task_named; "
+        "from lwq_ui.settings import Settings; s = Settings.from_environment(); "
+        "task_named('endings', s).data; task_named('mmlu', s).data; "
+        "assert not {'torch', 'lm_eval'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_tasks_that_ship() -> None:

@@ -21,12 +21,12 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.export.json_config import import_json
 from lwq_ui.core.schema import Config
 from lwq_ui.core.store import Store
-from lwq_ui.engine import jobs
+from lwq_ui.engine import jobs, records
 from lwq_ui.engine.configs import build_config
-from lwq_ui.engine.evaluation import tasks
+from lwq_ui.engine.evaluation import Harness, tasks
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import model_cost
-from lwq_ui.engine.scorers import LIM, ZD
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.scorers import LIM, ZD, Sensitivity
 from lwq_ui.engine.texts import Text, shipped_calibration
 from lwq_ui.settings import ROOT, Settings
 
@@ -110,6 +110,28 @@ def test_the_tokens_of_a_calibration_can_be_bounded(
     assert (found.documents, found.tokens) == (2, 200)
 
 
+def test_sensitivity_is_cached_per_level_and_quantizer(
+    loaded: LoadedModel, text: Text, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sensitivity(**options: Any) -> Any:
+        options = {"max_tokens": 300, **options}
+        found = jobs.score(loaded, ["sensitivity"], text, store, tiny.quiet, Event(), **options)
+        return found["sensitivity"]
+
+    fresh = sensitivity()
+    assert (fresh.quantizer, fresh.level, fresh.tokens) == ("quanto", 2, 300)
+    finer, other = sensitivity(low=4), sensitivity(quantizer="quanto-hqq")
+    assert sum(finer.values) < sum(fresh.values) != sum(other.values)
+    monkeypatch.setattr(Sensitivity, "score", None)  # from here on the store must answer
+    assert (sensitivity(), sensitivity(low=4)) == (fresh, finer)
+    chosen = quantizer_named("quanto")
+    known = records.known_scores(loaded.info, text, store, 300, chosen, 2)
+    assert known == {"sensitivity": fresh}
+    assert records.known_scores(loaded.info, text, store, 300) == {}
+    with pytest.raises(TypeError):
+        sensitivity(low=8)
+
+
 def test_an_unknown_scorer(loaded: LoadedModel, text: Text, store: Store) -> None:
     with pytest.raises(UserError, match=r"no scorer 'bi'.*lim, zd"):
         jobs.score(loaded, ["bi"], text, store, tiny.quiet, Event())
@@ -154,6 +176,63 @@ def test_only_what_is_missing_is_measured(
     assert evaluate(loaded, settings, store, splits=SPLITS[:1]).computed == 2
     assert evaluate(loaded, settings, store, splits=[*SPLITS[:2], SPLITS[0]]).computed == 2
     assert evaluate(loaded, settings, store, splits=SPLITS).computed == 2
+
+
+def test_results_are_told_early_on_a_part_of_the_items(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    evaluate(loaded, settings, store, limit=32, splits=SPLITS[:1], tasks=["endings"])
+    told: list[Any] = []
+    done = evaluate(loaded, settings, store, limit=32, partial=told.append)
+    count = [[(e.task, len(next(iter(e.items.values())))) for e in some] for some in told]
+    assert count == [
+        [("endings", 32)],
+        [("perplexity", 8)] * 3,
+        [("perplexity", 32)] * 3,
+        [("endings", 8)] * 2,
+        [("endings", 32)] * 2,
+    ]
+    assert [e for e in done.evaluations if e.task == "perplexity"] == told[2]
+    assert {e.limit for some in told for e in some if e.task == "endings"} == {32}
+    # What was told early is the same as a smaller evaluation, and is not stored as the larger one.
+    few = evaluate(loaded, settings, Store(store.root / "other"), limit=8, splits=SPLITS)
+    early = [e.metrics for e in few.evaluations if e.task == "perplexity"]
+    for ours, theirs in zip(told[1], early, strict=True):
+        assert ours.metrics["perplexity"].value == pytest.approx(theirs["perplexity"].value)
+    assert evaluate(loaded, settings, store, limit=32).computed == 0
+
+
+def test_a_task_that_fails_does_not_keep_the_others(
+    loaded: LoadedModel, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise UserError("The data cannot be had.")
+
+    monkeypatch.setattr(Harness, "measure", fail)
+    done = evaluate(loaded, settings, store, tasks=["endings", "perplexity", "no such"])
+    assert [e.task for e in done.evaluations] == ["perplexity"] * 3
+    assert len(done.failures) == 2
+    assert "The data cannot be had." in done.failures
+    assert any("no task 'no such'" in told for told in done.failures)
+    with pytest.raises(UserError, match=r"The data cannot be had\."):
+        evaluate(loaded, settings, store, tasks=["endings"])
+
+
+def test_a_forecast_measures_nothing(loaded: LoadedModel, settings: Settings, store: Store) -> None:
+    def ahead(**options: Any) -> Any:
+        arguments = {"splits": SPLITS, "tasks": ["perplexity", "endings"], "limit": 8, **options}
+        where = (settings, store, tiny.quiet, Event())
+        splits, tasks, limit = arguments.values()
+        return jobs.forecast(loaded, splits, "quanto", tasks, limit, *where)
+
+    all_ahead = ahead()
+    assert all_ahead.splits == 6 and all_ahead.seconds > 0 and not all_ahead.unknown
+    assert not list(store.root.glob("evaluations/**/*.json"))
+    assert ahead(tasks=["endings", "nosuch"]).unknown == ("nosuch",)
+    evaluate(loaded, settings, store, limit=8, tasks=["perplexity"])
+    assert ahead().splits == 3
+    evaluate(loaded, settings, store, limit=8)
+    assert ahead() == jobs.Forecast(0.0, 0, ())
 
 
 def test_a_limit_beyond_the_task_is_no_limit(
@@ -226,7 +305,7 @@ def test_finished_tasks_are_kept_before_a_stop(
     stop = Event()
 
     def progress(what: str, done: float | None) -> None:
-        if what == "Story endings":
+        if what.startswith("Story endings:") and done > 0.6:
             stop.set()
 
     with pytest.raises(Stopped):
@@ -243,7 +322,13 @@ def test_the_share_done_goes_up_over_all_tasks(
     evaluate(loaded, settings, store, progress=lambda what, done: seen.append((what, done)))
     shares = [done for what, done in seen if what != "Quantizing layers"]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
-    assert all(done >= 0.5 for what, done in seen if what == "Story endings")
+    endings = [done for what, done in seen if what.startswith("Story endings:")]
+    assert endings and min(endings) >= 0.5
+    seen.clear()
+    again = {"store": Store(store.root / "other"), "limit": 16, "partial": lambda some: None}
+    evaluate(loaded, settings, progress=lambda what, done: seen.append((what, done)), **again)
+    shares = [done for what, done in seen if what != "Quantizing layers"]
+    assert shares == sorted(shares) and shares[-1] <= 1
 
 
 def write(loaded: LoadedModel, store: Store, split: Any, seed: int, **options: Any) -> list[Any]:

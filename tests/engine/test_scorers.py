@@ -15,8 +15,10 @@ from torch import Tensor
 from lwq_ui.core.errors import Stopped
 from lwq_ui.core.orderings import SCORERS as SPECS
 from lwq_ui.engine import scorers
+from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.batches import batches
 from lwq_ui.engine.models import LoadedModel, layer_weights
+from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import SCORERS, share_above_one_std
 from lwq_ui.engine.walk import find_layers
 
@@ -175,6 +177,31 @@ def test_no_constant_weight_is_above_itself(value: float, dtype: torch.dtype) ->
 
 def test_the_scorers_are_those_that_the_page_knows() -> None:
     assert SCORERS.keys() == SPECS.keys()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox", "mixtral"])
+def test_sensitivity_equals_one_composed_model_per_layer(
+    name: str, loaded_of: Callable[..., LoadedModel]
+) -> None:
+    loaded = loaded_of(name)
+    bank = Bank(loaded, quantizer_named("quanto"))
+    sequences = tiny.documents(*LENGTHS)
+    n = len(loaded.walk)
+    expected = []
+    for i in range(n):
+        composed = bank.compose([2 if j == i else 16 for j in range(n)])
+        nats = []
+        for tokens in sequences:
+            p, q = (
+                tiny.logits(m, tokens)[:-1].double().log_softmax(-1)
+                for m in (loaded.model, composed)
+            )
+            nats += (p.exp() * (p - q)).sum(-1).tolist()
+        expected.append(sum(nats) / len(nats))
+    found = SCORERS["sensitivity"].score(loaded, sequences, tiny.quiet, Event(), bank, 2)
+    assert found == pytest.approx(expected, rel=1e-3)
+    finer = SCORERS["sensitivity"].score(loaded, sequences, tiny.quiet, Event(), bank, 4)
+    assert all(0 < f < c / 2 for f, c in zip(finer, found, strict=True))
 
 
 @pytest.mark.parametrize("name", ["lim", "zd"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -12,12 +14,21 @@ import pytest
 import tiny
 import torch
 
-from lwq_ui.core.errors import Stopped
+from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.engine import sweep as sweep_module
 from lwq_ui.engine.bank import Bank
+from lwq_ui.engine.journal import FIELDS
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
-from lwq_ui.engine.sweep import Request, Sweep
+from lwq_ui.engine.sweep import (
+    Part,
+    Rehearsal,
+    Rehearsed,
+    Request,
+    Scored,
+    Sweep,
+    out_of_memory,
+)
 
 UNTOUCHED = (16, 16, 16, 16)
 # They share prefixes of every length, and some nothing at all.
@@ -30,6 +41,9 @@ SPLITS = [
     (16, 16, 4, 8),
     UNTOUCHED,
     (8, 2, 16, 4),
+    (4, 4, 0, 2),
+    (0, 2, 4, 0),
+    (0, 0, 0, 0),
 ]
 REFERENCE = SPLITS.index(UNTOUCHED)
 
@@ -45,10 +59,10 @@ def requests(loaded: LoadedModel) -> list[Request]:
     return found
 
 
-def expected(bank: Bank, request: Request, split: tuple[int, ...]) -> tuple[float, ...]:
+def expected(bank: Bank, composed: Any, request: Request) -> tuple[float, ...]:
     """One request on one composed model and on the unquantized one, in float64."""
     n = len(request.targets)
-    logp = tiny.logits(bank.compose(split), request.tokens)[-n:].double().log_softmax(-1)
+    logp = tiny.logits(composed, request.tokens)[-n:].double().log_softmax(-1)
     ref = tiny.logits(bank.loaded.model, request.tokens)[-n:].double().log_softmax(-1)
     best = logp.argmax(-1)
     return (
@@ -59,31 +73,103 @@ def expected(bank: Bank, request: Request, split: tuple[int, ...]) -> tuple[floa
     )
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gpt_neox", "mixtral", "gpt2"])
-def test_every_split_equals_its_composed_model(
-    name: str, loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two or three batches a shard, and for three positions a block of logits."""
     monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 50)
-    # Room for two or three batches a shard, and for three positions a block of logits.
-    monkeypatch.setattr(sweep_module, "HIDDEN_BYTES", 100 * 64 * 4 * len(SPLITS))
-    monkeypatch.setattr(sweep_module, "LOGITS", 3 * tiny.VOCABULARY)
-    loaded = loaded_of(name)
-    bank = Bank(loaded, quantizer_named("quanto"))
-    asked = requests(loaded)
-    sweep = Sweep(bank, SPLITS, tiny.quiet, Event())
-    shards = sweep._shards(sweep_module.batches([r.tokens for r in asked], 50))
-    assert len(shards) > 1 and max(map(len, shards)) > 1
-    scored = sweep.score(asked, "x", divergence=True)
-    for r, request in enumerate(asked):
-        for c, split in enumerate(SPLITS):
-            logprob, greedy, divergence, agreement = expected(bank, request, split)
+    monkeypatch.setattr(sweep_module, "free_memory", lambda device: 100 * 64 * 4 * 8 / 0.25)
+    monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": 3 * tiny.VOCABULARY})
+
+
+def branching() -> list[Request]:
+    """A context and its continuations, of which two share more; the same tokens with several
+    targets; one that is another's beginning; a pair that differs in one token; and a loner."""
+    context, a, b, c, other = tiny.documents(9, 4, 6, 3, 8, seed=3)
+    found = [Request((context + x)[:-1], x) for x in (a, b, a[:2] + c)]
+    found += [Request(context, [t]) for t in (7, 8, 9)]
+    found += [Request(context[:5], context[2:5])]
+    pair = [*a, *b], [*a[:3], 11, *b]
+    found += [Request(s[:-1], s[1:]) for s in pair]
+    return [*found, Request(other[:-1], other[1:])]
+
+
+def check_all(bank: Bank, splits: list[tuple[int, ...]], asked: list[Request]) -> Scored:
+    scored = Sweep(bank, splits, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    for c, split in enumerate(splits):
+        composed = bank.compose(split)
+        for r, request in enumerate(asked):
+            logprob, greedy, divergence, agreement = expected(bank, composed, request)
             assert scored.logprob[r, c] == pytest.approx(logprob, rel=1e-4, abs=1e-4)
             assert bool(scored.greedy[r, c]) == greedy
             assert scored.divergence[r, c] == pytest.approx(divergence, rel=2e-3, abs=2e-4)
             assert scored.agreement[r, c] == agreement
+    return scored
+
+
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_neox", "mixtral", "gpt2"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_split_equals_its_composed_model(
+    name: str, loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pieces(monkeypatch)
+    loaded = loaded_of(name)
+    bank = Bank(loaded, quantizer_named("quanto"))
+    asked = requests(loaded)
+    shards: list[Part] = []
+    walk = Sweep._walk
+    monkeypatch.setattr(Sweep, "_walk", lambda self, s: shards.append(s) or walk(self, s))
+    scored = check_all(bank, SPLITS, asked)
+    assert len(shards) > 1 and max(len(s.batches) for s in shards) > 1
     assert scored.greedy[:, REFERENCE].sum() == 6
     assert (scored.divergence[:, REFERENCE] == 0).all()
     assert scored.divergence[0, SPLITS.index((2, 2, 2, 2))] > 0.1
+
+
+def branches_of(loaded: LoadedModel, asked: list[Request]) -> list[bool]:
+    sweep = Rehearsal(Bank(loaded, quantizer_named("quanto")), SPLITS, tiny.quiet, Event())
+    seen: list[bool] = []
+    sweep._compute = lambda parts: seen.extend(b.branches for p in parts for b in p.batches)
+    sweep.score(asked, "x")
+    return seen
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_requests_that_share_a_context_lie_in_one_row(
+    name: str, loaded_of: Callable[..., LoadedModel]
+) -> None:
+    windowed = "sliding_window" in tiny.CONFIGS[name]
+    loaded = loaded_of(name, **({"sliding_window": 64} if windowed else {}))
+    asked = branching()
+    assert any(branches_of(loaded, asked))
+    check_all(Bank(loaded, quantizer_named("quanto")), SPLITS, asked)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma2", "gemma3_text"])
+def test_a_row_longer_than_the_window_does_not_branch(
+    name: str, loaded_of: Callable[..., LoadedModel]
+) -> None:
+    asked = branching()
+    assert not any(branches_of(loaded_of(name), asked))
+    check_all(Bank(loaded_of(name), quantizer_named("quanto")), SPLITS[-3:], asked)
+
+
+OTHERS = {
+    "bloom": {"vocab_size": tiny.VOCABULARY, "hidden_size": 64, "n_layer": 4, "n_head": 4},
+    "mpt": {"vocab_size": tiny.VOCABULARY, "d_model": 64, "n_layers": 4, "n_heads": 4},
+}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_an_architecture_that_takes_no_trees_gets_rows_of_their_own(
+    name: str, loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tiny.CONFIGS, name, OTHERS[name])
+    loaded = loaded_of(name)
+    asked = branching()
+    assert not loaded.walk.shares_prefixes
+    assert not any(branches_of(loaded, asked))
+    check_all(Bank(loaded, quantizer_named("quanto")), SPLITS[-3:], asked)
 
 
 def test_batches_shards_and_blocks_do_not_matter(
@@ -91,12 +177,12 @@ def test_batches_shards_and_blocks_do_not_matter(
 ) -> None:
     loaded = loaded_of("llama")
     bank = Bank(loaded, quantizer_named("quanto"))
-    asked = requests(loaded)
+    asked = requests(loaded) + branching()
     found = []
-    for tokens, hidden, logits in ((1, 1, 1), (64, 10**5, 10**4), (4096, 2**30, 2**24)):
+    for tokens, memory, logits in ((1, 1, 1), (64, 10**6, 10**4), (4096, 2**32, 2**24)):
         monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded, tokens=tokens: tokens)
-        monkeypatch.setattr(sweep_module, "HIDDEN_BYTES", hidden)
-        monkeypatch.setattr(sweep_module, "LOGITS", logits)
+        monkeypatch.setattr(sweep_module, "free_memory", lambda device, memory=memory: memory)
+        monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": logits})
         sweep = Sweep(bank, SPLITS, tiny.quiet, Event())
         found.append(sweep.score(asked, "x", divergence=True))
     for other in found[1:]:
@@ -104,6 +190,19 @@ def test_batches_shards_and_blocks_do_not_matter(
         np.testing.assert_allclose(other.divergence, found[0].divergence, rtol=1e-3, atol=1e-5)
         assert (other.greedy == found[0].greedy).all()
         assert (other.agreement == found[0].agreement).all()
+
+
+def test_a_batch_depends_on_no_other_split_and_shard(
+    loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    asked = requests(bank.loaded) + branching()
+    whole = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 0})
+    for c, split in enumerate(SPLITS):
+        alone = Sweep(bank, [split], tiny.quiet, Event()).score(asked, "x", divergence=True)
+        for name in FIELDS:
+            assert (getattr(alone, name)[:, 0] == getattr(whole, name)[:, c]).all()
 
 
 def test_splits_share_their_prefixes(
@@ -120,8 +219,8 @@ def test_splits_share_their_prefixes(
     tokens = tiny.documents(12)[0]
     Sweep(bank, SPLITS, tiny.quiet, Event()).score([Request(tokens[:-1], tokens[1:])], "x")
     for i in range(4):
-        assert steps.count(i) == len({split[: i + 1] for split in SPLITS})
-    assert len(dense) == len(set(dense)) == sum(len({s[i] for s in SPLITS}) for i in range(4))
+        assert steps.count(i) == len({s[: i + 1] for s in SPLITS if s[i]})
+    assert len(dense) == len(set(dense)) == sum(len({s[i] for s in SPLITS} - {0}) for i in range(4))
 
 
 def test_without_a_reference_nothing_diverges(loaded_of: Callable[..., LoadedModel]) -> None:
@@ -136,14 +235,25 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 30)
-    monkeypatch.setattr(sweep_module, "HIDDEN_BYTES", 40_000)
+    monkeypatch.setattr(sweep_module, "free_memory", lambda device: 160_000)
     bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
     tokens = tiny.documents(20, 21, 10)
     asked = [Request(t[:-1], t[1:]) for t in tokens]
+    texts: list[str] = []
     seen: list[Any] = []
-    Sweep(bank, SPLITS[:2], lambda what, done: seen.append(done), Event()).score(asked, "x")
-    assert seen == sorted(seen) and seen[0] == 0 and 0.9 < seen[-1] <= 1
-    for at in range(len(seen)):
+
+    def note(what: str, done: float | None) -> None:
+        texts.append(what)
+        seen.append(done)
+
+    Sweep(bank, SPLITS[:1], note, Event()).score(asked, "Task")
+    assert texts[0] == "Task: 1 split, layer 1 of 4"
+    texts.clear()
+    seen.clear()
+    Sweep(bank, SPLITS[:2], note, Event()).score(asked, "Task")
+    assert texts[0] == "Task: 2 splits, layer 1 of 4" and texts[-1].endswith("layer 4 of 4")
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] == pytest.approx(1)
+    for at in range(0, len(seen) - 1, 3):
         stop = Event()
         count = itertools.count()
 
@@ -151,8 +261,101 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
             if next(count) == at:
                 stop.set()
 
-        with pytest.raises(Stopped):
+        live = live_tensors()
+        with pytest.raises(Stopped) as stopped:
             Sweep(bank, SPLITS[:2], progress, stop).score(asked, "x")
+        assert live_tensors() <= live  # though the exception keeps its frames
+        assert stopped.tb is not None
+
+
+def live_tensors() -> int:
+    """Tensors as wide as hidden states, or as heads: positions' cosines."""
+    gc.collect()
+    return sum(
+        type(o) is torch.Tensor and o.ndim == 3 and o.shape[-1] in (64, 16)
+        for o in gc.get_objects()
+    )
+
+
+def test_where_memory_runs_out_the_shard_is_halved(
+    loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """First the batches, then the splits, and what is scored stays scored."""
+    monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 50)
+    loaded = loaded_of("llama")
+    bank = Bank(loaded, quantizer_named("quanto"))
+    asked = requests(loaded)
+    whole = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    step, walk, shards, seen = loaded.walk.step, Sweep._walk, [], []
+    most = 3
+
+    def walking(self: Sweep, shard: Part) -> Any:
+        shards.append((len(shard.batches), len(shard.places)))
+        return walk(self, shard)
+
+    def stepping(i: int, hidden: Any, *rest: Any) -> Any:
+        batches, splits = shards[-1]
+        if i == 2 and (batches > 1 or splits > most):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(i, hidden, *rest)
+
+    monkeypatch.setattr(Sweep, "_walk", walking)
+    monkeypatch.setattr(loaded.walk, "step", stepping)
+    sweep = Sweep(bank, SPLITS, lambda what, done: seen.append(done), Event(), tmp_path)
+    scored = sweep.score(asked, "x", divergence=True)
+    assert shards[0][0] > 1 and shards[0][1] == len(SPLITS)
+    assert (1, len(SPLITS)) in shards and (1, most) in shards
+    np.testing.assert_allclose(scored.logprob, whole.logprob, rtol=1e-5)
+    np.testing.assert_allclose(scored.divergence, whole.divergence, rtol=1e-3, atol=1e-5)
+    assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
+    most = 0
+    with pytest.raises(UserError, match="too little memory to run"):
+        Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+    monkeypatch.setattr(
+        loaded.walk, "step", lambda *a: (_ for _ in ()).throw(RuntimeError("something else"))
+    )
+    with pytest.raises(RuntimeError, match="something else"):
+        Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("x"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_a_rehearsal_tells_the_time_and_scores_nothing(
+    loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loaded = loaded_of("llama")
+    bank = Bank(loaded, quantizer_named("quanto"))
+    asked = requests(loaded)
+    steps: list[int] = []
+    step = loaded.walk.step
+    monkeypatch.setattr(loaded.walk, "step", lambda i, *rest: steps.append(i) or step(i, *rest))
+
+    def forecast(asked: list[Request], divergence: bool = True) -> float:
+        with pytest.raises(Rehearsed) as rehearsed:
+            Rehearsal(bank, SPLITS, tiny.quiet, Event(), tmp_path).score(asked, "x", divergence)
+        return rehearsed.value.seconds
+
+    loaded.walk.shares_prefixes  # noqa: B018  (its own check is no part of a rehearsal)
+    assert 0 < forecast(asked) < 60
+    assert len(steps) <= 6 * 4 and len(set(steps)) == 1
+    assert not list(tmp_path.iterdir())
+    Sweep(bank, SPLITS, tiny.quiet, Event(), tmp_path).score(asked, "x", divergence=True)
+    assert forecast(asked) == 0
+    assert forecast(asked, divergence=False) == 0
+    assert forecast(asked + branching()) > 0
 
 
 def test_the_reference_scores_itself_first_wherever_it_stands(

@@ -78,6 +78,33 @@ def test_weights_stand_in_for_one_call(name: str) -> None:
     assert not torch.equal(walked, before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_here_takes_trees(name: str, dtype: str) -> None:
+    windowed = "sliding_window" in tiny.CONFIGS[name]
+    walk = LayerWalk(tiny.build(name, dtype, **({"sliding_window": 64} if windowed else {})))
+    content = tiny.state_hash(walk.model)
+    assert walk.shares_prefixes, walk._tree_error()
+    assert tiny.state_hash(walk.model) == content
+
+
+def test_a_window_shorter_than_the_check_takes_no_trees() -> None:
+    assert not LayerWalk(tiny.build("gemma2")).shares_prefixes
+
+
+def test_the_tree_check_sees_wrong_masks_and_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = LayerWalk.head
+    for wrong in (
+        lambda self, ids, visible=None, positions=None: head(self, ids),
+        lambda self, ids, visible=None, positions=None: head(
+            self, ids, visible, None if positions is None else torch.arange(ids.shape[1])[None]
+        ),
+    ):
+        monkeypatch.setattr(LayerWalk, "head", wrong)
+        for dtype in ("float32", "bfloat16"):
+            assert not LayerWalk(tiny.build("llama", dtype)).shares_prefixes
+
+
 def test_bfloat16_too() -> None:
     model = tiny.build("llama", "bfloat16")
     walk = LayerWalk(model)

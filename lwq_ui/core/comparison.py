@@ -1,0 +1,119 @@
+"""Do two splits differ by more than noise? Paired, on the same items.
+
+A metric of n items is known with an error; the difference of two splits on the same items is known
+much better, since what makes an item hard is the same for both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from .schema import Evaluation
+
+PASSAGES = {  # metric of the perplexity task -> the items that it is made of
+    "perplexity": "negative_log_likelihood",
+    "kl_divergence": "kl_divergence",
+    "top1_agreement": "top1_agreement",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric, and what each item contributes to its error: [n], linearized, summing to 0."""
+
+    value: float
+    influence: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return len(self.influence)
+
+    @property
+    def stderr(self) -> float:
+        """0 where all items agree; NaN of a single item."""
+        if self.n < 2:
+            return math.nan
+        return math.sqrt(float(np.square(self.influence).sum()) * self.n / (self.n - 1))
+
+    def minus(self, other: Estimate) -> Estimate:
+        """The paired difference. Both must be of the same items, in the same order."""
+        if self.n != other.n:
+            raise ValueError(f"{self.n} items cannot be paired with {other.n}")
+        return Estimate(self.value - other.value, self.influence - other.influence)
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of several splits' metrics on the same items, such as of the random orders."""
+    return Estimate(
+        float(np.mean([e.value for e in estimates])),
+        np.mean([e.influence for e in estimates], axis=0),
+    )
+
+
+def estimate(evaluation: Evaluation, metric: str) -> Estimate | None:
+    """The metric made again from its items. None where it is not a mean, a ratio of sums, or the
+    exponential of one: the result must be the metric that was reported."""
+    reported = evaluation.metrics[metric].value
+    for made in candidates(evaluation, metric):
+        if math.isclose(made.value, reported, rel_tol=1e-6, abs_tol=1e-9):
+            return made
+    return None
+
+
+def candidates(e: Evaluation, metric: str) -> Iterable[Estimate]:
+    if "tokens" in e.items and metric in PASSAGES:
+        ratio = ratio_of(e.items[PASSAGES[metric]], e.items["tokens"])
+        yield exponential(ratio) if metric == "perplexity" else ratio
+    if metric not in e.items:
+        return
+    values = e.items[metric]
+    weights = e.items.get(f"{metric}_weight")  # lm-eval's word and byte perplexities
+    ratio = ratio_of(values, weights or [1.0] * len(values))
+    yield ratio
+    loss = Estimate(-ratio.value, -ratio.influence)  # the values are log-likelihoods
+    yield exponential(loss)
+    yield Estimate(loss.value / math.log(2), loss.influence / math.log(2))  # bits per byte
+
+
+def ratio_of(sums: Sequence[float], weights: Sequence[float]) -> Estimate:
+    """sum(sums) / sum(weights), the items being the units that vary."""
+    s, w = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
+    value = float(s.sum() / w.sum())
+    return Estimate(value, (s - value * w) / w.sum())
+
+
+def exponential(of: Estimate) -> Estimate:
+    value = math.exp(min(of.value, 700.0))
+    return Estimate(value, value * of.influence)
+
+
+def noise_limit(comparisons: int) -> float:
+    """How many standard errors a difference must exceed to be called larger than noise, when so
+    many are looked at together: all of them are right with 95 % (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / max(1, comparisons))
+
+
+def larger_than_noise(difference: Estimate, comparisons: int) -> bool:
+    # NaN compares as false: a single item shows nothing.
+    return abs(difference.value) > noise_limit(comparisons) * difference.stderr
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's: 1 where both rank the layers alike, -1 where one is the reverse; NaN where all
+    values of one are equal."""
+    x, y = (ranks(v) - (len(v) - 1) / 2 for v in (a, b))
+    scale = math.sqrt(float((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum()) / scale if scale else math.nan
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Ties share the mean of their ranks."""
+    v = np.asarray(values, np.float64)
+    _, inverse, counts = np.unique(v, return_inverse=True, return_counts=True)
+    below = np.cumsum(counts) - counts
+    return (below + (counts - 1) / 2)[inverse]

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from statistics import stdev
+
+import pytest
+
+from lwq_ui.core.allocation import breakpoints
+from lwq_ui.core.curves import (
+    RANDOM_SEEDS,
+    Expected,
+    Kept,
+    all_splits,
+    curve,
+    curves,
+    expected,
+    kept,
+    measured_lines,
+)
+from lwq_ui.core.errors import UserError
+from lwq_ui.core.memory import LayerCost, ModelCost, average_bits
+from lwq_ui.core.orderings import ORDERINGS, rank_layers
+from lwq_ui.core.schema import Evaluation, Metric
+
+N = 12
+RNG = random.Random(3)
+SCORES = {name: [RNG.random() for _ in range(N)] for name in ("lim", "zd", "sensitivity")}
+
+
+def evaluation(split, value: float, n: int = 60, quantizer: str = "quanto") -> Evaluation:
+    metrics = {"acc": Metric(value, 0.02, n)}
+    return Evaluation("pairs", tuple(split), quantizer, metrics, {}, None, 1.0)
+
+
+# ---- the splits
+
+
+@pytest.mark.parametrize("name", [name for name, o in ORDERINGS.items() if not o.prunes])
+@pytest.mark.parametrize("levels", [(4, 2), (8, 4), (8, 2)])
+def test_two_levels_are_the_sliders_splits_from_the_top(name, levels):
+    made = curve(name, SCORES, N, levels)
+    layer = LayerCost(100, {16: 200, 8: 100, 4: 50, 2: 25}, 1)
+    points = breakpoints(ModelCost((layer,) * N, 0), levels, rank_layers(name, SCORES, N))
+    assert made.splits == tuple(points.split(k) for k in range(N, -1, -1))
+    assert not made.constant
+
+
+def test_every_nth_step_and_the_last():
+    whole = curve("lim", SCORES, N, (4, 2))
+    assert curve("lim", SCORES, N, (4, 2), every=5).splits == tuple(
+        whole.splits[k] for k in (0, 5, 10, 12)
+    )
+    assert curve("lim", SCORES, N, (4, 2), every=99).splits == (whole.splits[0], whole.splits[-1])
+
+
+@pytest.mark.parametrize("n", [12, 13, 14])
+def test_three_levels_keep_their_average(n):
+    """Paper, figure 5: x layers at 8 bits, 2 x at 2, the rest at 4."""
+    made = curve("last", {}, n, (8, 4, 2))
+    assert made.constant and len(made.splits) == n // 3 + 1
+    for x, split in enumerate(made.splits):
+        assert (split.count(8), split.count(2)) == (x, 2 * x)
+        assert average_bits(split) == 4
+    most, least = made.splits[1].index(8), [i for i, b in enumerate(made.splits[1]) if b == 2]
+    assert (most, least) == (n - 1, [0, 1])
+
+
+@pytest.mark.parametrize(("levels", "fewest"), [((4, 2), 6), ((8, 4), 6), ((8, 2), 3)])
+def test_pruning_goes_as_far_down_as_two_levels_would(levels, fewest):
+    high, low = levels
+    made = curve("prune-from-top", {}, N, levels)
+    assert made.splits[0] == (high,) * N
+    # Gromov et al.: the last layer stays, those before it go, counting down
+    assert made.splits[1] == (*[high] * (N - 2), 0, high)
+    assert made.splits[-1] == (*[high] * (fewest - 1), *[0] * (N - fewest), high)
+    assert average_bits(made.splits[-1]) == low
+    by_lim = curve("prune-by-lim", SCORES, N, levels).splits
+    assert [s.count(0) for s in by_lim] == list(range(N - fewest + 1))
+
+
+def test_one_curve_per_ordering_and_one_per_seed():
+    every = curves(["lim", "random", "last"], SCORES, N, (4, 2))
+    assert [c.title for c in every] == ["LIM", "Random 0", "Random 1", "Random 2", "Last layers"]
+    assert [c.seed for c in every] == [0, *RANDOM_SEEDS, 0]
+    splits = all_splits(every)
+    assert len(splits) == len(set(splits)) <= 5 * (N - 1) + 2
+    assert {s for c in every for s in c.splits} == set(splits)
+    with pytest.raises(UserError):
+        curves(["lim"], {}, N, (4, 2))
+
+
+# ---- what was measured of them
+
+
+def test_a_line_needs_three_points():
+    every = curves(["lim"], SCORES, N, (4, 2))
+    splits = every[0].splits
+    ends = [evaluation(splits[0], 0.8), evaluation(splits[-1], 0.5)]
+    assert measured_lines(ends, "acc", every) == []
+    (line,) = measured_lines([*ends, evaluation(splits[4], 0.7)], "acc", every)
+    assert [(p.step, p.metric.value) for p in line.points] == [(0, 0.8), (4, 0.7), (N, 0.5)]
+    assert line.from_all_high and line.orderings == ("lim",) and line.quantizer == "quanto"
+    assert all(p.spread is None for p in line.points)
+
+
+def test_random_orders_are_one_line_with_a_spread():
+    every = curves(["random"], SCORES, N, (4, 2))
+    values = {s: 0.5 + 0.001 * k for k, s in enumerate(all_splits(every))}
+    found = [evaluation(split, value) for split, value in values.items()]
+    (line,) = measured_lines(found, "acc", every)
+    assert len(line.points) == N + 1 and len(line.curves) == 3
+    assert len(line.points[0].evaluations) == 1 and line.points[0].spread is None
+    for p in line.points[1:-1]:
+        measured = [values[s] for s in dict.fromkeys(c.splits[p.step] for c in every)]
+        assert p.metric.value == pytest.approx(sum(measured) / len(measured))
+        if len(measured) > 1:
+            assert p.spread == pytest.approx(stdev(measured))
+        assert p.split == every[0].splits[p.step]
+
+
+def test_orderings_that_rank_alike_are_one_line():
+    every = curves(["lim", "zd", "block-influence"], SCORES, N, (4, 2))
+    found = [evaluation(split, 0.5) for split in all_splits(every)]
+    lines = measured_lines(found, "acc", every)
+    assert [line.orderings for line in lines] == [("lim", "block-influence"), ("zd",)]
+    assert lines[0].title == "LIM = Block influence"
+
+
+def test_an_ordering_that_only_shares_points_is_no_line():
+    values = [float(i) for i in range(N)]  # LIM lowers layer 0 first, as Last layers does
+    every = curves(["last", "lim", "first"], {"lim": [*values[:3], 9, *values[4:]]}, N, (4, 2))
+    found = [evaluation(split, 0.5) for split in every[1].splits]
+    assert len(set(every[0].splits) & set(every[1].splits)) >= 3
+    assert [line.orderings for line in measured_lines(found, "acc", every)] == [("lim",)]
+
+
+def test_quantizers_are_lines_of_their_own_and_share_the_unquantized_model():
+    every = curves(["lim"], SCORES, N, (16, 4))
+    found = [evaluation(every[0].splits[0], 0.9, quantizer="none")]
+    for quantizer in ("quanto", "quanto-hqq"):
+        found += [evaluation(s, 0.5, quantizer=quantizer) for s in every[0].splits[1:4]]
+    lines = measured_lines(found, "acc", every)
+    assert [line.quantizer for line in lines] == ["quanto", "quanto-hqq"]
+    assert [len(line.points) for line in lines] == [4, 4]
+
+
+def test_a_running_sweeps_line_has_points_of_fewer_items():
+    (c,) = every = curves(["lim"], SCORES, N, (4, 2))
+    found = [evaluation(s, 0.5, n=15 if k % 2 else 60) for k, s in enumerate(c.splits[:5])]
+    (line,) = measured_lines(found, "acc", every)
+    assert [p.metric.n for p in line.points] == [60, 15, 60, 15, 60]
+
+
+# ---- the grey line
+
+
+def test_kept_is_where_the_curve_first_falls_below():
+    points = [(4.0, 0.80), (3.5, 0.78), (3.0, 0.70), (2.5, 0.74), (2.0, 0.5)]
+    end = kept(points, larger_is_better=True)
+    assert end is not None and not end.everywhere
+    assert end.x == pytest.approx(3.5 - 0.5 * (0.78 - 0.72) / (0.78 - 0.70))
+
+
+def test_kept_of_a_perplexity_is_within_a_ninth():
+    end = kept([(4.0, 45.0), (3.0, 60.0)], larger_is_better=False)
+    assert end == Kept(pytest.approx(4 - (50 - 45) / 15), False)
+
+
+def test_kept_everywhere_and_nowhere_to_say():
+    assert kept([(4.0, 0.8), (2.0, 0.79)], True) == Kept(2.0, True)
+    assert kept([(4.0, 0.8)], True) is None
+    assert kept([(4.0, 0.0), (2.0, 0.0)], True) is None
+    assert kept([(4.0, float("nan")), (2.0, 0.1)], True) is None
+
+
+# ---- the quality to expect
+
+
+def test_expected_between_neighbours():
+    known = {0: Metric(10.0, 1.0, 60), 2: Metric(20.0, 3.0, 60), 3: Metric(21.0, None, 60)}
+    found = expected(known, 12)
+    assert found[0] == Expected(10.0, 1.0, True)
+    assert found[1] == Expected(15.0, 2.0, False)
+    assert found[3] == Expected(21.0, None, True)
+    assert found[4:] == [None] * 8
+    assert expected({0: Metric(1.0, 0.1, 9), 1: Metric(2.0, None, 9)}, 2) == [
+        Expected(1.0, 0.1, True),
+        Expected(2.0, None, True),
+    ]
+
+
+@pytest.mark.parametrize(("gap", "said"), [(1, True), (6, True), (7, False)])
+def test_expected_does_not_bridge_more_than_a_quarter(gap, said):
+    known = {0: Metric(10.0, 1.0, 60), gap: Metric(20.0, 1.0, 60)}
+    found = expected(known, 25)
+    assert all((e is not None) == said for e in found[1:gap])
+    if said:
+        values = [e.value for e in found[: gap + 1]]
+        assert all(b - a == pytest.approx(10 / gap) for a, b in pairwise(values))
