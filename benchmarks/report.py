@@ -17,9 +17,11 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def report(title: str, rows: Sequence[Mapping[str, Any]], json_file: str | None = None) -> None:
+def report(
+    title: str, rows: Sequence[Mapping[str, Any]], json_file: str | None = None, **more: Any
+) -> None:
     """Prints the table (to standard error where standard output is for JSON). The first row's keys
-    are the columns; numbers are aligned on the right."""
+    are the columns; numbers are aligned on the right. `more` goes into the JSON."""
     columns = list(rows[0])
     table = [columns] + [[text(row.get(c, "")) for c in columns] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
@@ -30,7 +32,7 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], json_file: str | None 
         cells = zip(line, widths, right, strict=True)
         print("  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in cells).rstrip(), file=out)
     if json_file:
-        content = json.dumps({"benchmark": title, "rows": rows}, indent=2) + "\n"
+        content = json.dumps({"benchmark": title, "rows": rows, **more}, indent=2) + "\n"
         sys.stdout.write(content) if json_file == "-" else Path(json_file).write_text(content)
 
 

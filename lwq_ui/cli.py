@@ -16,18 +16,20 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from .core.allocation import LEVEL_PAIRS
+from .core.allocation import LEVEL_PAIRS, Split
+from .core.curves import LEVELS as CURVE_LEVELS
+from .core.curves import all_splits, curves
 from .core.errors import Stopped, UserError
 from .core.export import EXPORTS
 from .core.export.json_config import import_json
-from .core.memory import average_bits, format_gib
-from .core.orderings import ORDERINGS, SCORERS, rank_layers
+from .core.memory import PRUNED, average_bits, format_gib
+from .core.orderings import ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
 from .core.schema import Config, Evaluation, ModelInfo, Scores, split_name
 from .core.store import Store, dumps, write_atomically
 from .engine import records
 from .engine.configs import breakpoints_of, build_config, check_fingerprint
-from .engine.evaluation import tasks
-from .engine.quantizers import QUANTIZERS, model_cost
+from .engine.evaluation import expand, tasks
+from .engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from .engine.texts import calibration_text
 from .settings import Settings
 
@@ -47,12 +49,15 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 3.2GiB") from None
 
 
-def level_pair(text: str) -> tuple[int, int]:
-    for pair in LEVEL_PAIRS:
-        if text == f"{pair[0]},{pair[1]}":
-            return pair
-    choices = ", ".join(f"{high},{low}" for high, low in LEVEL_PAIRS)
-    raise argparse.ArgumentTypeError(f"'{text}' is none of {choices}")
+def levels_of(possible: Sequence[tuple[int, ...]]) -> Callable[[str], tuple[int, ...]]:
+    def levels(text: str) -> tuple[int, ...]:
+        for choice in possible:
+            if text == ",".join(map(str, choice)):
+                return choice
+        choices = " ".join(",".join(map(str, choice)) for choice in possible)
+        raise argparse.ArgumentTypeError(f"'{text}' is none of {choices}")
+
+    return levels
 
 
 def pin(text: str) -> tuple[int, int]:
@@ -99,6 +104,7 @@ class Commands:
         self.store = Store(self.settings.cache, self.settings.shipped)
         self.progress = Terminal()
         self.stop = Event()
+        self.failures: tuple[str, ...] = ()
 
     def info(self) -> tuple[Any, str]:
         info = self._describe()
@@ -128,8 +134,9 @@ class Commands:
         return data, "\n".join(lines)
 
     def score(self) -> tuple[Any, str]:
-        loaded = self._load(self.args.model)
-        scores = self._score(loaded, self.args.scorer or list(SCORERS))
+        args = self.args
+        loaded = self._load(args.model)
+        scores = self._score(loaded, args.scorer or QUICK_SCORERS, args.quantizer, args.level)
         orderings = self._orderings(loaded.info, scores)
         lines = []
         for name, s in scores.items():
@@ -155,35 +162,42 @@ class Commands:
     def sweep(self) -> tuple[Any, str]:
         args = self.args
         loaded = self._load(args.model)
-        points: list[tuple[str, int, tuple[int, ...]]] = []
+        info = loaded.info
+        low = args.levels[-1]
+        values: dict[str, Sequence[float]] = {}
         for ordering in args.ordering:
-            scores = self._scores_for(loaded.info, ordering, loaded)
-            table = breakpoints_of(
-                loaded.info, scores, ordering, args.seed, args.levels, {}, args.quantizer
-            )
-            for low in range(0, loaded.info.num_layers + 1, args.every):
-                position = table.position_for_low_layers(low)
-                points.append((ordering, low, table.split(position)))
-        splits = list(dict.fromkeys(split for _, _, split in points))  # orderings share both ends
+            scores = self._scores_for(info, ordering, args.quantizer, low, loaded)
+            values |= {name: s.values for name, s in scores.items()}
+        lines = curves(args.ordering, values, info.num_layers, args.levels, args.every)
+        splits = all_splits(lines)
+        self._say_forecast(loaded, splits)
         measured = self._evaluate(loaded, splits, args.quantizer)
-        cost = model_cost(loaded.info, args.quantizer)
+        found: dict[Split, list[Evaluation]] = {}
+        for e in measured:
+            found.setdefault(e.split, []).append(e)
+        cost = model_cost(info, args.quantizer)
         rows: list[dict[str, Any]] = [
             {
-                "ordering": ordering,
-                "low_layers": low,
+                "ordering": c.ordering,
+                "seed": c.seed,
+                "low_layers": split.count(PRUNED if ORDERINGS[c.ordering].prunes else low),
                 "bits": list(split),
                 "average_bits": average_bits(split),
                 "bytes": cost.total(split),
-                "metrics": metrics_json([e for e in measured if e.split == split]),
+                "metrics": metrics_json(found[split]),
             }
-            for ordering, low, split in points
+            for c in lines
+            for split in c.splits
         ]
-        lines = [
-            f"{r['ordering']:>12} {r['average_bits']:.3f} bits "
-            + " ".join(f"{k} {m['value']:.4g}" for k, m in r["metrics"].items())
-            for r in rows
-        ]
-        return {"points": rows}, "\n".join(lines)
+        told = []
+        for c in lines:
+            told.append(c.title)
+            for split in c.splits:
+                figures = " ".join(
+                    f"{k} {m['value']:.4g}" for k, m in metrics_json(found[split]).items()
+                )
+                told.append(f"  {average_bits(split):.3f} bits  {figures}")
+        return {"points": rows}, "\n".join(told)
 
     def evaluate(self) -> tuple[Any, str]:
         config = read_config(self.args.config)
@@ -236,31 +250,38 @@ class Commands:
             self.stop,
         )
 
-    def _score(self, loaded: LoadedModel, scorers: Sequence[str]) -> dict[str, Scores]:
+    def _score(
+        self, loaded: LoadedModel, scorers: Sequence[str], quantizer: str, low: int
+    ) -> dict[str, Scores]:
         from .engine import jobs
 
         text = calibration_text(self.args.text, self.settings)
-        return jobs.score(
-            loaded, scorers, text, self.store, self.progress, self.stop, self.args.max_tokens
-        )
+        where = (self.store, self.progress, self.stop)
+        return jobs.score(loaded, scorers, text, *where, self.args.max_tokens, quantizer, low)
 
     def _scores_for(
-        self, info: ModelInfo, ordering: str, loaded: LoadedModel | None = None
+        self,
+        info: ModelInfo,
+        ordering: str,
+        quantizer: str,
+        low: int,
+        loaded: LoadedModel | None = None,
     ) -> dict[str, Scores]:
         """What the ordering needs: from the store, or scored now, with the model loaded for it."""
         scorer = ORDERINGS[ordering].scorer
         if scorer is None:
             return {}
         text = calibration_text(self.args.text, self.settings)
-        known = records.known_scores(info, text, self.store, self.args.max_tokens)
+        chosen, most = quantizer_named(quantizer), self.args.max_tokens
+        known = records.known_scores(info, text, self.store, most, chosen, low)
         if scorer in known:
             return known
-        return self._score(loaded or self._load(self.args.model), [scorer])
+        return self._score(loaded or self._load(self.args.model), [scorer], quantizer, low)
 
     def _config(self, ordering: str) -> Config:
         args = self.args
         info = self._describe()
-        scores = self._scores_for(info, ordering)
+        scores = self._scores_for(info, ordering, args.quantizer, args.levels[-1])
         pins = dict(args.pin)
         table = breakpoints_of(info, scores, ordering, args.seed, args.levels, pins, args.quantizer)
         budget = args.budget
@@ -278,26 +299,41 @@ class Commands:
         return {
             o.name: rank_layers(o.name, values, info.num_layers)
             for o in ORDERINGS.values()
-            if o.scorer in scores
+            if o.scorer in scores and not o.prunes
         }
 
     def _evaluate(
-        self, loaded: LoadedModel, splits: Sequence[tuple[int, ...]], quantizer: str
+        self, loaded: LoadedModel, splits: Sequence[Split], quantizer: str
     ) -> list[Evaluation]:
         from .engine import jobs
 
+        where = (self.settings, self.store, self.progress, self.stop)
+        tasks, limit = expand(self.args.task), self.args.limit
+        done = jobs.evaluate(loaded, splits, quantizer, tasks, limit, *where)
+        self.failures = done.failures
+        return done.evaluations
+
+    def _say_forecast(self, loaded: LoadedModel, splits: Sequence[Split]) -> None:
+        from .engine import jobs
+
         args = self.args
-        return jobs.evaluate(
-            loaded,
-            splits,
-            quantizer,
-            args.task,
-            args.limit,
-            self.settings,
-            self.store,
-            self.progress,
-            self.stop,
-        ).evaluations
+        where = (self.settings, self.store, self.progress, self.stop)
+        tasks = expand(args.task)
+        ahead = jobs.forecast(loaded, splits, args.quantizer, tasks, args.limit, *where)
+        self.progress.end()
+        told = f"{len(splits)} splits, "
+        told += f"about {format_seconds(ahead.seconds)}" if ahead.splits else "all in the cache"
+        if ahead.unknown:
+            told += f"; how long {', '.join(ahead.unknown)} will take cannot be known before"
+        print(f"{told}.", file=sys.stderr)
+
+
+def format_seconds(seconds: float) -> str:
+    """'40 s', '4 min', '1 h 20 min': no more digits than a forecast has."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def read_config(path: str) -> Config:
@@ -347,9 +383,7 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument("--text", metavar="PATH", help="calibration text (default: shipped; pg19)")
     text.add_argument("--max-tokens", type=positive, metavar="N", help="calibrate on N tokens")
     choice = argparse.ArgumentParser(add_help=False)
-    choice.add_argument("--levels", type=level_pair, default=(4, 2), metavar="HIGH,LOW")
     choice.add_argument("--quantizer", choices=list(QUANTIZERS), default="quanto")
-    choice.add_argument("--seed", type=int, default=0, help="of the ordering 'random'")
     measure = argparse.ArgumentParser(add_help=False)
     measure.add_argument("--task", action="append", required=True, metavar="NAME")
     measure.add_argument("--limit", type=positive, metavar="N", help="items per task")
@@ -360,10 +394,19 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help, parents=[every, *parents])
 
     add("info", "layers, parameters, bytes per layer and level", model, dtype)
-    scoring = add("score", "how important each layer is", model, device, dtype, text)
+    scoring = add("score", "how important each layer is", model, device, dtype, text, choice)
     scoring.add_argument("--scorer", action="append", choices=list(SCORERS))
+    scoring.add_argument(
+        "--level", type=int, default=2, choices=(8, 4, 2), help="that sensitivity measures"
+    )
     splitting = add("split", "which layers get how many bits", model, device, dtype, text, choice)
-    splitting.add_argument("--ordering", choices=list(ORDERINGS), default="lim")
+    splitting.add_argument(
+        "--ordering", choices=[o.name for o in ORDERINGS.values() if not o.prunes], default="lim"
+    )
+    splitting.add_argument(
+        "--levels", type=levels_of(LEVEL_PAIRS), default=(4, 2), metavar="HIGH,LOW"
+    )
+    splitting.add_argument("--seed", type=int, default=0, help="of the ordering 'random'")
     budget = splitting.add_mutually_exclusive_group(required=True)
     budget.add_argument("--budget", type=size, metavar="SIZE", help="such as 3.2GiB")
     budget.add_argument("--average-bits", type=float, metavar="BITS")
@@ -373,6 +416,13 @@ def parser() -> argparse.ArgumentParser:
         "sweep", "measure every split of an ordering", model, device, dtype, text, choice, measure
     )
     sweeping.add_argument("--ordering", action="append", choices=list(ORDERINGS), required=True)
+    sweeping.add_argument(
+        "--levels",
+        type=levels_of(CURVE_LEVELS),
+        default=(4, 2),
+        metavar="HIGH,LOW",
+        help="or 8,4,2: one layer up for two down",
+    )
     sweeping.add_argument("--every", type=positive, default=1, metavar="N", help="every N-th split")
     add("evaluate", "quantize as a config says, and measure", config, device, measure)
     writing = add("quantize", "write the quantized model as a folder", config, device)
@@ -402,9 +452,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGINT, previous)
     commands.progress.end()
+    for failure in commands.failures:
+        print(failure, file=sys.stderr)
+    code = 1 if commands.failures else 0
     if args.json == "-":
         sys.stdout.write(dumps(data) + "\n")
-        return 0
+        return code
     if args.json:
         try:
             write_atomically(Path(args.json), (dumps(data) + "\n").encode())
@@ -412,4 +465,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"'{args.json}' cannot be written: {e.strerror or e}.", file=sys.stderr)
             return 1
     print(text)
-    return 0
+    return code

@@ -92,7 +92,10 @@ def test_score(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert all(-1 <= s <= 1 for s in found["scores"]["lim"])
     lim = found["scores"]["lim"]
     assert found["orderings"]["lim"] == sorted(range(N), key=lambda i: (-lim[i], i))
-    assert sorted(found["orderings"]) == ["lim", "reverse-lim", "reverse-zd", "zd"]
+    assert sorted(found["orderings"]) == [
+        *("block-influence", "lim", "reverse-lim", "reverse-zd", "zd")
+    ]
+    assert found["orderings"]["block-influence"] == found["orderings"]["lim"]
     one = run("score", "demo", "--scorer", "zd")
     assert list(one["scores"]) == ["zd"] and one["scores"]["zd"] == found["scores"]["zd"]
     assert run("score", "demo", *QUICK) == found
@@ -231,13 +234,15 @@ def test_sweep(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
         *("--limit", "2", "--every", "12"),
     ]
     points = run(*arguments)["points"]
-    assert [(p["ordering"], p["low_layers"]) for p in points] == [
-        (ordering, low) for ordering in ("first", "random") for low in (0, 12, 24)
+    assert [(p["ordering"], p["seed"], p["low_layers"]) for p in points] == [
+        (*ordering, low)
+        for ordering in (("first", 0), ("random", 0), ("random", 1), ("random", 2))
+        for low in (0, 12, 24)
     ]
     info = run("info", "demo")
     for point in points:
         assert set(point) == {
-            *("ordering", "low_layers", "bits", "average_bits", "bytes", "metrics")
+            *("ordering", "seed", "low_layers", "bits", "average_bits", "bytes", "metrics")
         }
         assert point["bits"].count(2) == point["low_layers"] == N - point["bits"].count(8)
         assert point["average_bits"] == sum(point["bits"]) / N
@@ -256,7 +261,49 @@ def test_sweep(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
         > 10 * (points[0]["metrics"]["kl_divergence"]["value"])
     )
     assert main(arguments) == 0
-    assert "5.000 bits" in capfd.readouterr().out
+    told = capfd.readouterr()
+    assert "5.000 bits" in told.out
+    assert "6 splits, all in the cache." in told.err
+
+
+def test_sweeps_that_prune_and_of_three_levels(run: Run) -> None:
+    few = ["--task", "perplexity", "--limit", "1", "--every", "4"]
+    pruned = run("sweep", "demo", "--ordering", "prune-from-top", *few)["points"]
+    assert [p["low_layers"] for p in pruned] == [0, 4, 8, 12]
+    assert pruned[1]["bits"] == [4] * 19 + [0] * 4 + [4]
+    by_level = run("info", "demo")["bytes_per_layer"]
+    saved = sum(layer["4"] for layer in by_level[19:23])
+    assert pruned[0]["bytes"] - pruned[1]["bytes"] == saved
+    three = run("sweep", "demo", "--ordering", "first", "--levels", "8,4,2", *few)["points"]
+    assert [p["bits"].count(8) for p in three] == [0, 4, 8]
+    assert three[1]["bits"] == [8] * 4 + [4] * 12 + [2] * 8 and three[1]["low_layers"] == 8
+    assert {p["average_bits"] for p in three} == {4}
+
+
+def test_a_sweep_by_sensitivity_measures_it_first(run: Run) -> None:
+    scores = run("score", "demo", "--scorer", "sensitivity", *QUICK)
+    order = scores["orderings"]["sensitivity"]
+    points = run(
+        *("sweep", "demo", "--ordering", "sensitivity", "--task", "perplexity"),
+        *("--limit", "1", "--every", "12", *QUICK),
+    )["points"]
+    assert {i for i, bits in enumerate(points[1]["bits"]) if bits == 4} == set(order[:12])
+
+
+def test_a_task_that_cannot_be_had_fails_alone(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "sweep.json"
+    code = main(
+        [
+            *("sweep", "demo", "--ordering", "first", "--every", "24", "--limit", "1"),
+            *("--task", "nosuch", "--task", "perplexity", "--json", str(path)),
+        ]
+    )
+    assert code == 1 and "no task 'nosuch'" in capfd.readouterr().err.splitlines()[-1]
+    assert [set(p["metrics"]) for p in json.loads(path.read_text())["points"]] == [
+        {"perplexity", "kl_divergence", "top1_agreement"}
+    ] * 2
 
 
 def test_results_go_to_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -288,6 +335,8 @@ def test_a_file_that_cannot_be_written(failing: Run, tmp_path: Path) -> None:
         ["split", "demo", "--levels", "2,4", "--low-layers", "3"],
         ["split", "demo", "--low-layers", "3", "--pin", "0:8"],
         ["split", "demo", "--low-layers", "3", "--ordering", "nosuch"],
+        ["split", "demo", "--low-layers", "3", "--ordering", "prune-by-lim"],
+        ["split", "demo", "--low-layers", "3", "--levels", "8,4,2"],
         ["sweep", "demo", "--ordering", "lim"],
         ["sweep", "demo", "--task", "perplexity"],
         ["evaluate", "x.json"],

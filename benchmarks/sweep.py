@@ -1,0 +1,227 @@
+"""All N+1 splits of the LIM ordering, measured on held-out text (perplexity) and on a
+multiple-choice task:
+
+    python -m benchmarks.sweep [--every N] [--limit N] [--threads 1] [--model demo] [--json FILE]
+
+ours                     one walk for all splits, from an empty bank
+bank and stock lm-eval   layers picked from our bank, then stock lm-eval, split after split
+quantize and stock ...   the model loaded, quantized with optimum-quanto and run by stock lm-eval,
+                         split after split: the usual way
+
+Each runs in a process of its own, one after the other, with the same items, and the ratios are of
+CPU seconds: how many times more the other way takes. The clock starts when the model is loaded and
+the libraries are imported. "largest difference" is that of any metric of any split from the first
+way's: rounding, where batches have other shapes (relative for perplexity; an item's worth or two
+for accuracy). Stock lm-eval gets batches of 32 and float32 log-probabilities, which suit it best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from benchmarks.report import arguments, report
+
+WAYS = ("ours", "bank and stock lm-eval", "quantize and stock lm-eval")
+STOCK_BATCH = 32
+PASSAGES = {
+    "task": "held_out_passages",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "passages.jsonl"}},
+    "test_split": "test",
+    "output_type": "loglikelihood_rolling",
+    "num_fewshot": 0,
+    "doc_to_text": "",
+    "doc_to_target": "{{text}}",
+    "metric_list": [
+        {"metric": m, "aggregation": "weighted_perplexity", "higher_is_better": False}
+        for m in ("word_perplexity", "byte_perplexity")
+    ],
+    "metadata": {"version": 1.0, "title": "Held-out text"},
+}
+Metrics = dict[str, float]
+
+
+def task_files(folder: Path) -> list[Path]:
+    """Both tasks as lm-eval's YAML, which all ways read."""
+    import yaml
+
+    from lwq_ui.engine.texts import held_out_passages
+    from lwq_ui.settings import Settings
+
+    settings = Settings.from_environment()
+    rows = [json.dumps({"text": t}) for t in held_out_passages(settings).documents]
+    (folder / "passages.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    passages = folder / "passages.yaml"
+    passages.write_text(yaml.safe_dump(PASSAGES), encoding="utf-8")
+    return [passages, settings.assets / "tasks" / "endings.yaml"]
+
+
+def run_ours(loaded: Any, splits: Any, files: Any, limit: int | None, folder: Path) -> Any:
+    from lwq_ui.engine.bank import Bank
+    from lwq_ui.engine.evaluation import Harness
+    from lwq_ui.engine.quantizers import quantizer_named
+    from lwq_ui.engine.sweep import Sweep
+
+    bank = Bank(loaded, quantizer_named("quanto"))
+    found: list[Metrics] = [{} for _ in splits]
+    for file in files:
+        sweep = Sweep(bank, splits, quiet, Event(), folder / file.stem)
+        for metrics, measured in zip(found, Harness(file).measure(sweep, limit), strict=True):
+            metrics |= {name: m.value for name, m in measured.metrics.items()}
+    return found
+
+
+def run_bank(loaded: Any, splits: Any, files: Any, limit: int | None, folder: Path) -> Any:
+    from lwq_ui.engine.bank import Bank
+    from lwq_ui.engine.quantizers import quantizer_named
+
+    bank = Bank(loaded, quantizer_named("quanto"))
+    return [stock(bank.compose(s), loaded.tokenizer, files, limit) for s in splits]
+
+
+def run_quantize(loaded: Any, splits: Any, files: Any, limit: int | None, folder: Path) -> Any:
+    from optimum.quanto import freeze, qint2, qint4, quantize
+    from transformers import AutoModelForCausalLM
+
+    qtypes = {4: qint4, 2: qint2}
+    found = []
+    for split in splits:
+        model = AutoModelForCausalLM.from_pretrained(
+            loaded.model.config._name_or_path, dtype=loaded.model.dtype
+        ).to(loaded.device)
+        for layer, level in zip(model.model.layers, split, strict=True):
+            quantize(layer, weights=qtypes[level])
+            freeze(layer)
+        found.append(stock(model, loaded.tokenizer, files, limit))
+    return found
+
+
+def stock(model: Any, tokenizer: Any, files: Sequence[Path], limit: int | None) -> Metrics:
+    import yaml
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    lm = HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=STOCK_BATCH, softmax_dtype="float32"
+    )
+    metrics: Metrics = {}
+    for file in files:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = config["dataset_kwargs"]["data_files"]
+        data["test"] = str(file.parent / data["test"])
+        tasks = TaskManager(include_defaults=False).load([config])
+        results = evaluate(lm, tasks, limit=limit, bootstrap_iters=0)["results"]
+        for name, value in results[config["task"]].items():
+            metric, _, kind = name.partition(",")
+            if kind and not metric.endswith("_stderr"):
+                metrics[metric] = value
+    return metrics
+
+
+def quiet(what: str, done: float | None) -> None:
+    """Progress that nobody watches."""
+
+
+RUN: dict[str, Callable[..., Any]] = dict(
+    zip(WAYS, (run_ours, run_bank, run_quantize), strict=True)
+)
+
+
+def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One way in this process: metrics of every split, CPU and wall seconds, peak memory."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import datasets
+    import torch
+
+    # optimum-quanto would compile its unpack kernel for half a minute: the same for all ways
+    import lwq_ui.engine.harness
+    import lwq_ui.engine.quantizers.quanto_kernels  # noqa: F401
+    from lwq_ui.core.curves import curve
+    from lwq_ui.core.store import Store
+    from lwq_ui.engine import jobs
+    from lwq_ui.engine.texts import shipped_calibration
+    from lwq_ui.settings import Settings
+
+    datasets.disable_progress_bars()
+    torch.set_num_threads(options.threads)
+    settings = Settings.from_environment()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store, stop = Store(folder / "cache", settings.shipped), Event()
+        loaded = jobs.load(options.model, options.device, "auto", settings, store, quiet, stop)
+        text = shipped_calibration(settings)
+        lim = jobs.score(loaded, ["lim"], text, store, quiet, stop)["lim"].values
+        splits = curve("lim", {"lim": lim}, len(lim), (4, 2), every=options.every).splits
+        files = task_files(folder)
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = RUN[way](loaded, splits, files, options.limit, folder)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1 if sys.platform == "darwin" else 2**10
+    )
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else None
+    return {"metrics": found, "CPU s": cpu, "wall s": wall, "peak MiB": peak, "GPU MiB": gpu}
+
+
+def in_process(way: str, argv: Sequence[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.sweep", *argv, "--only", way]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def largest_difference(ours: Sequence[Metrics], other: Sequence[Metrics]) -> str:
+    found = {}
+    for name in ours[0]:
+        pairs = [(a[name], b[name]) for a, b in zip(ours, other, strict=True)]
+        relative = "perplexity" in name
+        most = max(abs(a - b) / (b if relative else 1) for a, b in pairs)
+        found[name] = f"{name} {most:.1e}"
+    return ", ".join(found.values())
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--model", default="demo", help="a folder, or demo")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--every", type=int, default=1, help="every N-th split")
+    parser.add_argument("--limit", type=int, help="items of each task")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options)))
+        return
+    passed = sys.argv[1:]
+    if options.json:
+        at = next(i for i, a in enumerate(passed) if a.startswith("--json"))
+        del passed[at : at + (1 if "=" in passed[at] else 2)]
+    found = {way: in_process(way, passed) for way in WAYS}
+    ours = found["ours"]
+    rows, ratio = [], {}
+    for way, m in found.items():
+        row: dict[str, Any] = {"way": way}
+        row |= {k: m[k] for k in ("CPU s", "wall s", "peak MiB", "GPU MiB") if m[k] is not None}
+        row |= {"CPU ratio": m["CPU s"] / ours["CPU s"], "wall ratio": m["wall s"] / ours["wall s"]}
+        row["largest difference"] = largest_difference(ours["metrics"], m["metrics"])
+        rows.append(row)
+        if way != "ours":
+            ratio[way.replace(" ", "_").replace("-", "_")] = row["CPU ratio"]
+    count = len(ours["metrics"])
+    title = f"sweep: {count} splits, {options.model} on {options.device}, {options.threads} threads"
+    report(title, rows, options.json, ratio=ratio, metrics=ours["metrics"])
+
+
+if __name__ == "__main__":
+    main()
