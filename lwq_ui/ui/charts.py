@@ -1,38 +1,32 @@
-"""Measured results as a Plotly chart and as a table."""
+"""Measured results: curves as a Plotly figure, in sentences, as a table and as CSV.
+
+The figure is a plain dict, ready for JSON, which curvechart.js draws: nothing imports plotly here.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import Any
 
 from ..core.allocation import Split
-from ..core.memory import average_bits
+from ..core.curves import KEPT, Curve, Kept, Line, Point, kept, measured_lines
+from ..core.memory import GIB, UNTOUCHED, ModelCost, average_bits, format_gib
+from ..core.metrics import metric_spec
 from ..core.schema import Evaluation, Metric, split_name
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    title: str
-    larger_is_better: bool
-
-
-METRICS = {
-    "perplexity": MetricSpec("Perplexity", False),
-    "kl_divergence": MetricSpec("KL divergence", False),
-    "top1_agreement": MetricSpec("Top-1 agreement", True),
-    "acc": MetricSpec("Accuracy", True),
-    "acc_norm": MetricSpec("Normalized accuracy", True),
-}
+Figure = dict[str, Any]
 Orders = Mapping[Split, str | None]  # the name of the ordering that gives a split
 NO_ORDERS: Orders = {}
 NOTHING_YET = "<p>Nothing is measured yet on this many items.</p>"
 MIXED = "mixed levels"
-# name -> symbol, colour; the colours have a contrast of 3 or more on white and on near-black
+# Name -> symbol, colour, of splits on no line and of lines. The colours have a contrast of 3 or
+# more on the light and the dark page; where they are alike to some eyes, the symbols are not.
 MARKS = {
     "unquantized": ("diamond", "#0d9488"),
     "all 8-bit": ("square", "#8b5cf6"),
@@ -41,8 +35,58 @@ MARKS = {
     "all 2-bit": ("triangle-down", "#dc5a5a"),
     MIXED: ("circle", "#d9660a"),
 }
-INK = "#7b8494"  # on a light and on a dark page: the figure is transparent. page.css sets its text
+INK = "#7b8494"
+STYLES = {
+    "lim": ("circle", "#d9560a"),
+    "zd": ("square", "#2f7fd1"),
+    "sensitivity": ("star", "#098968"),
+    "reverse-lim": ("triangle-down", "#d94362"),
+    "reverse-zd": ("triangle-up", "#9f74f9"),
+    "random": ("x", INK),
+    "first": ("triangle-left", "#f047ab"),
+    "last": ("triangle-right", "#f920e3"),
+    "prune-from-top": ("cross", "#318d0a"),
+    "prune-by-lim": ("diamond", "#9e3cf6"),
+}
+FONT = "Source Sans Pro, system-ui, sans-serif"
 GRID = "rgba(128,136,152,.28)"
+HEIGHT, TOP, BOTTOM = 380, 30, 52  # pixels: the whole, above the axes, below them
+COLUMNS = (
+    *("model", "ordering", "seed", "average_bits", "bytes", "bits"),
+    *("metric", "value", "stderr", "n", "limit", "quantizer"),
+)
+LOG_FROM = 20.0  # where the largest value is so many times the smallest, the axis is logarithmic
+NO_SHARE = {"kl_divergence"}  # close to 0 with all layers high: a share of that says nothing
+PRIMARY = "lim"
+
+
+@dataclass(frozen=True)
+class Other:
+    """A second model on the same chart."""
+
+    title: str
+    evaluations: Sequence[Evaluation]
+    curves: Sequence[Curve]
+    cost: ModelCost
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A line as the chart names it. `theirs`: it is the second model's."""
+
+    line: Line
+    title: str
+    cost: ModelCost
+    theirs: bool
+
+    @property
+    def ordering(self) -> str:
+        return self.line.orderings[0]
+
+    @property
+    def uid(self) -> str:
+        """Survives updates, so that a line that the user has hidden stays hidden."""
+        return "-".join(["theirs"] * self.theirs + [self.line.quantizer, self.ordering])
 
 
 def metric_choices(
@@ -60,14 +104,606 @@ def metric_choices(
 
 def metric_title(task: str, metric: str, titles: Mapping[str, str]) -> str:
     """The page's main task is not named: 'Perplexity', but 'Story endings: accuracy'."""
-    title = METRICS[metric].title if metric in METRICS else metric
-    return title if task == "perplexity" else f"{titles[task]}: {title[0].lower()}{title[1:]}"
+    title = metric_spec(metric).title
+    return title if task == "perplexity" else f"{titles[task]}: {lower_first(title)}"
+
+
+def lower_first(title: str) -> str:
+    """'accuracy'; 'F1' and 'KL divergence' stay as they are."""
+    return title[0].lower() + title[1:] if title[1:2].islower() else title
 
 
 def better(metric: str) -> str:
-    if metric not in METRICS:
-        return ""
-    return f"{'higher' if METRICS[metric].larger_is_better else 'lower'} is better"
+    return f"{'higher' if metric_spec(metric).larger_is_better else 'lower'} is better"
+
+
+def of_metric(evaluations: Sequence[Evaluation], chosen: str) -> list[Evaluation]:
+    task, _, metric = chosen.partition("/")
+    return [e for e in evaluations if e.task == task and metric in e.metrics]
+
+
+def drawn_lines(
+    evaluations: Sequence[Evaluation],
+    chosen: str,
+    curves: Sequence[Curve],
+    cost: ModelCost,
+    other: Other | None,
+    model: str,
+) -> list[Drawn]:
+    metric = chosen.partition("/")[2]
+    lines = [
+        (line, model if other else "", cost, False)
+        for line in measured_lines(of_metric(evaluations, chosen), metric, curves)
+    ]
+    if other:
+        found = measured_lines(of_metric(other.evaluations, chosen), metric, other.curves)
+        lines += [(line, other.title, other.cost, True) for line in found]
+    quantizers = {line.quantizer for line, *_ in lines}
+    return [
+        Drawn(
+            line,
+            ", ".join(filter(None, [name, line.title, line.quantizer * (len(quantizers) > 1)])),
+            its_cost,
+            theirs,
+        )
+        for line, name, its_cost, theirs in lines
+    ]
+
+
+# ---- how far down 90 % is kept
+
+
+def kept_of(drawn: Drawn, metric: str, sizes: bool) -> Kept | None:
+    """In average bits or bytes. None unless the line begins with all layers at the high level."""
+    line = drawn.line
+    if metric in NO_SHARE or line.curves[0].constant or not line.from_all_high:
+        return None
+    points = [
+        (float(drawn.cost.total(p.split) if sizes else average_bits(p.split)), p.metric.value)
+        for p in line.points
+    ]
+    return kept(points, metric_spec(metric).larger_is_better)
+
+
+def kept_sentences(
+    evaluations: Sequence[Evaluation],
+    chosen: str,
+    curves: Sequence[Curve],
+    cost: ModelCost,
+    other: Other | None = None,
+    model: str = "",
+) -> list[str]:
+    """How far down each line keeps 90 % of what it begins with, the best first. Beside a second
+    model in GiB, since the bits of two models do not compare."""
+    metric = chosen.partition("/")[2]
+    spec = metric_spec(metric)
+    told = []
+    for drawn in drawn_lines(evaluations, chosen, curves, cost, other, model):
+        end = kept_of(drawn, metric, sizes=bool(other))
+        if end is None:
+            continue
+        where = format_gib(round(end.x)) if other else f"{end.x:.2f} bits"
+        down = f"{'everywhere ' if end.everywhere else ''}down to {where}"
+        first = drawn.line.points[0]
+        high = first.split[0]
+        if spec.larger_is_better:
+            text = f"{100 * KEPT:g} % of the {high}-bit score is kept {down}"
+        else:
+            reference = f"the {high}-bit one ({figure(first.metric.value, 3)})"
+            text = f"{lower_first(spec.title)} stays within 1/{KEPT} of {reference} {down}"
+        told.append((end.x, not end.everywhere, f"{drawn.title}: {text}"))
+    return [text for *_, text in sorted(told)]
+
+
+# ---- the figure
+
+
+def results_figure(
+    evaluations: Sequence[Evaluation],
+    chosen: str,
+    titles: Mapping[str, str],
+    curves: Sequence[Curve],
+    cost: ModelCost,
+    axis: str = "bits",
+    current: Split | None = None,
+    orders: Orders = NO_ORDERS,
+    other: Other | None = None,
+    model: str = "",
+) -> Figure:
+    """The `chosen` "task/metric" over average bits ("bits") and over GiB ("size"), as {data, keys,
+    axes, axis, layout, title, caption, name, csv}. A trace has its places on every axis in `meta`
+    and its points' splits in `customdata`; `axes` are the parts of the layout that differ, and
+    `axis` is the one to begin with. Curves of three levels have one average all along (paper,
+    appendix A.2): where only they were measured, the one axis, "raised", counts the layers that
+    were raised.
+
+    `current`, the split that was measured last, is ringed. `model` names the shown model beside the
+    `other` one, whose lines are dashed.
+    """
+    task, _, metric = chosen.partition("/")
+    found = of_metric(evaluations, chosen)
+    lines = drawn_lines(evaluations, chosen, curves, cost, other, model)
+    raised = bool(lines) and all(d.line.curves[0].constant for d in lines)
+    if not raised:
+        lines = [d for d in lines if not d.line.curves[0].constant]
+    on_lines = {
+        (e.split, e.quantizer)
+        for d in lines
+        if not d.theirs
+        for point in d.line.points
+        for e in point.evaluations
+    }
+    singles = [e for e in found if (e.split, e.quantizer) not in on_lines and not raised]
+    axes = {"raised": raised_axis(lines)} if raised else make_axes(lines, singles, cost)
+    levels = uniform_levels(found, metric)
+    scale = Scale(
+        [(p.metric.value, reach(d, p)) for d in lines for p in d.line.points]
+        + [(e.metrics[metric].value, drawable(e.metrics[metric].stderr)) for e in singles]
+        + [(value, 0.0) for value in levels.values()],
+        metric_spec(metric).larger_is_better,
+    )
+    most = max(
+        [e.metrics[metric].n for e in found] + [p.metric.n for d in lines for p in d.line.points],
+        default=0,
+    )
+    primary = next((d for d in lines if d.ordering == PRIMARY), lines[0] if lines else None)
+    traces = [line_band(d, axes, scale, d is primary) for d in lines]
+    on_top = sorted(lines, key=lambda d: d is primary)
+    traces += [line_trace(d, axes, scale, metric, most, d is primary) for d in on_top]
+    traces += single_traces(singles, axes, scale, metric, most, orders, cost)
+    traces.append(ring_trace([e for e in found if e.split == current], axes, scale, metric, cost))
+    traces = [trace for trace in traces if trace]
+    title = metric_title(task, metric, titles)
+    return {
+        "data": traces,
+        # The legend names the lines in their own order, however they are laid over each other.
+        "keys": [d.uid for d in lines] + [t["uid"] for t in traces if t["mode"] == "markers"],
+        "axes": {
+            name: its_axis.layout()
+            | guides(its_axis, scale, levels, primary, metric, name, f"{model}: " * bool(other))
+            | {"reach": its_axis.high}  # beyond it is the break
+            for name, its_axis in axes.items()
+        },
+        "axis": "raised" if raised else axis,
+        "layout": base_layout(title, better(metric), scale),
+        "title": title,
+        "caption": caption(lines, primary, scale, most),
+        "name": f"lwq-{task}-{metric}".replace(" ", "-"),
+        "csv": results_csv(evaluations, chosen, curves, cost, other, model),
+    }
+
+
+def uniform_levels(found: Sequence[Evaluation], metric: str) -> dict[int, float]:
+    """16, 8 and 4 bits in all layers, as far as measured: level -> value."""
+    values = {e.split[0]: e.metrics[metric].value for e in found if len(set(e.split)) == 1}
+    return {level: values[level] for level in (16, 8, 4) if level in values}
+
+
+class Axis:
+    """Places along x. `far` are uniform splits, value -> tick: those beyond everything else (16 and
+    8 bits beside 4 to 2) would squeeze the rest into a corner and stand after a break."""
+
+    def __init__(self, title: str, values: Iterable[float], far: Mapping[float, str]) -> None:
+        near = sorted(values) or sorted(far)
+        self.title = title
+        self.far = {v: far[v] for v in sorted(far) if v > near[-1]} if near else {}
+        near = sorted([*near, *(far.keys() - self.far.keys())]) or [0.0, 1.0]
+        self.low, self.high = near[0], near[-1]
+        self.step = nice_step(self.high - self.low or abs(self.high) or 1.0)
+        if self.far:
+            self.low = math.floor(self.low / self.step + 1e-9) * self.step
+            self.high = math.ceil(self.high / self.step - 1e-9) * self.step
+        self.gap = max(self.step / 2, (self.high - self.low) / 9)
+
+    def place(self, value: float) -> float:
+        if value in self.far:
+            return self.high + self.gap * (1.5 + list(self.far).index(value))
+        return value
+
+    def layout(self) -> dict[str, Any]:
+        end = self.place(max(self.far)) if self.far else self.high
+        pad = max(end - self.low, self.step) / 24
+        axis: dict[str, Any] = {
+            "title": {"text": self.title, "font": {"size": 13}},
+            "range": [self.low - pad, end + pad],
+            "tickangle": 0,
+            "zeroline": False,
+            "gridcolor": GRID,
+        }
+        if self.far:
+            count = round((self.high - self.low) / self.step)
+            ticks = [self.low + self.step * i for i in range(count + 1)]
+            axis["tickvals"] = [*ticks, self.high + self.gap * 0.75, *map(self.place, self.far)]
+            axis["ticktext"] = [*(f"{v:.6g}" for v in ticks), "…", *self.far.values()]
+        return {"xaxis": axis}
+
+
+def nice_step(span: float) -> float:
+    """1, 2 or 5 times a power of ten: four to ten of them make the span."""
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    return next(f * power for f in (5, 2, 1) if f * power <= span / 4 * (1 + 1e-9))
+
+
+def make_axes(
+    lines: Sequence[Drawn], singles: Sequence[Evaluation], cost: ModelCost
+) -> dict[str, Axis]:
+    far = [
+        e.split
+        for e in singles
+        if len(set(e.split)) == 1 and (lines or set(e.split) == {UNTOUCHED})
+    ]
+    places = [(d.cost, p.split) for d in lines for p in d.line.points]
+    places += [(cost, e.split) for e in singles if e.split not in far]
+    sizes = {split: cost.total(split) / GIB for split in far}
+    return {
+        "bits": Axis(
+            "Average bits per layer",
+            [average_bits(split) for _, split in places],
+            {average_bits(split): f"{split[0]}" for split in far},
+        ),
+        "size": Axis(
+            "Size of the model, GiB",
+            [its_cost.total(split) / GIB for its_cost, split in places],
+            {size: f"{size:.3g}" for size in sizes.values()},
+        ),
+    }
+
+
+def raised_axis(lines: Sequence[Drawn]) -> Axis:
+    levels = sorted(set(lines[0].line.curves[0].splits[-1]))
+    title = f"Layers raised to {levels[-1]} bits (twice as many are lowered to {levels[0]})"
+    return Axis(title, [float(p.step) for d in lines for p in d.line.points], {})
+
+
+def placed(
+    axes: Mapping[str, Axis], cost: ModelCost, splits: Sequence[tuple[Split, int]]
+) -> dict[str, list[float]]:
+    """Where (split, step) stand on every axis."""
+    values = {
+        "bits": [average_bits(split) for split, _ in splits],
+        "size": [cost.total(split) / GIB for split, _ in splits],
+        "raised": [float(step) for _, step in splits],
+    }
+    return {name: [axis.place(v) for v in values[name]] for name, axis in axes.items()}
+
+
+class Scale:
+    """The y axis, from (value, reach) pairs. Perplexity and divergence explode towards 2 bits: then
+    it is logarithmic, and has no place for values of 0."""
+
+    def __init__(self, spans: Sequence[tuple[float, float]], larger_is_better: bool) -> None:
+        finite = [(v, r) for v, r in spans if math.isfinite(v)]
+        positive = [v for v, _ in finite if v > 0]
+        spread = max(positive) / min(positive) if positive else 1.0
+        self.log = not larger_is_better and spread > LOG_FROM
+        shown = [(v, r) for v, r in finite if v > 0 or not self.log]
+        self.left_out = len(finite) - len(shown)
+        lows, highs = [v - r for v, r in shown] or [0.0], [v + r for v, r in shown] or [1.0]
+        if self.log:
+            lows = [max(low, 0.7 * min(positive)) for low in lows]
+        low, high = self.at(min(lows)), self.at(max(highs))
+        pad = (high - low) / 16 or abs(high) / 16 or 1.0
+        self.low, self.high = low - pad, high + pad
+
+    def at(self, value: float) -> float:
+        """As a layout counts: the exponent on a logarithmic axis."""
+        return math.log10(value) if self.log else value
+
+    def has(self, value: float) -> bool:
+        return math.isfinite(value) and (value > 0 or not self.log)
+
+    def clamped(self, value: float) -> float:
+        return max(value, 10**self.low) if self.log else value
+
+    def pixels(self, value: float) -> float:
+        return (self.at(value) - self.low) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
+
+    def layout(self) -> dict[str, Any]:
+        if not self.log:
+            return {"range": [self.low, self.high]}
+        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+        powers = powers[:: math.ceil(len(powers) / 8)]
+        factors = (1, 2, 5) if self.high - self.low < 3 else (1,)
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        return {
+            "type": "log",
+            "range": [self.low, self.high],
+            "tickvals": ticks,
+            "ticktext": [figure(tick, 3) for tick in ticks],
+        }
+
+
+def reach(drawn: Drawn, point: Point) -> float:
+    """How far the band reaches: the standard deviation between random orders, as in the paper; the
+    standard error of everything else."""
+    return drawable(point.spread if drawn.ordering == "random" else point.metric.stderr)
+
+
+def drawable(error: float | None) -> float:
+    return error if error is not None and math.isfinite(error) else 0.0
+
+
+def style_of(ordering: str) -> tuple[str, str]:
+    return STYLES.get(ordering, ("circle", INK))
+
+
+def line_trace(
+    d: Drawn, axes: Mapping[str, Axis], scale: Scale, metric: str, most: int, primary: bool
+) -> Figure:
+    points = [p for p in d.line.points if scale.has(p.metric.value)]
+    symbol, colour = style_of(d.ordering)
+    plain = d.line.quantizer == "quanto"
+    trace = {
+        "type": "scatter",
+        "uid": d.uid,
+        "name": d.title,
+        "mode": "lines+markers",
+        "y": [p.metric.value for p in points],
+        "line": {
+            "color": colour,
+            "width": 3 if primary else 1.75,
+            "dash": "dash" if d.theirs else "solid" if plain else "dot",
+        },
+        "marker": {
+            "color": colour,
+            "size": 4 if d.theirs else 7,  # small enough to see the dashes between
+            # Hollow: measured on fewer items so far.
+            "symbol": [symbol + "-open" * (p.metric.n < most) for p in points],
+        },
+        "text": [point_text(d, p, metric, most) for p in points],
+        "hovertemplate": "%{text}<extra></extra>",
+        "meta": placed(axes, d.cost, [(p.split, p.step) for p in points]),
+    }
+    if not d.theirs:  # another model's split is none of this one's
+        trace["customdata"] = [list(p.split) for p in points]
+    return trace
+
+
+def line_band(d: Drawn, axes: Mapping[str, Axis], scale: Scale, primary: bool) -> Figure:
+    """`shown` all the time, or only while the pointer is on its line: eight at once hide the
+    lines."""
+    points = [p for p in d.line.points if scale.has(p.metric.value)]
+    if not any(reach(d, p) for p in points):
+        return {}
+    place = placed(axes, d.cost, [(p.split, p.step) for p in points])
+    up = [p.metric.value + reach(d, p) for p in points]
+    down = [scale.clamped(p.metric.value - reach(d, p)) for p in points]
+    red, green, blue = (int(style_of(d.ordering)[1][k : k + 2], 16) for k in (1, 3, 5))
+    return {
+        "type": "scatter",
+        "uid": f"{d.uid}-band",
+        "mode": "lines",
+        "y": up + down[::-1],
+        "fill": "toself",
+        "fillcolor": f"rgba({red},{green},{blue},.2)",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "meta": {name: xs + xs[::-1] for name, xs in place.items()}
+        | {"of": d.uid, "shown": primary or d.ordering == "random"},
+    }
+
+
+def single_traces(
+    singles: Sequence[Evaluation],
+    axes: Mapping[str, Axis],
+    scale: Scale,
+    metric: str,
+    most: int,
+    orders: Orders,
+    cost: ModelCost,
+) -> list[Figure]:
+    """Splits that lie on no line, by kind."""
+    traces = []
+    for name, (symbol, colour) in MARKS.items():
+        group = [e for e in singles if mark(e.split) == name]
+        group = [e for e in group if scale.has(e.metrics[metric].value)]
+        if not group:
+            continue
+        group.sort(key=lambda e: sum(e.split))
+        values = [e.metrics[metric] for e in group]
+        traces.append(
+            {
+                "type": "scatter",
+                "uid": name.replace(" ", "-"),
+                "name": name,
+                "mode": "markers",
+                "y": [m.value for m in values],
+                "error_y": {
+                    "type": "data",
+                    "array": [drawable(m.stderr) for m in values],
+                    "visible": any(drawable(m.stderr) for m in values),
+                    "color": colour,
+                    "thickness": 1.2,
+                    "width": 4,
+                },
+                "marker": {"symbol": symbol, "size": 10, "color": colour},
+                "text": [single_text(e, metric, most, orders, cost) for e in group],
+                "hovertemplate": "%{text}<extra></extra>",
+                "customdata": [list(e.split) for e in group],
+                "meta": placed(axes, cost, [(e.split, 0) for e in group]),
+            }
+        )
+    return traces
+
+
+def ring_trace(
+    measured: Sequence[Evaluation],
+    axes: Mapping[str, Axis],
+    scale: Scale,
+    metric: str,
+    cost: ModelCost,
+) -> Figure:
+    """Around the split that was measured last. Not where layers are counted: few splits have a
+    place there."""
+    shown = [e for e in measured if scale.has(e.metrics[metric].value)]
+    if not shown or "raised" in axes:
+        return {}
+    return {
+        "type": "scatter",
+        "uid": "measured-last",
+        "name": "measured last",
+        "mode": "markers",
+        "y": [e.metrics[metric].value for e in shown],
+        "marker": {"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 2}},
+        "hoverinfo": "skip",
+        "meta": placed(axes, cost, [(e.split, 0) for e in shown]),
+    }
+
+
+def mark(split: Split) -> str:
+    name = split_name(split)
+    return name if name in MARKS else MIXED
+
+
+def guides(
+    axis: Axis,
+    scale: Scale,
+    levels: Mapping[int, float],
+    primary: Drawn | None,
+    metric: str,
+    name: str,
+    model: str,
+) -> dict[str, Any]:
+    """The paper's lines: dotted ones at 16, 8 and 4 bits, a grey one where 90 % is kept. Levels
+    that would be written over each other share a label."""
+    shapes: list[Figure] = []
+    notes: list[Figure] = []
+    shown = sorted((v, level) for level, v in levels.items() if scale.has(v))
+    labels: list[tuple[float, list[int]]] = []
+    drawn_at = -math.inf
+    for value, level in shown:
+        if scale.pixels(value) - drawn_at > 3:  # dots between dots would be a solid line
+            drawn_at = scale.pixels(value)
+            ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
+            shapes.append(guide(ends, dash="dot"))
+        if labels and scale.pixels(value) - scale.pixels(labels[-1][0]) < 15:
+            labels[-1] = (value, [*labels[-1][1], level])
+        else:
+            labels.append((value, [level]))
+    for value, together in labels:
+        *others, last = (str(level) for level in sorted(together, reverse=True))
+        text = f"{', '.join(others)} and {last}" if others else last
+        place = {"xref": "paper", "x": 0.004, "xanchor": "left", "yanchor": "bottom"}
+        notes.append(note(f"{model}{text} bits", place | {"y": scale.at(value)}))
+    end = kept_of(primary, metric, sizes=name == "size") if primary and name != "raised" else None
+    if end and not end.everywhere:
+        x = end.x / GIB if name == "size" else end.x
+        shapes.append(guide({"yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1}))
+        text = f"90 % kept: {x:.3g} {'GiB' if name == 'size' else 'bits'}"
+        # Where good values are up, curves come from the upper right; else from the lower right.
+        down = metric_spec(metric).larger_is_better
+        right = x < (axis.low + axis.high) / 2
+        place = {"yref": "paper", "y": 0 if down else 1, "yanchor": "bottom" if down else "top"}
+        notes.append(note(text, place | {"x": x, "xanchor": "left" if right else "right"}))
+    return {"shapes": shapes, "annotations": notes}
+
+
+def guide(ends: Figure, dash: str = "solid") -> Figure:
+    line = {"color": INK, "width": 1.25, "dash": dash}
+    return {"type": "line", "layer": "below", "line": line, **ends}
+
+
+def note(text: str, place: Figure) -> Figure:
+    return {"text": text, "showarrow": False, "font": {"size": 12, "color": INK}, **place}
+
+
+def base_layout(title: str, which: str, scale: Scale) -> dict[str, Any]:
+    long = len(title) > 28  # two lines then: the axis is no longer than that
+    return {
+        "height": HEIGHT,
+        "margin": {"l": 90 if long else 72, "r": 12, "t": TOP, "b": BOTTOM},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "showlegend": False,
+        "hovermode": "closest",
+        "hoverdistance": 12,
+        "hoverlabel": {
+            "bgcolor": "#0f172a",
+            "bordercolor": "#0f172a",
+            "font": {"family": FONT, "size": 13, "color": "#f8fafc"},
+            "align": "left",
+        },
+        "yaxis": {
+            "title": {"text": f"{title}{'<br>' if long else ' '}({which})", "font": {"size": 13}},
+            "zeroline": False,
+            "gridcolor": GRID,
+            **scale.layout(),
+        },
+    }
+
+
+def caption(lines: Sequence[Drawn], primary: Drawn | None, scale: Scale, most: int) -> str:
+    told = []
+    if primary and any(reach(primary, p) for p in primary.line.points):
+        told.append(f"Band of {primary.title}: ± 1 standard error (the others' show on hover).")
+    randoms = {len(d.line.curves) for d in lines if d.ordering == "random"}
+    if randoms:
+        told.append(f"Random: mean and standard deviation of up to {max(randoms)} orders.")
+    fewest = min((p.metric.n for d in lines for p in d.line.points), default=most)
+    if fewest < most:
+        told.append(f"Hollow points rest on {fewest:,} of {most:,} items so far.")
+    if scale.left_out:
+        told.append("Values of 0 have no place on a logarithmic axis.")
+    return " ".join(told)
+
+
+# ---- texts of points
+
+
+def point_text(d: Drawn, p: Point, metric: str, most: int) -> str:
+    lines = [f"<b>{escape(d.title)}</b>", *figures_text(p.split, p.metric, metric, most, d.cost)]
+    if len(p.evaluations) > 1:
+        values = ", ".join(figure(e.metrics[metric].value, 3) for e in p.evaluations)
+        lines += [f"mean of {len(p.evaluations)} orders: {values}", "the first of them:"]
+    return "<br>".join(lines + split_lines(p.split))
+
+
+def single_text(e: Evaluation, metric: str, most: int, orders: Orders, cost: ModelCost) -> str:
+    told = [f"<b>{split_name(e.split)}</b>", escape(orders.get(e.split) or "")]
+    if set(e.split) != {UNTOUCHED}:
+        told.append(e.quantizer)
+    lines = [", ".join(filter(None, told))]
+    lines += figures_text(e.split, e.metrics[metric], metric, most, cost)
+    return "<br>".join(lines + (split_lines(e.split) if len(set(e.split)) > 1 else []))
+
+
+def figures_text(split: Split, value: Metric, metric: str, most: int, cost: ModelCost) -> list[str]:
+    error = f" ± {figure(value.stderr, 2)}" if value.stderr is not None else ""
+    so_far = f" of {most:,} so far" if value.n < most else ""
+    return [
+        f"{metric_spec(metric).title} <b>{figure(value.value, 4)}{error}</b>",
+        f"n = {value.n:,}{so_far}",
+        f"average bits {average_bits(split):.2f}, {format_gib(cost.total(split))}",
+    ]
+
+
+def split_lines(split: Split, width: int = 44) -> list[str]:
+    """A split for a small box: '10 × 4, 14 × 2', or every layer's bits where that is shorter."""
+    runs = [(level, len(list(same))) for level, same in groupby(split)]
+    pieces = [f"{count} × {level}" for level, count in runs]
+    if len(", ".join(pieces)) > width and max(split) < 10:
+        digits = "".join(map(str, split))
+        pieces = [digits[k : k + 10] for k in range(0, len(digits), 10)]
+        joint = " "
+    else:
+        joint = ", "
+    lines = [f"bits {pieces[0]}"]
+    for piece in pieces[1:]:
+        if len(lines[-1]) + len(piece) + len(joint) > width:
+            lines.append(piece)
+        else:
+            lines[-1] += joint + piece
+    return lines
+
+
+def figure(value: float, digits: int) -> str:
+    """Significant digits; large numbers in full, since 1.1e+03 is hard to read."""
+    return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
+
+
+# ---- table and CSV
 
 
 def results_table(
@@ -76,9 +712,10 @@ def results_table(
     current: Split | None = None,
     orders: Orders = NO_ORDERS,
 ) -> str:
-    """HTML: one row per split and quantizer, most bits first, and one column per metric. `current`
-    is the split that was measured last; `orders` tells splits of the same average apart."""
-    columns = [value.split("/") for _, value in metric_choices(evaluations, titles)]
+    """HTML: one row per split and quantizer, most bits first, and one column per metric. Rows of
+    the same average are a group: they are what compares. `current` is the split that was measured
+    last; `orders` tells splits of the same average apart."""
+    columns = [value.split("/", 1) for _, value in metric_choices(evaluations, titles)]
     rows: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
     for e in evaluations:
         cells = rows.setdefault((e.split, e.quantizer), {})
@@ -88,24 +725,29 @@ def results_table(
         f"<small>{better(name)}</small></th>"
         for task, name in columns
     )
-    body = []
-    for (split, quantizer), cells in sorted(rows.items(), key=lambda row: -sum(row[0][0])):
-        mark = " class='current'" if split == current else ""
-        told = [orders.get(split), None if quantizer in ("none", "quanto") else quantizer]
-        by = f"<small>{escape(', '.join(filter(None, told)))}</small>" if any(told) else ""
-        bits = " ".join(map(str, split))
-        figures = "".join(cell_html(cells.get((task, name))) for task, name in columns)
-        body.append(
-            f"<tr{mark}><td title='{bits}'>{escape(split_name(split))}{by}</td>"
-            f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
-        )
+    groups = []
+    ranked = sorted(rows.items(), key=lambda row: (-sum(row[0][0]), orders.get(row[0][0]) or ""))
+    for _, group in groupby(ranked, lambda row: sum(row[0][0])):
+        body = []
+        for (split, quantizer), cells in group:
+            marked = " class='current'" if split == current else ""
+            told = [orders.get(split), None if quantizer in ("none", "quanto") else quantizer]
+            by = f"<small>{escape(', '.join(filter(None, told)))}</small>" if any(told) else ""
+            bits = " ".join(map(str, split))
+            figures = "".join(cell_html(cells.get((task, name))) for task, name in columns)
+            body.append(
+                f"<tr{marked}><td title='{bits}'>{escape(split_name(split))}{by}</td>"
+                f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
+            )
+        groups.append(f"<tbody>{''.join(body)}</tbody>")
     quick = max((e.limit or 0 for e in evaluations), default=0)
     note = f"A quick evaluation: at most {quick} items each. " if quick else ""
     return (
+        "<div class='rows' tabindex='0' role='region' aria-label='Results'>"
         f"<table><caption>{note}± standard error; n items.</caption>"
         "<thead><tr><th scope='col'>Split</th>"
         f"<th scope='col'>Average bits</th>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table>"
+        f"{''.join(groups)}</table></div>"
     )
 
 
@@ -116,136 +758,44 @@ def cell_html(metric: Metric | None) -> str:
     return f"<td>{figure(metric.value, 4)}<small>{spread}n {metric.n:,}</small></td>"
 
 
-def figure(value: float, digits: int) -> str:
-    """Significant digits; large numbers in full, since 1.1e+03 is hard to read."""
-    return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
-
-
-def results_figure(
+def results_csv(
     evaluations: Sequence[Evaluation],
     chosen: str,
-    titles: Mapping[str, str],
-    current: Split | None = None,
-    orders: Orders = NO_ORDERS,
-) -> Figure:
-    """The `chosen` "task/metric" against average bits, one point per evaluated split. `current`,
-    the split that was measured last, is ringed where it was measured on this task."""
-    import plotly.graph_objects as go
-
-    task, metric = chosen.split("/")
-    found = [e for e in evaluations if e.task == task and metric in e.metrics]
-    axis = BitsAxis(found)
-    chart = go.Figure()
-    for name, (symbol, colour) in MARKS.items():
-        group = sorted((e for e in found if mark(e.split) == name), key=lambda e: sum(e.split))
-        if not group:
-            continue
-        values = [e.metrics[metric] for e in group]
-        chart.add_scatter(
-            name=name,
-            mode="markers",
-            x=[axis.place(e.split) for e in group],
-            y=[m.value for m in values],
-            error_y={
-                "type": "data",
-                "array": [m.stderr or 0 for m in values],
-                "visible": any(m.stderr for m in values),
-                "color": colour,
-                "thickness": 1.2,
-                "width": 4,
-            },
-            marker={"symbol": symbol, "size": 11, "color": colour},
-            text=[hover(e, e.metrics[metric], orders) for e in group],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    measured = [e for e in found if e.split == current]
-    if measured:
-        chart.add_scatter(
-            name="measured last",
-            mode="markers",
-            x=[axis.place(e.split) for e in measured],
-            y=[e.metrics[metric].value for e in measured],
-            marker={"symbol": "circle-open", "size": 21, "color": INK, "line": {"width": 2}},
-            hoverinfo="skip",
-        )
-    for e in found:
-        if mark(e.split) == "unquantized":
-            line = {"color": MARKS["unquantized"][1], "dash": "dot", "width": 1}
-            chart.add_hline(e.metrics[metric].value, line=line)
-    title = metric_title(task, metric, titles)
-    title += f" ({better(metric)})" if better(metric) else ""
-    chart.update_layout(
-        template="none",
-        height=340,
-        margin={"l": 72, "r": 16, "t": 40, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "Source Sans Pro, system-ui, sans-serif", "size": 13, "color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        showlegend=bool(found),
-        hoverlabel={"bgcolor": "#0f172a", "bordercolor": "#0f172a", "font": {"color": "#f8fafc"}},
-        xaxis={
-            "title": {"text": "Average bits per layer", "font": {"size": 13}},
-            "zeroline": False,
-            "gridcolor": GRID,
-        }
-        | axis.layout(),
-        yaxis={
-            "title": {"text": title, "font": {"size": 13}},
-            "zeroline": False,
-            "gridcolor": GRID,
-            "automargin": True,
-        },
-    )
-    if not found:
-        chart.add_annotation(
-            text="No results yet", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5
-        )
-        chart.update_xaxes(visible=False)
-        chart.update_yaxes(visible=False)
-    return chart
-
-
-def mark(split: Split) -> str:
-    name = split_name(split)
-    return name if name in MARKS else MIXED
-
-
-def hover(e: Evaluation, metric: Metric, orders: Orders) -> str:
-    spread = f" ± {figure(metric.stderr, 2)}" if metric.stderr is not None else ""
-    return (
-        f"<b>{split_name(e.split)}</b> {orders.get(e.split) or ''}<br>"
-        f"average bits {average_bits(e.split):.2f}<br>"
-        f"{figure(metric.value, 4)}{spread}<br>n = {metric.n:,}<br>{e.quantizer}"
-    )
-
-
-class BitsAxis:
-    """Average bits, with a break before the unquantized model: at its true place, 16, it would
-    squeeze all other splits into a corner. Its tick still reads 16."""
-
-    def __init__(self, evaluations: Sequence[Evaluation]) -> None:
-        splits = [e.split for e in evaluations]
-        quantized = [average_bits(s) for s in splits if mark(s) != "unquantized"]
-        self.broken = bool(quantized) and len(quantized) < len(splits)
-        self.low, self.high = (min(quantized), max(quantized)) if quantized else (16.0, 16.0)
-        self.step = 0.5 if self.high - self.low <= 4 else 1.0
-        self.low -= self.low % self.step
-        self.high += -self.high % self.step
-        self.end = self.high + max(self.step, (self.high - self.low) / 6)
-
-    def place(self, split: Split) -> float:
-        bits = average_bits(split)
-        return self.end if self.broken and mark(split) == "unquantized" else bits
-
-    def layout(self) -> dict[str, Any]:
-        pad = max(self.high - self.low, self.step) / 16
-        if not self.broken:
-            return {"range": [self.low - pad, self.high + pad]}
-        count = round((self.high - self.low) / self.step)
-        values = [self.low + self.step * i for i in range(count + 1)]
-        return {
-            "range": [self.low - pad, self.end + pad],
-            "tickvals": [*values, (self.high + self.end) / 2, self.end],
-            "ticktext": [*(f"{v:g}" for v in values), "…", "16"],
-        }
+    curves: Sequence[Curve],
+    cost: ModelCost,
+    other: Other | None = None,
+    model: str = "",
+) -> str:
+    """Every evaluation of the chosen metric, most bits first. `ordering` names all that give the
+    split, and `seed` the random ones among them; both are empty where none does."""
+    metric = chosen.partition("/")[2]
+    models = [(model, evaluations, curves, cost)]
+    if other:
+        models.append((other.title, other.evaluations, other.curves, other.cost))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, its_evaluations, its_curves, its_cost in models:
+        places: dict[Split, list[Curve]] = {}
+        for c in its_curves:
+            for split in dict.fromkeys(c.splits):
+                places.setdefault(split, []).append(c)
+        for e in sorted(of_metric(its_evaluations, chosen), key=lambda e: -sum(e.split)):
+            on, m = places.get(e.split, []), e.metrics[metric]
+            writer.writerow(
+                [
+                    name,
+                    " ".join(dict.fromkeys(c.ordering for c in on)),
+                    " ".join(str(c.seed) for c in on if c.ordering == "random"),
+                    average_bits(e.split),
+                    its_cost.total(e.split),
+                    " ".join(map(str, e.split)),
+                    chosen,
+                    m.value,
+                    "" if m.stderr is None else m.stderr,
+                    m.n,
+                    "" if e.limit is None else e.limit,
+                    e.quantizer,
+                ]
+            )
+    return text.getvalue()

@@ -7,35 +7,45 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..core.allocation import LEVEL_PAIRS
+from ..core.allocation import LEVEL_PAIRS, Split
 from ..core.errors import Stopped, UserError
 from ..core.export import EXPORTS
 from ..core.export.json_config import import_json
 from ..core.memory import UNTOUCHED
-from ..core.orderings import ORDERINGS, SCORERS
-from ..core.schema import Config, ModelInfo, Scores, split_name
+from ..core.orderings import ORDERINGS, QUICK_SCORERS
+from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
+from ..engine import records
 from ..engine.configs import check_fingerprint
+from ..engine.evaluation import Registered
 from ..engine.quantizers import quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
-from . import charts
-from .layout import OWN, PG19, QUICK, Parts, card_html, scored_html, status_html
-from .selection import Selection, from_config, order_of, ready
-from .state import Choice, Page, Session
+from . import comparing
+from .layout import (
+    OWN,
+    PAIR,
+    PG19,
+    VIEWS,
+    Parts,
+    duration,
+    scored_html,
+    status_html,
+)
+from .selection import from_config, from_split, ready
+from .shown import Shown, Updates, Values, is_measured, limit_of, model_key
+from .state import Choice, Level, OtherModel, Page, Session
 from .worker import Job, unexpected
 
 if TYPE_CHECKING:
     from ..engine.models import LoadedModel
 
 POLL_SECONDS = 0.2
-Values = dict[Any, Any]  # component -> value, as Gradio hands a set of inputs over
-Updates = dict[Any, Any]
 Handler = Callable[["Handlers", Values, gr.Request], Iterator[Updates]]
 LIVE: dict[str, Any] = {
     "queue": False,
@@ -53,37 +63,71 @@ JOB: dict[str, Any] = {
 
 def wire(p: Parts, page: Page) -> None:
     do = Handlers(p, page)
-    anything = [component for component in vars(p).values() if component is not p.demo]
+    anything = [c for c in vars(p).values() if isinstance(c, gr.blocks.Block) and c is not p.demo]
     split: set[Any] = {p.session, p.bar, p.levels, p.ordering, p.seed, p.quantizer}
-    shown = {p.session, p.metric, p.quick, p.seed}
+    measured = split | {p.quick, p.tasks, p.others}
+    swept = measured | {p.orderings, p.sweep_levels, p.every}
+    shown = split | {p.metric, p.quick, p.orderings, p.sweep_levels, p.axis, p.beside}
     text = {p.text, p.own_text}
     model = {p.model, p.device, p.dtype}
     with p.demo:
-        p.demo.load(do.open, split | shown, anything, **JOB)
+        opened = p.demo.load(do.open, shown, anything, **JOB)
         p.demo.unload(do.close)
         p.stop.click(do.stop, **LIVE)
 
-        p.levels.input(do.fresh_table, split, p.bar, **LIVE)
-        p.bar.pin(do.new_table, split, p.bar, **LIVE)  # an event because heatmap.js names it
-        order = [p.ordering.input, p.seed.input, p.quantizer.input]
-        gr.on(order, do.new_table, split, p.bar, **LIVE)
-        gr.on([p.metric.input, p.quick.input], do.show_results, shown, anything, **LIVE)
+        p.levels.input(do.fresh_table, shown, anything, **LIVE)
+        p.quantizer.input(do.another_quantizer, shown, anything, **LIVE)
+        order = [p.ordering.input, p.seed.input]
+        gr.on(order, do.new_table, shown, [p.bar, p.comparison], **LIVE)
+        # `pin` and `select` are events because heatmap.js and curvechart.js name them.
+        p.bar.pin(do.new_table, shown, [p.bar, p.comparison], **LIVE)
+        p.bar.change(do.compare_again, shown, p.comparison, **LIVE)
+        gr.on(
+            [
+                p.metric.change,
+                p.quick.input,
+                p.orderings.input,
+                p.sweep_levels.change,
+                p.redraw.change,
+            ],
+            do.show_results,
+            shown,
+            anything,
+            **LIVE,
+        )
         p.ordering.change(lambda o: gr.update(visible=o == "random"), p.ordering, p.seed, **LIVE)
         p.text.change(lambda t: gr.update(visible=t == OWN), p.text, p.own_text, **LIVE)
+        p.chart.select(do.load_split, shown | {p.chart}, anything, **LIVE)
+        p.other.change(do.draw_other, shown | {p.other}, anything, **LIVE)
+        for name, button in p.views.items():
+            chosen = button.click(partial(do.view, name), shown | {p.other}, anything, **LIVE)
+            chosen.then(do.show_results, shown, anything, **LIVE)
+        choices: list[Any] = [p.orderings, p.sweep_levels, p.every, p.tasks, p.others, p.quick]
+        gr.on(
+            [c.change for c in [*choices, p.levels, p.quantizer]],
+            do.count_splits,
+            swept,
+            p.forecast,
+            **LIVE,
+        )
 
         loaded = gr.on(
-            [p.load.click, p.model.submit], do.load, split | shown | text | model, anything, **JOB
+            [p.load.click, p.model.submit], do.load, shown | text | model, anything, **JOB
         )
         scored = p.score.click(do.score, split | text, anything, **JOB)
-        evaluated = p.evaluate.click(do.evaluate, split | {p.quick, p.tasks}, anything, **JOB)
+        sensed = p.measure.click(do.measure_sensitivity, split, anything, **JOB)
+        evaluated = p.evaluate.click(do.evaluate, measured | {p.metric}, anything, **JOB)
+        ran = p.sweep.click(do.sweep, swept | {p.metric}, anything, **JOB)
+        compared = p.compare.click(do.compare, measured | {p.metric}, anything, **JOB)
+        p.how_long.click(do.how_long, swept, anything, **JOB)
         p.write.click(do.write, split | {p.prompt, p.write_seed, p.length}, anything, **JOB)
+        imported = p.config.upload(do.load_config, shown | {p.config}, anything, **JOB)
         # What was chosen while a job ran is not among the inputs it began with.
-        for job in (loaded, scored):
-            job.then(do.refresh, split, p.bar, **LIVE)
-        loaded.then(do.show_results, shown, anything, **LIVE)
-        evaluated.then(do.show_measured, shown | {p.tasks}, anything, **LIVE)
+        for job in (opened, loaded, scored, sensed, evaluated, ran, compared, imported):
+            job.then(do.refresh, shown, anything, **LIVE).then(
+                do.count_splits, swept, p.forecast, **LIVE
+            )
 
-        p.config.upload(do.load_config, split | shown | {p.config}, anything, **JOB)
         # A DownloadButton downloads what it held when it was clicked: fill a hidden one first.
         p.export.click(do.export, split, anything, **LIVE).success(
             None,
@@ -109,12 +153,7 @@ def safely(handler: Handler) -> Handler:
     return run
 
 
-class Handlers:
-    def __init__(self, parts: Parts, page: Page):
-        self.parts = parts
-        self.page = page
-        self.titles = {name: task.title for name, task in page.tasks.items()}
-
+class Handlers(Shown):
     # ---- a browser comes and goes
 
     @safely
@@ -128,7 +167,8 @@ class Handlers:
         if session.info:
             # Measured since the program started, by this browser before it was reloaded for one.
             session = page.with_model(session, *ready(session))
-            yield {p.session: session} | self.results(session, v)
+            shown = self.everything(session, self.selection(v), v)
+            yield {p.session: session} | self.other_models(session) | shown
             page.shelf.come(user(request))
             if page.shelf.join(user(request), session.choice) or page.worker.busy:
                 yield self.idle(request, told)
@@ -172,48 +212,167 @@ class Handlers:
             return text, self.score_with(self.model_of(session, request, job), text, job)
 
         text, scores = yield from self.follow(request, work)
-        session = replace(session, text=text, scores=scores)
+        info, _ = ready(session)
+        sensitivity = self.page.known_sensitivity(info, text)
+        session = replace(session, text=text, scores=scores, sensitivity=sensitivity)
         yield {
             self.parts.session: session,
-            self.parts.scored: scored_html(scores),
+            self.parts.scored: scored_html(info, self.selection(v).scores(session)),
         } | self.idle(request, f"Scored on {text.name}.")
 
     @safely
+    def measure_sensitivity(self, v: Values, request: gr.Request) -> Iterator[Updates]:
+        """Of the chosen quantizer's low level, on the text that the other scores came from."""
+        session, selection = v[self.parts.session], self.selection(v)
+        level = (selection.quantizer, selection.levels[1])
+
+        def work(job: Job) -> Scores:
+            return self.sensitivity(self.model_of(session, request, job), session, level, job)
+
+        scores = yield from self.follow(request, work)
+        session = replace(session, sensitivity={**session.sensitivity, level: scores})
+        told = f"Sensitivity at {level[1]} bits is measured: it can now be the order, too."
+        yield {
+            self.parts.session: session,
+            self.parts.scored: scored_html(ready(session)[0], selection.scores(session)),
+        } | self.idle(request, told)
+
+    @safely
     def evaluate(self, v: Values, request: gr.Request) -> Iterator[Updates]:
-        p, page = self.parts, self.page
-        session, selection = v[p.session], self.selection(v)
+        session, selection = v[self.parts.session], self.selection(v)
         split = selection.split(session)
-        if not v[p.tasks]:
-            raise UserError("Choose at least one thing to measure.")
-        n, (high, low) = len(split), selection.levels
-        compared = [(UNTOUCHED,) * n, (high,) * n, (low,) * n]
-        limit = limit_of(v[p.quick])
-        began = time.perf_counter()
+        compared = [(level,) * len(split) for level in (UNTOUCHED, *selection.levels)]
+        session = replace(session, measured=split)
+        yield {self.parts.sweep_levels: PAIR}  # three levels' chart has no place for it
+        yield from self.measure(
+            session, v, request, lambda known: [split, *compared], split_name(split)
+        )
+
+    @safely
+    def sweep(self, v: Values, request: gr.Request) -> Iterator[Updates]:
+        session = v[self.parts.session]
+        self.planned(session, v)  # whatever is wrong with it is said at once
+        names = v[self.parts.orderings]
+        levels, level = self.sweep_levels(v)
+        lacking = any(map(is_measured, names)) and level not in session.sensitivity
+        yield from self.measure(
+            session,
+            v,
+            request,
+            lambda known: self.planned(known, v),
+            f"{len(names)} order{'s' * (len(names) > 1)}, {'/'.join(map(str, levels))} bits",
+            level if lacking else None,
+        )
+
+    @safely
+    def compare(self, v: Values, request: gr.Request) -> Iterator[Updates]:
+        session, selection = v[self.parts.session], self.selection(v)
+        splits = [c.split for c in comparing.contenders(session, selection)]
+        yield {self.parts.sweep_levels: PAIR}
+        yield from self.measure(session, v, request, lambda known: splits, "every order here")
+
+    def measure(
+        self,
+        session: Session,
+        v: Values,
+        request: gr.Request,
+        splits_of: Callable[[Session], list[Split]],
+        name: str,
+        sensitivity: Level | None = None,
+    ) -> Iterator[Updates]:
+        """Measures splits on the chosen tasks, after the `sensitivity` of a level where they need
+        it. Results are shown as they become known, and kept whatever ends the job."""
+        p, page = self.parts, self.page
+        tasks = self.tasks(v)
+        quantizer, limit = v[p.quantizer], limit_of(v[p.quick])
+        known, began = session, time.perf_counter()
+
+        def work(job: Job) -> Any:
+            nonlocal known
+            from ..engine import jobs
+
+            loaded = self.model_of(session, request, job)
+            if sensitivity:
+                scores = self.sensitivity(loaded, session, sensitivity, job)
+                found = {**known.sensitivity, sensitivity: scores}
+                known = replace(known, sensitivity=found)
+
+            def became_known(new: list[Evaluation]) -> None:
+                nonlocal known
+                if new and self.is_stored(new[0], loaded.info, quantizer, limit):
+                    known = known.with_evaluations(new)
+                else:
+                    known = known.with_evaluations([], new)
+                job.partial = known
+
+            return jobs.evaluate(
+                loaded,
+                list(dict.fromkeys(splits_of(known))),
+                quantizer,
+                tasks,
+                limit,
+                page.settings,
+                page.store,
+                job.progress,
+                job.stop,
+                became_known,
+            )
+
+        shown = (v[p.metric] or "").split("/")[0] in tasks
+
+        def told_early(so_far: Session) -> Updates:
+            nonlocal shown
+            updates = {p.session: so_far, p.redraw: time.time()}
+            if not shown:
+                updates |= self.focus(so_far, v, tasks)
+                shown = True
+            return updates
+
+        try:
+            done = yield from self.follow(request, work, told_early)
+        except (Stopped, UserError):
+            yield {p.session: known}
+            raise
+        known = known.with_evaluations(done.evaluations)
+        took = time.perf_counter() - began
+        told = (
+            f"Measured ({name}) in {took:.0f} s."
+            if done.computed
+            else (f"Measured before ({name}): answered from the cache.")
+        )
+        updates = {p.session: known} | ({} if shown else self.focus(known, v, tasks))
+        yield updates | self.idle(request, told)
+        if done.failures:
+            yield self.failed(UserError(" ".join([told, "But:", *done.failures])))
+
+    @safely
+    def how_long(self, v: Values, request: gr.Request) -> Iterator[Updates]:
+        p, page = self.parts, self.page
+        session: Session = v[p.session]
+        splits, tasks = self.planned(session, v), self.tasks(v)
 
         def work(job: Job) -> Any:
             from ..engine import jobs
 
-            return jobs.evaluate(
+            return jobs.forecast(
                 self.model_of(session, request, job),
-                list(dict.fromkeys([split, *compared])),
-                selection.quantizer,
-                v[p.tasks],
-                limit,
+                splits,
+                v[p.quantizer],
+                tasks,
+                limit_of(v[p.quick]),
                 page.settings,
                 page.store,
                 job.progress,
                 job.stop,
             )
 
-        done = yield from self.follow(request, work)
-        name = split_name(split)
-        told = (
-            f"Measured ({name}) in {time.perf_counter() - began:.0f} s."
-            if done.computed
-            else f"Measured before ({name}): answered from the cache."
-        )
-        session = session.with_evaluations(done.evaluations, split)
-        yield {p.session: session} | self.idle(request, told)
+        found = yield from self.follow(request, work)
+        parts = [self.count_splits(v)]
+        if found.seconds:
+            parts.append(f"That takes {duration(found.seconds)} on this machine.")
+        if found.unknown:
+            parts.append(f"Not known before it starts: {', '.join(found.unknown)}.")
+        yield {p.forecast: " ".join(parts)} | self.idle(request, "Ready.")
 
     @safely
     def write(self, v: Values, request: gr.Request) -> Iterator[Updates]:
@@ -278,7 +437,7 @@ class Handlers:
         self.page.shelf.come(user(request))
         job = worker.submit(user(request), work)
         yield self.buttons(request)
-        shown: Any = None
+        pace, shown, told = Pace(), "", None
         try:
             while not job.done.wait(POLL_SECONDS):
                 if ahead := worker.ahead_of(job):
@@ -287,11 +446,13 @@ class Handlers:
                 elif job.stop.is_set():
                     line = status_html("Stopping", running=True)
                 else:
-                    line = status_html(job.what, share=job.share, running=True)
-                texts = job.partial
-                if (line, texts) != shown:
-                    shown = (line, texts)
-                    yield {p.status: line} | (partial(texts) if texts else {})
+                    left = pace.left(job.share, time.monotonic())
+                    line = status_html(job.what, share=job.share, left=left, running=True)
+                known = job.partial
+                if line != shown or known is not told:
+                    updates = partial(known) if known is not told else {}
+                    shown, told = line, known
+                    yield {p.status: line} | updates
         finally:  # a closed browser ends here, on the event loop: this must return at once
             job.stop.set()
         if job.error:
@@ -319,23 +480,118 @@ class Handlers:
     def score_with(self, loaded: LoadedModel, text: Text, job: Job) -> dict[str, Scores]:
         from ..engine import jobs
 
-        return jobs.score(loaded, list(SCORERS), text, self.page.store, job.progress, job.stop)
+        return jobs.score(loaded, QUICK_SCORERS, text, self.page.store, job.progress, job.stop)
+
+    def sensitivity(self, loaded: LoadedModel, session: Session, level: Level, job: Job) -> Scores:
+        from ..engine import jobs
+
+        text = session.text or self.page.shipped_text
+        where = (self.page.store, job.progress, job.stop, None, *level)
+        return jobs.score(loaded, ["sensitivity"], text, *where)["sensitivity"]
+
+    def is_stored(self, e: Evaluation, info: ModelInfo, quantizer: str, limit: int | None) -> bool:
+        """Whether it rests on all items: early results are not stored."""
+        task = self.page.tasks.get(e.task) or Registered(e.task)
+        key = records.evaluation_key(info, task, e.split, quantizer_named(quantizer), limit)
+        return self.page.store.read(key) is not None
 
     # ---- at once
 
-    def fresh_table(self, v: Values) -> Any:
+    def fresh_table(self, v: Values) -> Updates:
         """Other levels have another range of bytes: the budget goes back to its middle."""
         session: Session = v[self.parts.session]
         if session.info is None:
-            return gr.skip()
-        return self.bar(session, replace(self.selection(v), budget=None, pins={}))
+            return {}
+        selection = replace(self.selection(v), budget=None, pins={})
+        return self.everything(session, selection, v, {"value": selection.value(session)})
 
-    def new_table(self, v: Values) -> Any:
+    def another_quantizer(self, v: Values) -> Updates:
+        session: Session = v[self.parts.session]
+        return self.everything(session, self.selection(v), v) if session.info else {}
+
+    def new_table(self, v: Values) -> Updates:
         """Another order, or other pins. The budget is the browser's: the user may be dragging."""
         session: Session = v[self.parts.session]
         if session.info is None:
-            return gr.skip()
-        return gr.update(table=self.selection(v).table(session))
+            return {}
+        selection = self.selection(v)
+        return self.bar(session, selection, v) | self.comparison(session, selection, v)
+
+    def compare_again(self, v: Values) -> Updates:
+        session: Session = v[self.parts.session]
+        return self.comparison(session, self.selection(v), v) if session.info else {}
+
+    def load_split(self, v: Values, request: gr.Request) -> Updates:
+        """A click on a point of the chart."""
+        p = self.parts
+        session: Session = v[p.session]
+        try:
+            selection, told = from_split(session, self.selection(v), tuple(v[p.chart]["split"]))
+        except UserError as e:
+            return self.failed(e)
+        value = {"value": selection.value(session)}
+        shown = self.everything(session, selection, v, value) | self.controls(selection)
+        return shown | ({} if self.page.worker.job_of(user(request)) else self.idle(request, told))
+
+    def view(self, name: str, v: Values) -> Updates:
+        """A figure of the paper: sets the sweep and the chart, and measures nothing."""
+        p, chosen = self.parts, VIEWS[name]
+        others = self.page.other_models(ready(v[p.session])[0]) if chosen.other_model else []
+        updates = {
+            p.orderings: list(chosen.orderings),
+            p.sweep_levels: chosen.levels,
+            p.axis: chosen.axis,
+        }
+        if not chosen.other_model:
+            return updates | {p.other: "", p.beside: None}
+        if not others:
+            told = (
+                "No other model is measured yet. Load one, sweep it, and load this one again: "
+                "then both can be drawn."
+            )
+            return updates | {p.status: status_html(told, failed=True)}
+        # Loaded here, too: what is drawn next must not depend on which event comes first.
+        key = v[p.other] or model_key(others[0])
+        return updates | {p.other: key, p.beside: self.beside(v[p.session], key)}
+
+    def draw_other(self, v: Values) -> Updates:
+        """Another model's stored results, from the store once."""
+        p = self.parts
+        beside = self.beside(v[p.session], v[p.other])
+        return {p.beside: beside} | self.show_results({**v, p.beside: beside})
+
+    def beside(self, session: Session, key: str) -> OtherModel | None:
+        if session.info is None:
+            return None
+        every = self.page.other_models(session.info)
+        return next((self.page.other_model(m) for m in every if model_key(m) == key), None)
+
+    def count_splits(self, v: Values) -> str:
+        """How much there is to sweep, before anything is computed."""
+        p = self.parts
+        session: Session = v[p.session]
+        if session.info is None:
+            return ""
+        try:
+            splits, tasks = self.planned(session, v), self.tasks(v)
+        except UserError as e:
+            return str(e)
+        kinds = {v[p.quantizer], "none"}
+        there = {
+            (e.task, e.split) for e in self.measured(session.evaluations, v) if e.quantizer in kinds
+        }
+        done = sum((task, split) in there for task in tasks for split in splits)
+        on = f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+        told = f"{len(splits)} splits on {on}."
+        every = len(splits) * len(tasks)
+        if done:
+            told += (
+                f" {done if done < every else 'All'} of these {every} figures are known already."
+            )
+        level = self.sweep_levels(v)[1]
+        if any(map(is_measured, v[p.orderings])) and level not in session.sensitivity:
+            told += f" Sensitivity at {level[1]} bits is measured first."
+        return told
 
     def export(self, v: Values) -> Updates:
         p = self.parts
@@ -349,77 +605,20 @@ class Handlers:
         path.write_text(EXPORTS["json"](config), encoding="utf-8")
         return {p.file: str(path)}
 
-    def refresh(self, v: Values) -> Any:
-        """The session's scores with what the controls say now."""
+    def refresh(self, v: Values) -> Updates:
+        """The session's results with what the controls say now."""
         session: Session = v[self.parts.session]
         if session.info is None:
-            return gr.skip()
+            return {}
         try:
             self.selection(v).split(session)
         except UserError:  # levels chosen meanwhile, for which the budget is too small
             return self.fresh_table(v)
-        return self.new_table(v)
+        return self.everything(session, self.selection(v), v)
 
     def show_results(self, v: Values) -> Updates:
-        return self.results(v[self.parts.session], v)
-
-    def show_measured(self, v: Values) -> Updates:
-        """After an evaluation the chart shows something that was just measured."""
-        metric, tasks = self.parts.metric, v[self.parts.tasks]
-        if tasks and (v[metric] or "").split("/")[0] not in tasks:
-            session: Session = v[self.parts.session]
-            measured = [e for e in session.evaluations if e.task == tasks[0]]
-            if choices := charts.metric_choices(measured, self.titles):
-                v = {**v, metric: choices[0][1]}
-        return self.show_results(v)
-
-    # ---- what stands on the page
-
-    def show_model(self, session: Session, selection: Selection, v: Values) -> Updates:
-        p = self.parts
-        info, scores = ready(session)
-        return {
-            p.session: session,
-            p.card: card_html(info),
-            p.scored: scored_html(scores),
-            p.bar: self.bar(session, selection),
-        } | self.results(session, v)
-
-    def controls(self, selection: Selection) -> Updates:
-        """The controls that say the same as the bar."""
-        p, (high, low) = self.parts, selection.levels
-        return {
-            p.levels: f"{high},{low}",
-            p.ordering: selection.ordering,
-            p.seed: gr.update(value=selection.seed, visible=selection.ordering == "random"),
-            p.quantizer: selection.quantizer,
-        }
-
-    def bar(self, session: Session, selection: Selection) -> Any:
-        return gr.update(
-            value=selection.value(session), table=selection.table(session), visible=True
-        )
-
-    def results(self, session: Session, v: Values) -> Updates:
-        """The chart and the table of what was measured on as many items as chosen."""
-        p = self.parts
-        limit = limit_of(v[p.quick])
-        shown = [
-            e for e in session.evaluations if e.limit == self.page.tasks[e.task].limited(limit)
-        ]
-        choices = charts.metric_choices(shown, self.titles)
-        if not choices:
-            hidden = gr.update(visible="hidden")
-            return {p.metric: hidden, p.chart: hidden, p.results: charts.NOTHING_YET}
-        chosen = v[p.metric] if v[p.metric] in [value for _, value in choices] else choices[0][1]
-        scores, seed = session.scores or {}, int(v[p.seed] or 0)
-        orders = {e.split: order_of(e.split, scores, seed) for e in shown}
-        figure = charts.results_figure(shown, chosen, self.titles, session.measured, orders)
-        return {
-            p.metric: gr.update(choices=choices, value=chosen, visible=True),
-            p.chart: gr.update(value=figure, visible=True),
-            p.results: charts.results_table(shown, self.titles, session.measured, orders),
-        }
+        session: Session = v[self.parts.session]
+        return self.everything(session, self.selection(v), v) if session.info else {}
 
     def buttons(self, request: gr.Request) -> Updates:
         """Those that start a job while the user has none, and Stop while they have one."""
@@ -434,19 +633,6 @@ class Handlers:
         return {self.parts.status: status_html(str(error), failed=True)}
 
     # ---- pieces
-
-    def selection(self, v: Values) -> Selection:
-        p = self.parts
-        high, low = v[p.levels].split(",")
-        bar = v[p.bar]
-        return Selection(
-            levels=(int(high), int(low)),
-            ordering=v[p.ordering],
-            seed=int(v[p.seed] or 0),
-            quantizer=v[p.quantizer],
-            budget=bar["budget"] if bar else None,
-            pins=bar["pins"] if bar else {},
-        )
 
     def model_of(self, session: Session, request: gr.Request, job: Job) -> LoadedModel:
         loaded = self.page.shelf.load(session.choice, self.page, job)
@@ -466,7 +652,8 @@ class Handlers:
         except (OSError, UnicodeDecodeError) as e:
             raise UserError("The file cannot be read as text. Choose a config (JSON).") from e
         quantizer_named(config.quantizer["name"])
-        if config.ordering["name"] not in ORDERINGS:
+        ordering = ORDERINGS.get(config.ordering["name"])
+        if ordering is None or ordering.prunes:
             raise UserError(
                 f"Config field 'ordering' names '{config.ordering['name']}', unknown here."
             )
@@ -477,8 +664,26 @@ class Handlers:
         return config
 
 
-def limit_of(quick: str) -> int | None:
-    return QUICK if quick == "quick" else None
+class Pace:
+    """How long a job still takes, from how far it came in the time that it took so far. A job of
+    several parts starts anew with each."""
+
+    def __init__(self) -> None:
+        self.began: tuple[float, float] | None = None
+        self.last = 0.0
+
+    def left(self, share: float | None, now: float) -> str:
+        """Nothing while there is too little to tell from."""
+        if share is None:
+            self.began = None
+            return ""
+        if self.began is None or share < self.last:
+            self.began = share, now
+        self.last = share
+        done, took = share - self.began[0], now - self.began[1]
+        if took < 3 or done < 0.02 or share > 0.99:
+            return ""
+        return f"{duration((1 - share) * took / done)} left"
 
 
 def user(request: gr.Request) -> str:

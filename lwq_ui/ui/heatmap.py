@@ -9,6 +9,7 @@ breakpoints, the scores, and every text the page shows. A drag only looks positi
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -18,15 +19,21 @@ from typing import Any
 
 import gradio as gr
 
+from ..core import curves
 from ..core.allocation import Breakpoints, breakpoints
+from ..core.comparison import rank_correlation
+from ..core.curves import Expected
 from ..core.memory import ModelCost, average_bits, format_gib
 from ..core.orderings import ORDERINGS, SCORERS, ScorerSpec, rank_layers
+from ..core.schema import Evaluation
+from .charts import figure
 
 ASSETS = Path(__file__).with_name("assets")
 HTML, JS, CSS = (
     (ASSETS / f"heatmap.{kind}").read_text(encoding="utf-8") for kind in ("html", "js", "css")
 )
 LARGEST_BUDGET = 2**50
+REFERENCE = "sensitivity"  # the scorer that measures what the others guess
 
 
 def first_value(
@@ -51,8 +58,12 @@ def table(
     ordering: str,
     seed: int = 0,
     pins: Mapping[int, int] | None = None,
+    expected: Sequence[Expected | None] | None = None,
+    expected_title: str = "",
 ) -> str:
     """All that the browser shows for one model, pair of levels, ordering and set of pins, as JSON.
+    `expected` is the quality at every position, of the metric `expected_title`; None where nothing
+    was measured that could tell.
 
     A string, because Gradio clones dict props several times per event. Raises UserError where the
     ordering's scores are missing or a pin is impossible.
@@ -66,7 +77,7 @@ def table(
     range_low, range_high = min(smallest, points.bytes[0]), max(largest, points.bytes[-1])
     active = ORDERINGS[ordering]
     rows = [
-        scorer_row(spec, scores[spec.name], decides=spec.name == active.scorer)
+        scorer_row(spec, scores, decides=spec.name == active.scorer)
         for spec in SCORERS.values()
         if len(scores.get(spec.name, ())) == n
     ]
@@ -84,7 +95,12 @@ def table(
         "raised": points.raised,
         "bytes": points.bytes,
         "levels": level_sums(points),
-        "texts": [position_texts(cost, levels, points, k) for k in range(len(points.bytes))],
+        "texts": [
+            position_texts(cost, levels, points, k)
+            | expected_texts(expected[k] if expected is not None else None)
+            for k in range(len(points.bytes))
+        ],
+        "expected_title": expected_title if expected is not None else "",
         "rows": rows or [unscored_row(n)],
         "split_by": f"Split by {active.title}" if active.scorer else f"Split: {active.title}",
         "too_small": f"Too small: {which} takes {minimum}.",
@@ -100,13 +116,16 @@ def table(
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
-def scorer_row(spec: ScorerSpec, values: Sequence[float], decides: bool) -> dict[str, Any]:
+def scorer_row(
+    spec: ScorerSpec, scores: Mapping[str, Sequence[float]], decides: bool
+) -> dict[str, Any]:
+    values = scores[spec.name]
     order = ORDERINGS[spec.name].rank(values, len(values), 0)
     rank = {layer: k for k, layer in enumerate(order, 1)}
     return {
         "name": spec.name,
         "title": spec.title,
-        "meaning": spec.meaning,
+        "meaning": spec.meaning + agreement(spec, scores),
         "decides": decides,
         "shade": shades(values, spec.larger_is_important),
         "order": order,
@@ -115,6 +134,21 @@ def scorer_row(spec: ScorerSpec, values: Sequence[float], decides: bool) -> dict
             for i, value in enumerate(values)
         ],
     }
+
+
+def agreement(spec: ScorerSpec, scores: Mapping[str, Sequence[float]]) -> str:
+    """How well the score ranks the layers as measuring each does. Of two scores that both mean
+    importance, one may fall where the other rises: the sign makes them point the same way."""
+    reference = SCORERS[REFERENCE]
+    values, measured = scores[spec.name], scores.get(REFERENCE, ())
+    if spec == reference or len(measured) != len(values):
+        return ""
+    correlation = rank_correlation(values, measured)
+    if spec.larger_is_important != reference.larger_is_important:
+        correlation = -correlation
+    if math.isnan(correlation):
+        return ""
+    return f" · rank correlation with sensitivity {correlation:.2f}".replace("-", "−")
 
 
 def unscored_row(n: int) -> dict[str, Any]:
@@ -176,6 +210,26 @@ def position_texts(
         "saving": f"{sign}{100 * abs(saved) / all_high:.1f}%",
         "saved": f"{sign}{format_gib(abs(saved))}",
     }
+
+
+def expected_at(
+    points: Breakpoints, evaluations: Sequence[Evaluation], task: str, metric: str
+) -> list[Expected | None]:
+    """The metric at every position, from what was measured of their splits."""
+    found = {
+        e.split: e.metrics[metric] for e in evaluations if e.task == task if metric in e.metrics
+    }
+    splits = [points.split(k) for k in range(len(points.bytes))]
+    known = {k: found[split] for k, split in enumerate(splits) if split in found}
+    return curves.expected(known, len(splits))
+
+
+def expected_texts(expected: Expected | None) -> dict[str, str]:
+    if expected is None:
+        return {"expected": "–", "expected_how": "not measured here"}
+    error = f" ± {figure(expected.stderr, 2)}" if expected.stderr is not None else ""
+    how = "measured" if expected.measured else "interpolated"
+    return {"expected": f"{figure(expected.value, 4)}{error}", "expected_how": how}
 
 
 def pinned_elsewhere(levels: tuple[int, int], pins: Mapping[int, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from ..core.allocation import LEVEL_PAIRS
 from ..core.memory import format_gib
 from ..core.orderings import ORDERINGS, SCORERS
 from ..core.schema import ModelInfo, Scores
+from ..engine.evaluation import PRESETS
 from ..engine.quantizers import QUANTIZERS
+from .curvechart import CurveChart
 from .heatmap import BudgetBar
 from .selection import Selection
 from .state import Page, Session
@@ -45,6 +48,28 @@ THEME = gr.themes.Default(
 )
 QUICK = 60
 SHIPPED, OWN, PG19 = "Shipped", "My file", "PG19"
+PAIR, THREE = "pair", "three"
+
+
+@dataclass(frozen=True)
+class View:
+    """A figure of the paper, as settings of the sweep and the chart."""
+
+    title: str
+    orderings: tuple[str, ...]
+    levels: str = PAIR
+    axis: str = "bits"
+    other_model: bool = False
+
+
+VIEWS = {
+    "figure2": View("Figure 2: orderings", ("lim", "zd", "reverse-zd", "reverse-lim", "random")),
+    "figure3": View("Figure 3: larger model, fewer bits", ("lim",), axis="size", other_model=True),
+    "figure4": View(
+        "Figure 4: prune or quantize", ("lim", "prune-by-lim", "prune-from-top"), axis="size"
+    ),
+    "figure5": View("Figure 5: three levels", ("lim",), levels=THREE),
+}
 PROMPT = "The old house stood at the end of the lane, and"
 MEANING = """
 **LIM** asks how much a layer changes what passes through it: the less the direction of the hidden
@@ -59,6 +84,22 @@ is the default here, since it is the one that fits "far apart weights are harder
 on until the budget is used up; all others get the low level. **Pinned** layers keep their level
 whatever the budget. **Reverse LIM**, **random**, **first** and **last layers** are there to compare
 with: a score that does not beat them is worth nothing on this model.
+
+**Sensitivity** is measured, not guessed: one layer alone drops to the low level, and the divergence
+that this causes is the layer's score. It is the yardstick for LIM and ZD, costs as much as many
+runs of the model, and belongs to one low level and one quantizer.
+
+**A sweep** measures an order's splits from all layers high down to all layers low; each order
+becomes a line on the chart. Where the lines of two orders lie apart, the order matters. *Three
+levels* start with all layers at 4 bits; at each step one more of the most important layers gets 8
+and two of the least important get 2, so the average stays 4. *Pruning* leaves layers out instead
+of giving them fewer bits.
+
+**Larger than noise?** A figure measured on a few items would come out a little different on others;
+± says how much. Two splits are compared on the same items, one by one, which leaves much less
+noise than their two ± suggest. A difference counts as larger than noise only if it would be
+surprising even after looking at all of them at once. "No" does not mean that two orders are
+equally good: more items may still show a difference.
 
 **What is measured.** *Perplexity*: how badly the model predicts held-out text. *KL divergence*: how
 far its predictions are from the unquantized model's, in nats per token. *Top-1 agreement*: how
@@ -85,6 +126,7 @@ class Parts:
     text: gr.Radio
     own_text: gr.File
     score: gr.Button
+    measure: gr.Button
     scored: gr.HTML
     levels: gr.Radio
     ordering: gr.Dropdown
@@ -92,11 +134,26 @@ class Parts:
     quantizer: gr.Dropdown
     bar: BudgetBar
     tasks: gr.CheckboxGroup
+    others: gr.Dropdown
     quick: gr.Radio
     evaluate: gr.Button
+    views: Mapping[str, gr.Button]
+    orderings: gr.CheckboxGroup
+    sweep_levels: gr.Radio
+    every: gr.Radio
+    other: gr.Dropdown
+    sweep: gr.Button
+    how_long: gr.Button
+    forecast: gr.HTML
+    compare: gr.Button
+    comparison: gr.HTML
     metric: gr.Dropdown
-    chart: gr.Plot
+    axis: gr.State
+    beside: gr.State
+    chart: CurveChart
+    kept: gr.HTML
     results: gr.HTML
+    redraw: gr.Number
     prompt: gr.Textbox
     write_seed: gr.Number
     length: gr.Slider
@@ -109,7 +166,17 @@ class Parts:
 
     @property
     def starters(self) -> list[Any]:
-        return [self.load, self.score, self.evaluate, self.write, self.config]
+        return [
+            self.load,
+            self.score,
+            self.measure,
+            self.evaluate,
+            self.sweep,
+            self.how_long,
+            self.compare,
+            self.write,
+            self.config,
+        ]
 
 
 def build(page: Page) -> Parts:
@@ -119,6 +186,10 @@ def build(page: Page) -> Parts:
     selection = Selection()
     with gr.Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as demo:
         parts["session"] = gr.State(session)
+        parts["axis"] = gr.State("bits")
+        parts["beside"] = gr.State(None)  # the other model that is drawn
+        # A running job changes it: the page is drawn again, from what the controls say by then.
+        parts["redraw"] = gr.Number(0, label="Redraw", visible="hidden", elem_id="redraw")
         with gr.Row(elem_id="strip"):
             gr.HTML("<h1>LWQ Explorer</h1>", elem_id="head")
             parts["status"] = gr.HTML(status_html("Ready."), elem_id="status", js_on_load=ANNOUNCE)
@@ -194,8 +265,13 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
             visible=False,
         )
         with gr.Row(elem_classes="button-row"):
-            parts["score"] = gr.Button("Score the layers", elem_id="score", size="md")
-        scored = scored_html(session.scores or {})
+            parts["score"] = gr.Button(
+                "Score the layers", elem_id="score", size="md", min_width=110
+            )
+            parts["measure"] = gr.Button(
+                "Measure sensitivity", elem_id="measure", size="md", min_width=110
+            )
+        scored = scored_html(session.info, Selection().scores(session)) if session.info else ""
         parts["scored"] = gr.HTML(scored, elem_id="scored", padding=True)
 
 
@@ -208,7 +284,7 @@ def build_split(parts: dict[str, Any]) -> None:
             elem_id="levels",
         )
         parts["ordering"] = gr.Dropdown(
-            [(o.title, o.name) for o in ORDERINGS.values()],
+            [(o.title, o.name) for o in ORDERINGS.values() if not o.prunes],
             value="lim",
             label="Order of importance",
             info="the first layers in it keep the high level",
@@ -226,12 +302,20 @@ def build_split(parts: dict[str, Any]) -> None:
 
 
 def build_evaluate(parts: dict[str, Any], page: Page) -> None:
+    parts["tasks"] = gr.CheckboxGroup(
+        [(task.title, name) for name, task in page.tasks.items()],
+        value=[name for name in page.tasks if name in ("perplexity", "minimal_pairs")],
+        label="Measure",
+        elem_id="tasks",
+    )
     with gr.Row(equal_height=True):
-        parts["tasks"] = gr.CheckboxGroup(
-            [(task.title, name) for name, task in page.tasks.items()],
-            value=[name for name in page.tasks if name in ("perplexity", "minimal_pairs")],
-            label="Measure",
-            elem_id="tasks",
+        parts["others"] = gr.Dropdown(
+            [(title, name) for name, (title, _) in PRESETS.items()],
+            value=[],
+            label="Other lm-eval tasks (their data is downloaded)",
+            multiselect=True,
+            allow_custom_value=True,
+            elem_id="others",
             scale=3,
             min_width=260,
         )
@@ -240,17 +324,75 @@ def build_evaluate(parts: dict[str, Any], page: Page) -> None:
             value="quick",
             label="On how many items of each",
             elem_id="quick",
-            scale=1,
-            min_width=250,
+            scale=2,
+            min_width=260,
         )
-    parts["evaluate"] = gr.Button(
-        "Quantize and evaluate", variant="primary", elem_id="evaluate", size="md"
-    )
+    with gr.Tabs(elem_id="ways"):
+        with gr.Tab("This split", id="split"):
+            parts["evaluate"] = gr.Button(
+                "Quantize and evaluate", variant="primary", elem_id="evaluate", size="md"
+            )
+        with gr.Tab("Sweep", id="sweep"):
+            build_sweep(parts)
+        with gr.Tab("Does it matter?", id="matter"):
+            parts["compare"] = gr.Button(
+                "Measure every order at this budget",
+                variant="primary",
+                elem_id="compare",
+                size="md",
+            )
+            parts["comparison"] = gr.HTML(elem_id="comparison", elem_classes="figures")
     parts["metric"] = gr.Dropdown(
         [], label="Measure on the chart", elem_id="metric", visible="hidden"
     )
-    parts["chart"] = gr.Plot(show_label=False, elem_id="chart", visible="hidden")
-    parts["results"] = gr.HTML(elem_id="results")
+    parts["chart"] = CurveChart(elem_id="chart", visible="hidden", container=True, padding=True)
+    parts["kept"] = gr.HTML(elem_id="kept")
+    parts["results"] = gr.HTML(elem_id="results", elem_classes="figures")
+
+
+def build_sweep(parts: dict[str, Any]) -> None:
+    gr.HTML(
+        "Measures the splits of an order, from all layers high to all layers low: one line per "
+        "order. As in the paper:",
+        elem_id="about-sweep",
+    )
+    with gr.Row(elem_id="views"):
+        parts["views"] = {
+            name: gr.Button(view.title, size="sm", elem_id=name, min_width=150)
+            for name, view in VIEWS.items()
+        }
+    parts["orderings"] = gr.CheckboxGroup(
+        [(o.title, o.name) for o in ORDERINGS.values()],
+        value=list(VIEWS["figure2"].orderings),
+        label="Orders",
+        elem_id="orderings",
+    )
+    with gr.Row(equal_height=True):
+        parts["sweep_levels"] = gr.Radio(
+            [("High and low, as chosen", PAIR), ("Three: 8 / 4 / 2", THREE)],
+            value=PAIR,
+            label="Levels",
+            elem_id="sweep-levels",
+            min_width=260,
+        )
+        parts["every"] = gr.Radio(
+            [("All", 1), ("Every 2nd", 2), ("Every 4th", 4)],
+            value=4,
+            label="Points of each line",
+            elem_id="every",
+            min_width=260,
+        )
+    parts["other"] = gr.Dropdown(
+        [("None", "")],
+        value="",
+        label="Draw another model's results beside these",
+        info="models that were measured before appear here",
+        elem_id="other",
+    )
+    with gr.Row(equal_height=True):
+        parts["sweep"] = gr.Button("Sweep", variant="primary", elem_id="sweep", size="md", scale=2)
+        parts["how_long"] = gr.Button("How long?", elem_id="how-long", size="md", scale=1)
+    parts["forecast"] = gr.HTML(elem_id="forecast")
 
 
 def build_write(parts: dict[str, Any]) -> None:
@@ -289,15 +431,33 @@ def build_config(parts: dict[str, Any]) -> None:
 
 
 def status_html(
-    text: str, *, share: float | None = None, running: bool = False, failed: bool = False
+    text: str,
+    *,
+    share: float | None = None,
+    left: str = "",
+    running: bool = False,
+    failed: bool = False,
 ) -> str:
-    """One line of fixed height, with a bar while something runs."""
+    """One line of fixed height, with a bar while something runs; `left` is the time it still
+    takes."""
     value = f' value="{share:.3f}"' if share is not None else ""
     bar = f'<progress max="1"{value} aria-label="Progress"></progress>' if running else ""
     percent = f"<b>{share:.0%}</b>" if running and share is not None else ""
+    time = f"<i>{html.escape(left)}</i>" if left else ""
     kind = "failed" if failed else "running" if running else "idle"
     role = ' role="alert"' if failed else ""
-    return f'<div class="{kind}"{role}><span>{html.escape(text)}</span>{percent}{bar}</div>'
+    return f'<div class="{kind}"{role}><span>{html.escape(text)}</span>{percent}{bar}{time}</div>'
+
+
+def duration(seconds: float) -> str:
+    """Rounded, since nobody knows it better: 'about 40 s', 'about 3 min'."""
+    if seconds < 10:
+        return "a few seconds"
+    if seconds < 90:
+        return f"about {round(seconds, -1):.0f} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} hours"
 
 
 def card_html(info: ModelInfo) -> str:
@@ -311,14 +471,20 @@ def card_html(info: ModelInfo) -> str:
     return f'<b title="{info.total_bytes:,} bytes">{html.escape(info.model_id)}</b><dl>{rows}</dl>'
 
 
-def scored_html(scores: Mapping[str, Scores]) -> str:
+def scored_html(info: ModelInfo, scores: Mapping[str, Scores]) -> str:
     lines = []
     for name, s in scores.items():
-        title = SCORERS[name].title
+        title = SCORERS[name].title + (f" at {s.level} bits" if s.level else "")
         told = [s.calibration or "weights only"]
         if s.tokens:
             told.append(f"{s.documents} document{'s' * (s.documents > 1)}, {s.tokens:,} tokens")
         if s.seconds:
             told.append(f"{s.seconds:.{1 if s.seconds >= 1 else 2}f} s")
-        lines.append(html.escape(f"{title}: {', '.join(told)}"))
-    return "<br>".join(lines)
+        lines.append(f"{title}: {', '.join(told)}")
+    if "sensitivity" not in scores:
+        tokens = SCORERS["sensitivity"].max_tokens
+        lines.append(
+            "Sensitivity at these bits: not measured; it costs about "
+            f"{math.ceil(info.num_layers / 2)} forward passes over {tokens:,} tokens"
+        )
+    return "<br>".join(map(html.escape, lines))

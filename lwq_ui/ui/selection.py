@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
-from ..core.allocation import Breakpoints, Split
+from ..core.allocation import LEVEL_PAIRS, Breakpoints, Split
+from ..core.curves import Curve, curves
 from ..core.errors import UserError
-from ..core.orderings import ORDERINGS, rank_layers
-from ..core.schema import Config, ModelInfo, Scores
+from ..core.memory import PRUNED, UNTOUCHED
+from ..core.orderings import ORDERINGS, SCORERS, rank_layers
+from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import model_cost
-from .heatmap import first_value, table
+from .charts import metric_title
+from .heatmap import expected_at, first_value, table
 from .state import Session
 
 SEEDS_TRIED = 20
@@ -29,11 +33,38 @@ class Selection:
     budget: int | None = None
     pins: Mapping[int, int] = field(default_factory=dict)
 
-    def table(self, session: Session) -> str:
-        info, scores = ready(session)
-        values = {name: s.values for name, s in scores.items()}
-        cost = model_cost(info, self.quantizer)
-        return table(cost, values, self.levels, self.ordering, self.seed, self.pins)
+    def scores(self, session: Session) -> dict[str, Scores]:
+        """Those of the model, and the sensitivity of this quantizer's low level where known."""
+        ready(session)
+        return session.scores_at((self.quantizer, self.levels[1]))
+
+    def values(self, session: Session) -> dict[str, tuple[float, ...]]:
+        return {name: s.values for name, s in self.scores(session).items()}
+
+    def table(
+        self,
+        session: Session,
+        chosen: str | None = None,
+        titles: Mapping[str, str] | None = None,
+        measured: Sequence[Evaluation] = (),
+    ) -> str:
+        """`measured` on the `chosen` "task/metric" says what to expect at each position."""
+        info, _ = ready(session)
+        expected, title = None, ""
+        if chosen:
+            task, metric = chosen.split("/", 1)
+            expected = expected_at(self._breakpoints(session), measured, task, metric)
+            title = metric_title(task, metric, titles or {})
+        return table(
+            model_cost(info, self.quantizer),
+            self.values(session),
+            self.levels,
+            self.ordering,
+            self.seed,
+            self.pins,
+            expected,
+            title,
+        )
 
     def value(self, session: Session) -> dict[str, Any]:
         """What the slider component holds."""
@@ -48,10 +79,10 @@ class Selection:
         return points.split(points.position(self.value(session)["budget"]))
 
     def config(self, session: Session) -> Config:
-        info, scores = ready(session)
+        info, _ = ready(session)
         return build_config(
             info,
-            scores,
+            self.scores(session),
             self.ordering,
             self.seed,
             self.levels,
@@ -61,10 +92,33 @@ class Selection:
             session.evaluations,
         )
 
+    def drawable(
+        self, session: Session, levels: Sequence[int], asked: Iterable[str]
+    ) -> list[Curve]:
+        """The curve of every ordering whose scores are known: what a chart may draw. Block
+        influence, which ranks as LIM, only where it is asked for. Three levels keep the average,
+        so what prunes has no place beside them."""
+        info, _ = ready(session)
+        values = self.values(session)
+        known = [
+            o.name
+            for o in ORDERINGS.values()
+            if (o.scorer is None or o.scorer in values)
+            and (o.name != "block-influence" or o.name in asked)
+            and not (o.prunes and len(levels) == 3)
+        ]
+        return curves(known, values, info.num_layers, levels)
+
     def _breakpoints(self, session: Session) -> Breakpoints:
-        info, scores = ready(session)
+        info, _ = ready(session)
         return breakpoints_of(
-            info, scores, self.ordering, self.seed, self.levels, self.pins, self.quantizer
+            info,
+            self.scores(session),
+            self.ordering,
+            self.seed,
+            self.levels,
+            self.pins,
+            self.quantizer,
         )
 
 
@@ -82,10 +136,16 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
             raise misfit("bits_per_layer", f"{level} for layer {i}; this page has {possible}")
     scorer = ORDERINGS[config.ordering["name"]].scorer
     values = config.ordering.get("scores")
-    if scorer and values and tuple(values) != scores[scorer].values:
+    low = (config.quantizer["name"], config.levels[1])
+    known = session.scores_at(low).get(scorer or "")
+    if scorer and values and (known is None or tuple(values) != known.values):
         calibration = f"{config.ordering.get('calibration') or 'weights'} (from the config)"
-        scores[scorer] = Scores(scorer, tuple(values), calibration, 0, 0, 0.0)
-        session = replace(session, scores=scores)
+        given = Scores(scorer, tuple(values), calibration, 0, 0, 0.0)
+        if SCORERS[scorer].needs_bank:
+            given = replace(given, quantizer=low[0], level=low[1])
+            session = replace(session, sensitivity={**session.sensitivity, low: given})
+        else:
+            session = replace(session, scores={**scores, scorer: given})
     selection = Selection(
         levels=config.levels,
         ordering=config.ordering["name"],
@@ -105,20 +165,66 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
     return session, pinned, "The config is loaded. Its bits follow no order: all layers are pinned."
 
 
-def order_of(split: Split, scores: Mapping[str, Scores], seed: int) -> str | None:
-    """The ordering that gives this split, which knows only its bits: two splits of the same average
-    would look the same. None where no ordering does, as with pins."""
-    levels = sorted(set(split))
-    if len(levels) != 2:
-        return None
-    high = {layer for layer, level in enumerate(split) if level == levels[1]}
-    values = {name: s.values for name, s in scores.items()}
-    for ordering in ORDERINGS.values():
-        if ordering.scorer and ordering.scorer not in values:
+def from_split(session: Session, selection: Selection, split: Split) -> tuple[Selection, str]:
+    """The selection that gives exactly this split, and what to say about it: by the present
+    ordering where it can, by another one where that can, else with all layers pinned. Raises
+    UserError for a split that the slider cannot have."""
+    info, _ = ready(session)
+    if PRUNED in split:
+        raise UserError(
+            "A split with pruned layers cannot be loaded: the slider leaves no layer out. "
+            "Choose another point."
+        )
+    if UNTOUCHED in split:
+        raise UserError(
+            "The unquantized model cannot be loaded: the slider's layers have 8 bits at most. "
+            "Choose another point."
+        )
+    levels = set(split)
+    pairs = (pair for pair in (selection.levels, *LEVEL_PAIRS) if levels <= set(pair))
+    pair = next(pairs, selection.levels)
+    total = model_cost(info, selection.quantizer).total(split)
+    start = replace(selection, levels=pair, budget=total, pins={})
+    orders = {
+        (selection.ordering, selection.seed): None,
+        **{(o, 0): None for o in ORDERINGS if o != "random" and not ORDERINGS[o].prunes},
+        **{("random", seed): None for seed in range(SEEDS_TRIED)},
+    }
+    for ordering, seed in orders:
+        tried = replace(start, ordering=ordering, seed=seed)
+        scorer = ORDERINGS[ordering].scorer
+        if scorer and scorer not in tried.scores(session):
             continue
-        for s in (seed, *range(SEEDS_TRIED)) if ordering.name == "random" else (0,):
-            if set(rank_layers(ordering.name, values, len(split), s)[: len(high)]) == high:
-                return f"{ordering.title} {s}" if ordering.name == "random" else ordering.title
+        if tried.split(session) == split:
+            title = ORDERINGS[ordering].title + (f" {seed}" if ordering == "random" else "")
+            return tried, f"Loaded: {split_name(split)}, {title}."
+    pinned = replace(start, pins=dict(enumerate(split)))
+    return pinned, f"Loaded: {split_name(split)}. It follows no order: all layers are pinned."
+
+
+def orders_of(
+    splits: Iterable[Split], values: Mapping[str, Sequence[float]], seed: int
+) -> dict[Split, str | None]:
+    """The ordering that gives each split, which knows only its bits: two splits of the same average
+    would look the same. None where no ordering does, as with pins, or where all do."""
+    ranked: dict[str, tuple[bool, list[int]]] = {}
+    every = list(dict.fromkeys(splits))
+    n = len(every[0]) if every else 0
+    for o in ORDERINGS.values():
+        if o.scorer is None or o.scorer in values:
+            for s in (seed, *range(SEEDS_TRIED)) if o.name == "random" else (0,):
+                title = f"{o.title} {s}" if o.name == "random" else o.title
+                ranked[title] = o.prunes, rank_layers(o.name, values, n, s)
+    return {split: order_of(split, ranked) for split in every}
+
+
+def order_of(split: Split, ranked: Mapping[str, tuple[bool, list[int]]]) -> str | None:
+    if len(set(split)) == 1:
+        return None
+    for title, (prunes, layers) in ranked.items():
+        falling = (split[a] >= split[b] for a, b in pairwise(layers))
+        if prunes == (PRUNED in split) and all(falling):
+            return title
     return None
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from ..core.allocation import Split
-from ..core.orderings import SCORERS
+from ..core.allocation import LEVEL_PAIRS, Split
+from ..core.orderings import QUICK_SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.store import Store
 from ..engine import records
-from ..engine.evaluation import Task, tasks
+from ..engine.evaluation import PRESETS, Registered, Task, expand, tasks
+from ..engine.quantizers import QUANTIZERS
 from ..engine.sources import DEMO, find
 from ..engine.texts import Text, calibration_text
 from ..settings import Settings
@@ -32,21 +34,52 @@ class Choice:
     dtype: str = "auto"
 
 
+Level = tuple[str, int]  # a quantizer and a level of it
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """A second model to draw beside the session's: what the store has of it."""
+
+    info: ModelInfo
+    scores: Mapping[str, Scores]
+    evaluations: tuple[Evaluation, ...]
+
+
 @dataclass(frozen=True)
 class Session:
     """One browser's view. `evaluations` are those that were known when the model was chosen, and
-    this session's own: other people's results do not appear in between."""
+    this session's own: other people's results do not appear in between. `early` ones rest on a part
+    of the items, from a sweep that runs or was stopped. `sensitivity` is measured per level, not
+    per model as `scores` are."""
 
     choice: Choice
     info: ModelInfo | None = None
     text: Text | None = None
     scores: Mapping[str, Scores] | None = None
+    sensitivity: Mapping[Level, Scores] = field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
+    early: tuple[Evaluation, ...] = ()
     measured: Split | None = None  # the split that was evaluated last
 
-    def with_evaluations(self, new: list[Evaluation], measured: Split) -> Session:
-        known = {(e.task, e.split, e.quantizer, e.limit): e for e in (*self.evaluations, *new)}
-        return replace(self, evaluations=tuple(known.values()), measured=measured)
+    def with_evaluations(
+        self, new: Iterable[Evaluation], early: Iterable[Evaluation] = ()
+    ) -> Session:
+        finished = {identity(e): e for e in (*self.evaluations, *new)}
+        rest = {identity(e): e for e in (*self.early, *early) if identity(e) not in finished}
+        return replace(self, evaluations=tuple(finished.values()), early=tuple(rest.values()))
+
+    def scores_at(self, level: Level) -> dict[str, Scores]:
+        """The model's scores and, where it was measured, this level's sensitivity."""
+        known = dict(self.scores or {})
+        if level in self.sensitivity:
+            known["sensitivity"] = self.sensitivity[level]
+        return known
+
+
+def identity(e: Evaluation) -> tuple[Any, ...]:
+    """A measurement made again replaces the one before."""
+    return e.task, e.split, e.quantizer, e.limit
 
 
 class Shelf:
@@ -128,6 +161,7 @@ class Page:
         self.worker = Worker(clean_up=free_memory)
         self.shelf = Shelf()
         self.tasks: dict[str, Task] = tasks(settings)
+        self.other_tasks = {name: Registered(name) for name in expand(PRESETS)}
         self.shipped_text = calibration_text(None, settings)
 
     def opening_session(self) -> Session:
@@ -139,11 +173,52 @@ class Page:
             return session
         scores = records.known_scores(info, self.shipped_text, self.store)
         return (
-            self.with_model(session, info, scores) if scores.keys() == SCORERS.keys() else session
+            self.with_model(session, info, scores)
+            if scores.keys() >= set(QUICK_SCORERS)
+            else session
         )
 
     def with_model(
         self, session: Session, info: ModelInfo, scores: Mapping[str, Scores]
     ) -> Session:
-        known = records.known_evaluations(info, self.tasks, self.store)
-        return replace(session, info=info, scores=scores, evaluations=tuple(known))
+        session = replace(session, info=info, scores=scores, early=(), measured=None)
+        return replace(
+            session,
+            sensitivity=self.known_sensitivity(info, session.text),
+            evaluations=tuple(self.known_evaluations(info)),
+        )
+
+    def known_evaluations(self, info: ModelInfo) -> list[Evaluation]:
+        return records.known_evaluations(info, {**self.other_tasks, **self.tasks}, self.store)
+
+    def known_sensitivity(self, info: ModelInfo, text: Text | None) -> dict[Level, Scores]:
+        """Of the text that the session calibrates on, at every level that was measured."""
+        found: dict[Level, Scores] = {}
+        if text is None:
+            return found
+        for name, quantizer in QUANTIZERS.items():
+            for low in sorted({low for _, low in LEVEL_PAIRS}):
+                key = records.scores_key(info, "sensitivity", text, None, quantizer, low)
+                if stored := self.store.read(key):
+                    found[name, low] = Scores.from_json(stored)
+        return found
+
+    def other_models(self, info: ModelInfo) -> list[ModelInfo]:
+        """Every other model that was measured, whatever session measured it."""
+        found: dict[tuple[str, str], ModelInfo] = {}
+        roots = self.store.roots
+        for path in (p for root in roots for p in root.glob("info/*/*.json")):
+            try:
+                fingerprint = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+            except (OSError, ValueError, KeyError):
+                continue  # damaged: the store says so when it is read for its own sake
+            measured = any((root / "evaluations" / fingerprint[:16]).is_dir() for root in roots)
+            if measured and fingerprint != info.fingerprint:
+                for _, value in self.store.find("info", fingerprint):
+                    other = ModelInfo.from_json(value)
+                    found[fingerprint, other.dtype] = other
+        return list(found.values())
+
+    def other_model(self, info: ModelInfo) -> OtherModel:
+        scores = records.known_scores(info, self.shipped_text, self.store)
+        return OtherModel(info, scores, tuple(self.known_evaluations(info)))

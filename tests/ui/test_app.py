@@ -13,18 +13,20 @@ from types import SimpleNamespace
 import pytest
 
 from lwq_ui.core.allocation import breakpoints
-from lwq_ui.core.errors import Stopped
+from lwq_ui.core.curves import curves
+from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
-from lwq_ui.core.orderings import ORDERINGS, rank_layers
-from lwq_ui.core.schema import Config
+from lwq_ui.core.orderings import ORDERINGS, QUICK_SCORERS, rank_layers
+from lwq_ui.core.schema import Config, Evaluation, Metric
 from lwq_ui.engine.quantizers import model_cost
 from lwq_ui.settings import Settings
 
 pytest.importorskip("gradio")
 
 import app
+from lwq_ui.ui.events import Pace
 from lwq_ui.ui.layout import PROMPT
-from lwq_ui.ui.selection import order_of
+from lwq_ui.ui.selection import orders_of
 from lwq_ui.ui.state import Choice
 
 pytestmark = pytest.mark.browser
@@ -145,7 +147,7 @@ def eventually(holds, seconds: float = 30) -> None:
 
 
 def tab(page, name: str) -> None:
-    page.get_by_role("tab", name=name).click()
+    page.get_by_role("tab", name=name, exact=True).click()
 
 
 def choose(page, group: str, text: str) -> None:
@@ -202,10 +204,10 @@ def results(page) -> list[list[str]]:
 
 
 def points(page) -> list[list[float]]:
-    """[average bits, value] of everything on the chart but the ring."""
+    """[average bits, value] of everything on the chart but bands and the ring."""
     return page.evaluate(
         "() => (document.querySelector('#chart .js-plotly-plot')?.data ?? [])"
-        ".filter(t => t.name !== 'measured last')"
+        ".filter(t => !t.meta.of && t.name !== 'measured last')"
         ".flatMap(t => Array.from(t.x, (x, i) => [x, t.y[i]]))"
     )
 
@@ -312,14 +314,15 @@ def test_every_ordering_and_seed_gives_cores_split(world, page):
 
     to_position(page, 7)
     seen = set()
-    for ordering in [*list(ORDERINGS)[1:], "lim"]:
+    offered = [o.name for o in ORDERINGS.values() if not o.prunes and o.name != "sensitivity"]
+    for ordering in [*offered[1:], "lim"]:
         pick(page, "#ordering", ORDERINGS[ordering].title)
         split, size = core_split(world, 7, ordering=ordering)
         shows(split)
         assert total(page, "bytes") == f"{size:,} bytes"
         seen.add(split)
         assert page.locator("#seed").is_visible() == (ordering == "random")
-    assert len(seen) == len(ORDERINGS) == 7
+    assert len(seen) == 7 == len(offered) - 1  # block influence ranks as LIM
     pick(page, "#ordering", "Random")
     for seed in (3, 11):
         page.locator("#seed input").fill(str(seed))
@@ -389,20 +392,25 @@ def page_position(world, split, pins):
 
 
 def test_orders_are_found_again_from_bits(world):
-    scores = world.page.opening_session().scores
+    def order_of(split, values, seed):
+        return orders_of([split], values, seed)[split]
+
     for ordering, title in (
         ("lim", "LIM"),
         ("reverse-zd", "ZD, other way"),
         ("last", "Last layers"),
     ):
-        assert order_of(core_split(world, 9, ordering=ordering)[0], scores, 0) == title
+        assert order_of(core_split(world, 9, ordering=ordering)[0], world.scores, 0) == title
     for seed, title in ((3, "Random 3"), (77, "Random 77")):
         split, _ = core_split(world, 9, ordering="random", seed=seed)
-        assert order_of(split, scores, 77) == title
-    assert order_of(split, scores, 0) is None
-    assert order_of((4,) * 24, scores, 0) is None
+        assert order_of(split, world.scores, 77) == title
+    assert order_of(split, world.scores, 0) is None
+    assert order_of((4,) * 24, world.scores, 0) is None
     split, _ = core_split(world, 9, (8, 4))
-    assert order_of(split, {}, 0) is None and order_of(split, scores, 0) == "LIM"
+    assert order_of(split, {}, 0) is None and order_of(split, world.scores, 0) == "LIM"
+    for ordering, levels in (("lim", (8, 4, 2)), ("prune-by-lim", (4, 2))):
+        (line,) = curves([ordering], world.scores, 24, levels)
+        assert order_of(line.splits[3], world.scores, 0) == ORDERINGS[ordering].title
 
 
 def test_nothing_chosen_to_measure(page):
@@ -464,6 +472,286 @@ def test_an_error_in_the_program_is_one_sentence(world, page, monkeypatch):
         )
     page.click("#evaluate")
     told(page, "^Measured")
+
+
+# ---- sweep
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Of 6 layers, and nobody else's."""
+    return save_llama(tmp_path_factory.mktemp("models") / "small", layers=6, seed=5)
+
+
+@pytest.fixture(scope="module")
+def known(world, tmp_path_factory):
+    """A model of which a sweep was measured: made up so that LIM's splits are much better than all
+    others. Nothing of it has to be computed."""
+    from lwq_ui.engine import jobs
+    from lwq_ui.engine.quantizers import quantizer_named
+    from lwq_ui.engine.records import evaluation_key
+
+    folder = save_llama(tmp_path_factory.mktemp("models") / "known", layers=6, seed=6)
+    page, where = world.page, (lambda what, share: None, threading.Event())
+    loaded = jobs.load(str(folder), "cpu", "auto", page.settings, page.store, *where)
+    scores = jobs.score(loaded, QUICK_SCORERS, page.shipped_text, page.store, *where)
+    values = {name: s.values for name, s in scores.items()}
+    right = {"lim": 54, "reverse-lim": 30, "zd": 42, "reverse-zd": 36, "first": 45, "last": 27}
+    lines = curves([*right, "random"], values, 6, (4, 2))
+    of = {split: right.get(line.ordering, 32) for line in reversed(lines) for split in line.splits}
+    for split, count in of.items():
+        items = [float(i < count) for i in range(60)]
+        acc = {"acc": Metric(sum(items) / 60, 0.05, 60)}
+        e = Evaluation("minimal_pairs", split, "quanto", acc, {"acc": items}, 60, 1.0)
+        task = page.tasks["minimal_pairs"]
+        key = evaluation_key(loaded.info, task, split, quantizer_named("quanto"), 60)
+        page.store.write(key, e.to_json())
+    return SimpleNamespace(folder=folder, values=values, lim=lines[0].splits)
+
+
+def lines_of(page) -> dict[str, int]:
+    """Name of each line on the chart -> its points."""
+    return page.evaluate(
+        "() => Object.fromEntries((document.querySelector('#chart .js-plotly-plot')?.data ?? [])"
+        ".filter(t => t.line && !t.meta.of).map(t => [t.name, t.x.length]))"
+    )
+
+
+def draws(page, line: str) -> None:
+    page.wait_for_function(
+        "name => document.querySelector('#chart .js-plotly-plot')?.data"
+        "?.some(t => t.name === name && t.x.length > 2)",
+        arg=line,
+        timeout=WAIT,
+    )
+
+
+def click_point(page, line: str, point: int) -> tuple[int, ...]:
+    """Clicks it with the mouse, and returns the split that it stands for."""
+    page.locator("#chart").scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    x, y, split = page.evaluate(
+        """([name, i]) => {
+          const plot = document.querySelector('#chart .js-plotly-plot');
+          const { xaxis, yaxis, _size: size } = plot._fullLayout;
+          const trace = plot.data.find(t => t.name === name && t.x.length > 2);
+          const box = plot.getBoundingClientRect();
+          return [box.x + size.l + xaxis.l2p(trace.x[i]), box.y + size.t + yaxis.l2p(trace.y[i]),
+                  trace.customdata[i]];
+        }""",
+        [line, point],
+    )
+    page.mouse.move(x - 3, y)
+    page.mouse.move(x, y)
+    page.wait_for_timeout(200)
+    page.mouse.click(x, y)
+    return tuple(split)
+
+
+def shows_split(page, split) -> None:
+    page.wait_for_function(
+        "bits => JSON.stringify([...document.querySelectorAll('#bar [data-scorer=lim] .cell')]"
+        ".sort((a, b) => a.dataset.layer - b.dataset.layer)"
+        ".map(c => +c.dataset.bits)) === JSON.stringify(bits)",
+        arg=list(split),
+    )
+
+
+def forecast(page, pattern: str) -> str:
+    page.wait_for_function(
+        "p => new RegExp(p).test(document.querySelector('#forecast').innerText)",
+        arg=pattern,
+        timeout=WAIT,
+    )
+    return page.inner_text("#forecast")
+
+
+def test_a_sweep_is_forecast_and_draws_a_line_per_order(world, page, small):
+    load(page, small)
+    told(page, "is loaded and scored")
+    measure_only(page, "Grammar pairs")
+    tab(page, "Sweep")
+    few = forecast(page, r"^\d+ splits on 1 task\.")
+    choose(page, "#every", "Every 2nd")
+    page.wait_for_function("few => document.querySelector('#forecast').innerText !== few", arg=few)
+    page.click("#how-long")
+    assert "on this machine" in forecast(page, "That takes")
+    page.click("#sweep")
+    told(page, "^Measured .*5 orders, 4/2 bits")
+    draws(page, "LIM")
+    assert set(lines_of(page)) >= {"LIM", "ZD", "Random", "Reverse LIM", "ZD, other way"}
+    assert lines_of(page)["LIM"] >= 4
+    assert "All of these" in forecast(page, "All of these")
+    assert "LIM: 90 % of the 4-bit score" in page.inner_text("#kept")
+    page.click("#sweep")
+    assert "from the cache" in told(page, "^Measured before")
+
+
+def test_a_stopped_sweep_keeps_what_it_has_and_goes_on(world, page, small):
+    load(page, small)
+    told(page, "is loaded and scored")
+    measure_only(page, "Perplexity and divergence")
+    tab(page, "Sweep")
+    page.click("#sweep")
+    # The first results rest on a part of the passages, and are on the chart while it runs.
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#results td')].some(c => /n 8$/.test(c.innerText))",
+        timeout=WAIT,
+    )
+    page.click("#stop")
+    told(page, "^Stopped")
+    draws(page, "LIM")
+    assert "n 8" in page.inner_text("#results")
+    page.click("#sweep")
+    told(page, r"^Measured \(")
+    page.wait_for_function("!document.querySelector('#results').innerText.includes('n 8')")
+
+
+def test_pruning_and_three_levels(world, page, small):
+    load(page, small)
+    told(page, "is loaded and scored")
+    measure_only(page, "Grammar pairs")
+    tab(page, "Sweep")
+    choose(page, "#every", "All")
+    page.click("#figure4")
+    page.wait_for_function("document.querySelectorAll('#orderings input:checked').length === 3")
+    page.click("#sweep")
+    told(page, "^Measured")
+    draws(page, "Prune by LIM")
+    before = split_of(page)
+    assert 0 in click_point(page, "Prune by LIM", 2)
+    assert "cannot be loaded" in alert(page)
+    assert split_of(page) == before
+
+    page.click("#figure5")
+    page.wait_for_function(
+        "document.querySelector('#sweep-levels input:checked').value === 'three'"
+    )
+    page.click("#sweep")
+    told(page, "8/4/2 bits")
+    draws(page, "LIM")
+    assert lines_of(page) == {"LIM": 3}  # none, one and two layers at 8 bits
+    split = click_point(page, "LIM", 1)
+    assert sorted(split) == [2, 2, 4, 4, 4, 8]
+    told(page, "all layers are pinned")
+    assert split_of(page) == split and len(pins_of(page)) == 6
+
+
+def test_a_click_on_a_point_loads_exactly_that_split(world, page, known):
+    load(page, known.folder)
+    told(page, "is loaded and scored")
+    draws(page, "Reverse LIM")
+    for line, ordering, point in (("Reverse LIM", "Reverse LIM", 2), ("LIM", "LIM", 4)):
+        split = click_point(page, line, point)
+        told(page, f"^Loaded: .*{ordering}")
+        shows_split(page, split)
+        assert pins_of(page) == {}
+        assert page.locator("#ordering input").input_value() == ordering
+    assert split in known.lim
+
+
+def test_the_slider_says_what_to_expect(world, page, known):
+    load(page, known.folder)
+    told(page, "is loaded and scored")
+    page.wait_for_function(
+        "document.querySelector('#bar').innerText.includes('Grammar pairs: accuracy')"
+    )
+    expected = "document.querySelector('#bar [data-text=expected]').innerText"
+    to_position(page, 3)
+    page.wait_for_function(f"{expected}.startsWith('0.9 ±')")
+    thumb = page.locator(RANGE).input_value()
+    pick(page, "#ordering", "Reverse LIM")
+    page.wait_for_function(f"{expected}.startsWith('0.5 ±')")
+    assert page.locator(RANGE).input_value() == thumb
+
+
+def test_does_it_matter_here(world, page, known):
+    load(page, known.folder)
+    told(page, "is loaded and scored")
+    tab(page, "Does it matter?")
+    panel = page.locator("#comparison")
+    panel.get_by_text("LIM beats random here.").wait_for()
+    assert "60 items" in panel.inner_text() and "better than 3 of the 3" in panel.inner_text()
+    # seven orders, of which random three times, and the mean of those
+    assert panel.locator("tbody tr").count() == 10
+    pick(page, "#ordering", "Reverse LIM")
+    panel.get_by_text("Reverse LIM does not beat random here by more than noise.").wait_for()
+    panel.get_by_text("LIM beats random here.", exact=True).wait_for()
+    page.locator(RANGE).press("End")
+    panel.get_by_text("every order gives the same split").wait_for()
+
+
+def test_every_order_is_measured_in_one_job(world, page, small):
+    load(page, small)
+    told(page, "is loaded and scored")
+    measure_only(page, "Grammar pairs")
+    tab(page, "Does it matter?")
+    to_position(page, 2)
+    page.click("#compare")
+    told(page, "^Measured")
+    page.wait_for_function(
+        "() => { const text = document.querySelector('#comparison').innerText;"
+        " return /random here/.test(text) && !/[Nn]ot measured/.test(text); }"
+    )
+
+
+def test_another_model_is_drawn_beside(world, known, page):
+    pick(page, "#metric", "Grammar pairs: accuracy")
+    tab(page, "Sweep")
+    page.click("#figure3")
+    page.wait_for_function("document.querySelectorAll('#orderings input:checked').length === 1")
+    page.locator("#other input").click()
+    page.get_by_role("option", name=str(known.folder)).click()
+    draws(page, "known, LIM")
+
+
+def test_sensitivity_is_measured_for_one_level(world, page, small):
+    load(page, small)
+    told(page, "is loaded and scored")
+    assert "Sensitivity at these bits: not measured" in page.inner_text("#scored")
+    page.click("#measure")
+    told(page, "^Sensitivity at 2 bits is measured")
+    page.wait_for_selector("#bar [data-scorer=sensitivity] .cell")
+    assert "Sensitivity at 2 bits: " in page.inner_text("#scored")
+    pick(page, "#ordering", "Sensitivity")
+    page.wait_for_function("document.querySelector('#bar .by').innerText.includes('Sensitivity')")
+    choose(page, "#levels", "8 / 4")
+    page.wait_for_function("!document.querySelector('#bar [data-scorer=sensitivity]')")
+    page.wait_for_function("document.querySelector('#ordering input').value === 'LIM'")
+    choose(page, "#levels", "8 / 2")
+    page.wait_for_selector("#bar [data-scorer=sensitivity] .cell")
+
+
+def test_a_task_that_cannot_be_had_does_not_keep_the_others(world, page, small, monkeypatch):
+    from lwq_ui.engine import jobs
+
+    shipped = jobs.task_named
+
+    def named(name, settings):
+        if name == "piqa":
+            raise UserError("The data of 'piqa' cannot be downloaded: check the network.")
+        return shipped(name, settings)
+
+    monkeypatch.setattr(jobs, "task_named", named)
+    load(page, small)
+    told(page, "is loaded and scored")
+    measure_only(page, "Grammar pairs")
+    page.locator("#others input").fill("piqa")
+    page.locator("#others input").press("Enter")
+    page.wait_for_selector("#others >> text=piqa")
+    page.click("#evaluate")
+    assert "But: The data of 'piqa' cannot be downloaded: check the network." in alert(page)
+    page.wait_for_selector("#results tr.current")
+    assert page.locator("#evaluate").is_enabled()
+
+
+def test_the_time_left_is_told_once_it_can_be():
+    pace = Pace()
+    assert pace.left(None, 0) == pace.left(0.0, 1) == pace.left(0.01, 2) == ""
+    assert pace.left(0.2, 11) == "about 40 s left"
+    assert pace.left(0.5, 51) == "about 50 s left"
+    assert pace.left(0.02, 60) == ""  # the next part of the job
+    assert pace.left(0.12, 120) == "about 9 min left"
 
 
 # ---- write
@@ -816,7 +1104,7 @@ def test_every_control_has_a_name(page):
         "button", "textbox", "combobox", "listbox", "slider", "spinbutton", "radio", "checkbox",
         "tab", "progressbar",
     }  # fmt: skip
-    for name in ("Write something", "Config", "Evaluate"):
+    for name in ("Write something", "Config", "Evaluate", "Sweep", "Does it matter?"):
         tab(page, name)
         page.wait_for_timeout(200)
         nodes = client.send("Accessibility.getFullAXTree")["nodes"]

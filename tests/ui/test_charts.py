@@ -1,18 +1,39 @@
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
+import made_up
 import pytest
 
+from lwq_ui.core.allocation import Split
+from lwq_ui.core.memory import GIB, average_bits, format_gib
+from lwq_ui.core.orderings import ORDERINGS
 from lwq_ui.core.schema import Evaluation, Metric
-from lwq_ui.ui.charts import figure, metric_choices, results_figure, results_table
+from lwq_ui.ui.charts import (
+    INK,
+    MARKS,
+    STYLES,
+    Other,
+    figure,
+    kept_sentences,
+    metric_choices,
+    results_csv,
+    results_figure,
+    results_table,
+    split_lines,
+)
 
 N = 8
 TITLES = {"perplexity": "Perplexity and divergence", "minimal_pairs": "Grammar pairs"}
+SMALL = made_up.model_cost(N)
 
 
 def evaluation(split, task="perplexity", quantizer="quanto", **metrics) -> Evaluation:
@@ -39,23 +60,35 @@ def evaluations() -> list[Evaluation]:
     ]
 
 
-def traces(figure):
-    return {trace.name: trace for trace in figure.data}
+def draw(evaluations, chosen="perplexity/perplexity", curves=(), cost=SMALL, **options):
+    drawn = results_figure(evaluations, chosen, TITLES, curves, cost, **options)
+    json.dumps(drawn, allow_nan=False)
+    return drawn
 
 
-def draw(evaluations, chosen="perplexity/perplexity", current=None):
-    return results_figure(evaluations, chosen, TITLES, current)
+def traces(drawn):
+    return {trace.get("name", trace["uid"]): trace for trace in drawn["data"]}
+
+
+def notes(drawn, axis="bits"):
+    return [note["text"] for note in drawn["axes"][axis]["annotations"]]
+
+
+# ---- splits on no line
 
 
 def test_each_kind_of_split_has_its_own_symbol(evaluations):
     shown = traces(draw(evaluations))
     assert set(shown) == {"unquantized", "all 4-bit", "all 2-bit", "mixed levels"}
-    assert len({trace.marker.symbol for trace in shown.values()}) == 4
+    assert len({trace["marker"]["symbol"] for trace in shown.values()}) == 4
     points = shown["mixed levels"]
-    assert (list(points.x), list(points.y)) == ([2.5, 3.25], [20.0, 14.0])
-    assert list(points.error_y.array) == [0.5, 0.3]
-    for part in ("3.25 bits", "14 ± 0.3", "n = 4,000", "quanto"):
-        assert part in points.text[1]
+    assert (points["meta"]["bits"], points["y"]) == ([2.5, 3.25], [20.0, 14.0])
+    assert points["meta"]["size"] == [SMALL.total(mixed(k)) / GIB for k in (2, 5)]
+    assert points["customdata"] == [mixed(2), mixed(5)]
+    assert points["error_y"]["array"] == [0.5, 0.3]
+    size = format_gib(SMALL.total(mixed(5)))
+    for part in ("3.25 bits", "14 ± 0.3", "n = 4,000", "quanto", size, "5 × 4, 3 × 2"):
+        assert part in points["text"][1]
 
 
 def test_choices_are_what_was_measured_in_the_order_of_the_tasks(evaluations):
@@ -65,43 +98,286 @@ def test_choices_are_what_was_measured_in_the_order_of_the_tasks(evaluations):
         ("Grammar pairs: accuracy", "minimal_pairs/acc"),
     ]
     assert metric_choices([], TITLES) == []
+    odd = [evaluation(mixed(1), "minimal_pairs", **{"f1": Metric(1, 0, 1)})]
+    odd += [evaluation(mixed(1), "minimal_pairs", **{"exact_match (strict)": Metric(1, 0, 1)})]
+    assert [label for label, _ in metric_choices(odd, TITLES)] == [
+        "Grammar pairs: F1",
+        "Grammar pairs: exact match (strict)",
+    ]
 
 
 def test_axis_titles_say_what_is_better(evaluations):
-    figure = draw(evaluations)
-    assert figure.layout.yaxis.title.text == "Perplexity (lower is better)"
-    assert figure.layout.xaxis.title.text == "Average bits per layer"
-    figure = draw(evaluations, "minimal_pairs/acc")
-    assert figure.layout.yaxis.title.text == "Grammar pairs: accuracy (higher is better)"
-    assert [list(trace.x) for trace in figure.data] == [[3.25]]
+    drawn = draw(evaluations)
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "Perplexity (lower is better)"
+    titles = [axis["xaxis"]["title"]["text"] for axis in drawn["axes"].values()]
+    assert titles == ["Average bits per layer", "Size of the model, GiB"]
+    drawn = draw(evaluations, "minimal_pairs/acc")
+    text = "Grammar pairs: accuracy (higher is better)"
+    assert drawn["layout"]["yaxis"]["title"]["text"] == text
+    assert [trace["meta"]["bits"] for trace in drawn["data"]] == [[3.25]]
 
 
 def test_unquantized_stands_after_a_break_labelled_16(evaluations):
-    figure = draw(evaluations)
-    (place,) = traces(figure)["unquantized"].x
-    axis = figure.layout.xaxis
-    assert 4 < place < 6 and axis.ticktext[axis.tickvals.index(place)] == "16"
-    assert "average bits 16.00" in traces(figure)["unquantized"].text[0]
-    assert [s.y0 for s in figure.layout.shapes] == [11.5]  # what to compare with, all along
-    alone = draw(evaluations[:1])
-    assert list(alone.data[0].x) == [16]
+    drawn = draw(evaluations)
+    (place,) = traces(drawn)["unquantized"]["meta"]["bits"]
+    axis = drawn["axes"]["bits"]["xaxis"]
+    assert 4 < place < 6 and axis["ticktext"][axis["tickvals"].index(place)] == "16"
+    assert "average bits 16.00" in traces(drawn)["unquantized"]["text"][0]
+    (place,) = traces(drawn)["unquantized"]["meta"]["size"]
+    axis = drawn["axes"]["size"]["xaxis"]
+    size = SMALL.total([16] * N) / GIB
+    assert place < size and axis["ticktext"][axis["tickvals"].index(place)] == f"{size:.3g}"
+    assert drawn["axes"]["size"]["reach"] < place
+    assert draw(evaluations[:1])["data"][0]["meta"]["bits"] == [16]
 
 
 def test_the_split_measured_last_is_ringed(evaluations):
     ring = traces(draw(evaluations, current=tuple(mixed(5))))["measured last"]
-    assert (list(ring.x), list(ring.y)) == ([3.25], [14.0])
+    assert (ring["meta"]["bits"], ring["y"]) == ([3.25], [14.0])
     assert "measured last" not in traces(draw(evaluations, current=tuple(mixed(6))))
 
 
 def test_a_missing_standard_error_draws_no_bar(evaluations):
-    figure = draw(evaluations, "perplexity/top1_agreement")
-    assert not figure.data[0].error_y.visible
-    assert "±" not in figure.data[0].text[0]
+    (trace,) = draw(evaluations, "perplexity/top1_agreement")["data"]
+    assert not trace["error_y"]["visible"]
+    assert "±" not in trace["text"][0]
 
 
 def test_no_results_is_a_figure_too():
-    figure = draw([], current=(4, 2))
-    assert figure.layout.annotations[0].text == "No results yet" and not figure.data
+    drawn = draw([], current=(4, 2))
+    assert drawn["data"] == drawn["keys"] == [] and drawn["caption"] == ""
+
+
+# ---- lines
+
+
+ALL = made_up.all_curves()
+COST = made_up.model_cost()
+PPL, KL, ACC = "perplexity/perplexity", "perplexity/kl_divergence", "minimal_pairs/acc"
+
+
+def curves_of(*orderings):
+    return [c for c in ALL if c.ordering in orderings]
+
+
+def test_every_ordering_has_one_line_colour_and_symbol():
+    drawn = draw(made_up.sweep(ALL), ACC, ALL, COST)
+    lines = [t for t in drawn["data"] if t["mode"] == "lines+markers"]
+    assert {t["name"] for t in lines} == {
+        *(o.title for o in ORDERINGS.values() if o.name not in ("lim", "block-influence")),
+        "LIM = Block influence",
+    }
+    assert len({t["line"]["color"] for t in lines}) == len(lines)
+    assert len({t["marker"]["symbol"][0] for t in lines}) == len(lines)
+    lim = traces(drawn)["LIM = Block influence"]
+    assert lines[-1] is lim and drawn["keys"][0] == lim["uid"]  # on top, and named first
+    assert lim["customdata"] == [list(s) for s in ALL[0].splits]
+    assert lim["meta"]["bits"] == [average_bits(s) for s in ALL[0].splits]
+    assert lim["meta"]["size"] == [COST.total(s) / GIB for s in ALL[0].splits]
+    assert [t["name"] for t in drawn["data"] if t["mode"] == "markers"] == [
+        "unquantized",
+        "all 8-bit",
+    ]
+    assert "<b>LIM = Block influence</b>" in lim["text"][9]
+    assert "± 0.058" in lim["text"][9] and "n = 60" in lim["text"][9]
+
+
+def luminance(colour: str) -> float:
+    parts = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#1e293b"])
+def test_colours_are_seen_on_the_light_and_the_dark_page(ground):
+    for _, colour in [*STYLES.values(), *MARKS.values(), ("", INK)]:
+        dark, light = sorted([luminance(colour), luminance(ground)])
+        assert (light + 0.05) / (dark + 0.05) >= 3
+    assert set(STYLES) == set(ORDERINGS) - {"block-influence"}  # which LIM's line stands for
+
+
+def test_bands_reach_one_error_and_only_the_main_ones_show_at_once():
+    drawn = draw(made_up.sweep(curves_of("lim", "zd", "random")), ACC, ALL, COST)
+    bands = {t["meta"]["of"]: t for t in drawn["data"] if "of" in t["meta"]}
+    shown = {of for of, t in bands.items() if t["meta"]["shown"]}
+    assert set(bands) == {"quanto-lim", "quanto-zd", "quanto-random"}
+    assert shown == {"quanto-lim", "quanto-random"}
+    lim, band = traces(drawn)["LIM = Block influence"], bands["quanto-lim"]
+    error = math.sqrt(0.2 / 60)
+    up, down = band["y"][:25], band["y"][:24:-1]
+    assert up == pytest.approx([v + error for v in lim["y"]])
+    assert down == pytest.approx([v - error for v in lim["y"]])
+    assert band["meta"]["bits"] == lim["meta"]["bits"] + lim["meta"]["bits"][::-1]
+
+
+def test_random_orders_are_a_mean_with_their_deviation():
+    drawn = draw(made_up.sweep(curves_of("random")), PPL, ALL, COST)
+    line = traces(drawn)["Random"]
+    values = {
+        e.split: e.metrics["perplexity"].value
+        for e in made_up.sweep(curves_of("random"))
+        if e.task == "perplexity"
+    }
+    each = [values[c.splits[7]] for c in curves_of("random")]
+    assert line["y"][7] == pytest.approx(sum(each) / 3)
+    assert "mean of 3 orders" in line["text"][7]
+    assert line["customdata"][7] == list(curves_of("random")[0].splits[7])
+    assert "Random: mean and standard deviation of up to 3 orders" in drawn["caption"]
+
+
+def test_guides_at_uniform_levels_and_where_most_is_kept():
+    drawn = draw(made_up.sweep(curves_of("lim", "zd")), ACC, ALL, COST)
+    assert notes(drawn)[0] == "16, 8 and 4 bits"
+    assert notes(drawn)[-1].startswith("90 % kept: 3.") and notes(drawn)[-1].endswith("bits")
+    assert notes(drawn, "size")[-1].endswith("GiB")
+    vertical = drawn["axes"]["bits"]["shapes"][-1]
+    assert vertical["x0"] == vertical["x1"] and vertical["yref"] == "paper"
+    (lim, *_) = kept_sentences(made_up.sweep(curves_of("lim")), ACC, ALL, COST)
+    title, _, said = lim.partition(": ")
+    assert title == "LIM = Block influence"
+    assert said == f"90 % of the 4-bit score is kept down to {vertical['x0']:.2f} bits"
+    assert not any("kept" in text for text in notes(draw(made_up.sweep(ALL), KL, ALL, COST)))
+
+
+def test_labels_of_levels_stand_apart_or_share_a_line():
+    drawn = draw(made_up.sweep(curves_of("lim")), PPL, ALL, COST)
+    assert notes(drawn)[:2] == ["16 and 8 bits", "4 bits"]
+    heights = [n["y"] for n in drawn["axes"]["bits"]["annotations"][:2]]
+    assert heights[1] > heights[0] and heights[1] == pytest.approx(math.log10(47.81), abs=0.01)
+
+
+def test_exploding_figures_get_a_logarithmic_axis():
+    found = made_up.sweep(curves_of("lim"))
+    assert draw(found, PPL, ALL, COST)["layout"]["yaxis"]["type"] == "log"
+    assert "type" not in draw(found, ACC, ALL, COST)["layout"]["yaxis"]
+    drawn = draw(found, KL, ALL, COST)
+    assert "unquantized" not in traces(drawn)  # its divergence is 0
+    assert "Values of 0" in drawn["caption"]
+    broken = [
+        replace(e, metrics={"perplexity": Metric(math.inf, math.nan, 60)})
+        if set(e.split) == {2} and e.task == "perplexity"
+        else e
+        for e in found
+    ]
+    assert len(traces(draw(broken, PPL, ALL, COST))["LIM = Block influence"]["y"]) == 24
+
+
+def test_pruning_shares_the_axis():
+    drawn = draw(made_up.sweep(curves_of("lim", "prune-by-lim")), ACC, ALL, COST)
+    pruned = traces(drawn)["Prune by LIM"]
+    assert pruned["meta"]["bits"] == [4 * (24 - k) / 24 for k in range(13)]
+    assert pruned["customdata"][3].count(0) == 3
+    assert pruned["meta"]["size"][3] == COST.total(tuple(pruned["customdata"][3])) / GIB
+
+
+def test_three_levels_are_drawn_against_the_layers_raised():
+    three = made_up.all_curves((8, 4, 2), ["lim", "random"])
+    drawn = draw(made_up.sweep(three), PPL, three, COST)
+    assert (list(drawn["axes"]), drawn["axis"]) == (["raised"], "raised")
+    assert traces(drawn)["LIM"]["meta"] == {"raised": [float(k) for k in range(9)]}
+    title = drawn["axes"]["raised"]["xaxis"]["title"]["text"]
+    assert title == "Layers raised to 8 bits (twice as many are lowered to 2)"
+    assert notes(drawn, "raised") == ["16, 8 and 4 bits"]
+    assert kept_sentences(made_up.sweep(three), PPL, three, COST) == []
+
+
+def test_a_second_model_is_dashed_named_and_not_to_be_clicked():
+    large, theirs = made_up.model_cost(40, 1280), made_up.all_curves((4, 2), ["lim"], 40)
+    mine = made_up.all_curves((8, 4), ["lim"])
+    other = Other("large", made_up.sweep(theirs, 40), theirs, large)
+    found = made_up.sweep(mine)
+    drawn = draw(found, ACC, mine, COST, axis="size", other=other, model="small")
+    shown = traces(drawn)
+    assert drawn["axis"] == "size"
+    assert shown["small, LIM"]["line"]["dash"] == "solid"
+    assert shown["large, LIM"]["line"]["dash"] == "dash"
+    assert shown["large, LIM"]["meta"]["size"][0] == large.total((4,) * 40) / GIB
+    assert "customdata" in shown["small, LIM"] and "customdata" not in shown["large, LIM"]
+    assert notes(drawn)[0].startswith("small: ")
+    sentences = kept_sentences(found, ACC, mine, COST, other, "small")
+    assert len(sentences) == 2 and all(s.endswith("GiB") for s in sentences)
+    assert sentences[0].startswith("small, LIM: 90 % of the 8-bit score is kept everywhere down to")
+    rows = list(csv.DictReader(io.StringIO(drawn["csv"])))
+    assert {row["model"] for row in rows} == {"small", "large"}
+
+
+def test_quantizers_are_told_apart():
+    lim = curves_of("lim")
+    found = made_up.sweep(lim)
+    found += [e for s in lim[0].splits[:9] for e in made_up.evaluate(s, quantizer="quanto-hqq")]
+    shown = traces(draw(found, ACC, ALL, COST))
+    assert {"LIM = Block influence, quanto", "LIM = Block influence, quanto-hqq"} <= set(shown)
+    assert shown["LIM = Block influence, quanto-hqq"]["line"]["dash"] == "dot"
+    one = made_up.evaluate(lim[0].splits[5], quantizer="quanto-hqq")  # too few for a line
+    assert "mixed levels" in traces(draw(made_up.sweep(lim) + one, ACC, ALL, COST))
+
+
+def test_a_running_sweep_says_how_far_it_is():
+    lim = curves_of("lim")[0]
+    found = made_up.evaluations(lim.splits[::2]) + made_up.evaluations(lim.splits[1::2], 15)
+    drawn = draw(found, ACC, ALL, COST)
+    line = traces(drawn)["LIM = Block influence"]
+    assert line["marker"]["symbol"][:4] == ["circle", "circle-open"] * 2
+    assert "n = 15 of 60 so far" in line["text"][1] and "so far" not in line["text"][0]
+    assert "Hollow points rest on 15 of 60 items so far." in drawn["caption"]
+
+
+def test_sentences_are_sorted_and_speak_of_a_perplexity_as_one():
+    found = made_up.sweep(ALL)
+    sentences = kept_sentences(found, PPL, ALL, COST)
+    assert len(sentences) == 10
+    ends = [float(s.split(" down to ")[1].split()[0]) for s in sentences]
+    assert all(a <= b for a, b in pairwise(ends))
+    assert any(
+        s.startswith("ZD: perplexity stays within 1/0.9 of the 4-bit one (47.8) down to 3.")
+        for s in sentences
+    )
+    assert kept_sentences(found, KL, ALL, COST) == []
+    assert kept_sentences([], ACC, ALL, COST) == []
+    without_start = [e for e in found if set(e.split) != {4}]
+    assert kept_sentences(without_start, ACC, ALL, COST) == []
+
+
+def test_a_split_in_a_small_box():
+    assert split_lines((4,) * 10 + (2,) * 14) == ["bits 10 × 4, 14 × 2"]
+    assert split_lines((4, 2) * 12) == ["bits 4242424242 4242424242 4242"]
+    long = split_lines((4, 2) * 40)
+    assert len(long) == 3 and "".join(long).replace(" ", "") == "bits" + "42" * 40
+    many = split_lines((16, 2) * 12)
+    assert all(len(line) < 55 for line in many) and "1 × 16, 1 × 2" in many[0]
+
+
+# ---- CSV
+
+
+def test_the_csv_has_every_evaluation_of_the_metric():
+    found = made_up.sweep(curves_of("lim", "random"))
+    rows = list(csv.DictReader(io.StringIO(results_csv(found, ACC, ALL, COST))))
+    assert len(rows) == len([e for e in found if e.task == "minimal_pairs"])
+    assert rows[0] | {"value": "", "stderr": ""} == {
+        "model": "",
+        "ordering": "",
+        "seed": "",
+        "average_bits": "16.0",
+        "bytes": str(COST.total((16,) * 24)),
+        "bits": " ".join(["16"] * 24),
+        "metric": ACC,
+        "value": "",
+        "stderr": "",
+        "n": "60",
+        "limit": "60",
+        "quantizer": "none",
+    }
+    by_split = {tuple(map(int, row["bits"].split())): row for row in rows}
+    lim = by_split[curves_of("lim")[0].splits[7]]
+    assert (lim["ordering"], lim["seed"]) == ("lim block-influence", "")
+    chance = by_split[curves_of("random")[1].splits[7]]
+    assert (chance["ordering"], chance["seed"]) == ("random", "1")
+    ends: Split = (4,) * 24
+    assert by_split[ends]["seed"] == "0 1 2" and "zd" in by_split[ends]["ordering"]
+
+
+# ---- the table
 
 
 class Cells(HTMLParser):
@@ -157,16 +433,17 @@ def test_the_same_split_by_another_quantizer_is_another_row(evaluations):
     assert sorted(r[0] for r in rows if "3.25" in r[0]) == ["3.25 bits", "3.25 bitsquanto-hqq"]
 
 
-def test_splits_of_the_same_average_are_told_apart(evaluations):
+def test_splits_of_the_same_average_are_told_apart_and_stand_together(evaluations):
     other = evaluation(mixed(5)[::-1], perplexity=Metric(16.0, 0.3, 4000))
     orders = {tuple(mixed(5)): "LIM", other.split: "Last <layers>"}
     text = results_table([*evaluations, other], TITLES, None, orders)
     rows = Cells(text).rows
     assert [r[0] for r in rows if "3.25" in r[0]] == ["3.25 bitsLIM", "3.25 bitsLast <layers>"]
+    assert text.count("<tbody>") == 5
     assert "title='4 4 4 4 4 2 2 2'" in text and "<layers>" not in text
-    drawn = results_figure([*evaluations, other], "perplexity/perplexity", TITLES, orders=orders)
-    texts = "".join(traces(drawn)["mixed levels"].text)
-    assert "<b>3.25 bits</b> LIM<br>" in texts
+    drawn = results_figure([*evaluations, other], PPL, TITLES, [], SMALL, orders=orders)
+    texts = "".join(traces(drawn)["mixed levels"]["text"])
+    assert "<b>3.25 bits</b>, LIM, quanto<br>" in texts and "<layers>" not in texts
 
 
 def test_the_table_says_that_a_quick_evaluation_is_quick(evaluations):
@@ -192,6 +469,6 @@ def test_large_numbers_are_written_in_full(value, digits, text):
     assert figure(value, digits) == text
 
 
-def test_plotly_is_imported_only_to_draw():
-    code = "import sys, lwq_ui.ui.charts; sys.exit('plotly' in sys.modules)"
+def test_drawing_needs_no_plotly_in_python():
+    code = "import sys, lwq_ui.ui.charts, lwq_ui.ui.curvechart; sys.exit('plotly' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -11,16 +11,26 @@ from functools import cache
 import pytest
 
 from lwq_ui.core.allocation import LEVEL_PAIRS, breakpoints
+from lwq_ui.core.curves import Expected
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import GIB, LayerCost, ModelCost, affine_bytes, format_gib, symmetric_bytes
 from lwq_ui.core.orderings import ORDERINGS, rank_layers
+from lwq_ui.core.schema import Evaluation, Metric
 
 gr = pytest.importorskip("gradio")
 
-from lwq_ui.ui.heatmap import BudgetBar, first_value, shades, table  # noqa: E402
+from lwq_ui.ui.heatmap import (  # noqa: E402
+    BudgetBar,
+    expected_at,
+    first_value,
+    shades,
+    table,
+)
 
 WIDTHS = {4: 96, 24: 256, 32: 4096, 80: 8192, 126: 16384}  # layers -> hidden size
 RANGE, FIELD = "#bar .range", "#bar .field"
+# Those that the slider can follow without a measured score.
+SPLITTING = [n for n, o in ORDERINGS.items() if not o.prunes and o.scorer != "sensitivity"]
 
 
 @cache
@@ -64,6 +74,12 @@ def allocate(n, levels, ordering, budget, pins) -> list[int]:
     return split
 
 
+# By the number of high layers: measured at 0, interpolated at 1, unknown beyond 20.
+EXPECTED = [
+    *(Expected(90.0 - k, 1.25, measured=k % 2 == 0) for k in range(21)),
+    *[None] * 4,
+]
+
 # ---- a page with the component, choices of model, levels and ordering, and what Python received
 
 
@@ -87,6 +103,11 @@ def small_page():
         value = {**first_value(model_cost(int(n)), read(n, levels)[1]), "pins": {2: 8, 5: 4}}
         return gr.update(value=value, table=make_table(n, levels, ordering, value["pins"]))
 
+    def swept():
+        scores = {**model_scores(24), "sensitivity": model_scores(24)["lim"]}
+        args = model_cost(24), scores, (4, 2), "lim", 0, None
+        return gr.update(table=table(*args, expected=EXPECTED, expected_title="Perplexity"))
+
     def received(choice):
         return f"<output>{json.dumps(choice)}</output>"
 
@@ -99,8 +120,9 @@ def small_page():
     with gr.Blocks(analytics_enabled=False) as page:
         layers = gr.Radio([str(n) for n in WIDTHS], value="24", elem_id="layers")
         levels = gr.Radio([f"{h}/{low}" for h, low in LEVEL_PAIRS], value="4/2", elem_id="levels")
-        ordering = gr.Radio(list(ORDERINGS), value="lim", elem_id="ordering")
+        ordering = gr.Radio(SPLITTING, value="lim", elem_id="ordering")
         load = gr.Button("Load config", elem_id="load")
+        sweep = gr.Button("Sweep", elem_id="sweep")
         cost = model_cost(24)
         bar = BudgetBar(
             first_value(cost, (4, 2)),
@@ -115,6 +137,7 @@ def small_page():
         for choice in (layers, levels):
             choice.change(fresh, choices, bar, **live)
         load.click(imported, choices, bar, **live)
+        sweep.click(swept, None, bar, **live)
     return page
 
 
@@ -217,7 +240,7 @@ def test_the_page_equals_python_at_every_breakpoint(page, n, levels):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("ordering", [name for name in ORDERINGS if name != "lim"])
+@pytest.mark.parametrize("ordering", [name for name in SPLITTING if name != "lim"])
 def test_every_ordering_splits_both_bars_alike(page, ordering):
     choose(page, "ordering", ordering)
     title = ORDERINGS[ordering].title
@@ -482,7 +505,61 @@ def test_fits_the_window_and_the_finger(open_page, url, width, theme):
         assert page.evaluate(height) == low
 
 
+@pytest.mark.browser
+def test_after_a_sweep_the_totals_say_what_to_expect(page):
+    expected = page.locator("#bar .totals .expected")
+    assert not expected.is_visible()
+    page.evaluate("addEventListener('lwq-budget', () => { window.told = window.lwqBudget; })")
+    page.click("#sweep")
+    page.wait_for_selector("#bar .totals.expecting")
+    slider = page.locator(RANGE)
+    slider.press("Home")
+    height = page.evaluate("document.querySelector('#bar .lwq').offsetHeight")
+    assert expected.inner_text().split("\n") == ["Perplexity", "90 ± 1.2", "measured"]
+    slider.press("ArrowRight")
+    assert expected.inner_text().split("\n") == ["Perplexity", "89 ± 1.2", "interpolated"]
+    told = page.evaluate("told")
+    size = model_cost(24).total(split_shown(page))
+    assert told == {"bits": 50 / 24, "bytes": size, "size": format_gib(size)}
+    slider.press("End")
+    assert expected.inner_text().split("\n") == ["Perplexity", "–", "not measured here"]
+    assert page.evaluate("document.querySelector('#bar .lwq').offsetHeight") == height
+    meanings = page.locator("#bar .meaning").all_inner_texts()
+    assert "rank correlation with sensitivity 1.00" in meanings[0] and len(meanings) == 3
+
+
 # ---- without a browser
+
+
+def test_expected_quality_comes_from_the_splits_of_the_slider():
+    points = breakpoints(model_cost(24), (4, 2), rank_layers("lim", model_scores(24), 24))
+
+    def measured(k, value, task="pairs"):
+        metrics = {"acc": Metric(value, 0.02, 60)}
+        return Evaluation(task, points.split(k), "quanto", metrics, {}, None, 1.0)
+
+    found = [measured(0, 0.5), measured(4, 0.7), measured(2, 0.1, "other")]
+    expected = expected_at(points, found, "pairs", "acc")
+    assert len(expected) == 25
+    assert expected[0] == Expected(0.5, 0.02, True)
+    assert expected[2] == Expected(pytest.approx(0.6), pytest.approx(0.02), False)
+    assert expected[5:] == [None] * 20
+    assert expected_at(points, found, "pairs", "f1") == [None] * 25
+
+
+def test_scores_are_compared_with_the_sensitivity_in_their_own_direction():
+    rising = [float(i) for i in range(24)]
+    scores = {"lim": rising, "zd": rising, "sensitivity": [math.exp(v) for v in rising]}
+    rows = json.loads(table(model_cost(24), scores, (4, 2), "lim"))["rows"]
+    meanings = {row["name"]: row["meaning"] for row in rows}
+    assert list(meanings) == ["lim", "zd", "sensitivity"]
+    assert meanings["lim"].endswith(" · rank correlation with sensitivity 1.00")
+    assert meanings["zd"].endswith(" · rank correlation with sensitivity −1.00")
+    assert "correlation" not in meanings["sensitivity"]
+    flat = {"lim": [1.0] * 24, "sensitivity": rising}
+    assert "correlation" not in json.loads(table(model_cost(24), flat, (4, 2), "lim"))["rows"][0]
+    (row, _) = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim"))["rows"]
+    assert "correlation" not in row["meaning"]
 
 
 def test_value_is_validated():

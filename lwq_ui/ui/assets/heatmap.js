@@ -2,6 +2,7 @@
 // Python computed every split and every text in `props.table`; this file only looks them up.
 const GIB = 2 ** 30;
 const POST_MS = 100;
+const TITLES = ['high_name', 'low_name', 'high_title', 'low_title', 'saving_title', 'of', 'other', 'expected_title'];
 const $ = (selector) => element.querySelector(selector);
 const make = (tag, className, ...content) => {
   const node = document.createElement(tag);
@@ -78,6 +79,17 @@ function write() {
   for (const [name, text] of Object.entries(table.texts[raised])) {
     if (texts[name].data !== text) texts[name].data = text;
   }
+  tellPosition();
+}
+
+// For the chart, which may come later: it asks the window then.
+function tellPosition() {
+  window.lwqBudget = {
+    bits: table.levels[raised] / table.base.length,
+    bytes: table.bytes[raised],
+    size: table.texts[raised].size,
+  };
+  dispatchEvent(new CustomEvent('lwq-budget'));
 }
 
 // The budget is the user's own number, so it is the only one written here and not by Python.
@@ -127,8 +139,8 @@ function build() {
   );
   $('.by').textContent = table.split_by;
   clear.hidden = !Object.keys(table.pins).length;
-  for (const name of ['high_name', 'low_name', 'high_title', 'low_title', 'saving_title', 'of', 'other'])
-    texts[name].data = table[name];
+  for (const name of TITLES) texts[name].data = table[name];
+  $('.totals').classList.toggle('expecting', !!table.expected_title);
   arrange();
   if (fresh) fit();
   write();
