@@ -14,8 +14,9 @@ from threading import Event
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from lwq_ui.core.curves import all_splits, curves
 from lwq_ui.core.memory import UNTOUCHED
-from lwq_ui.core.orderings import QUICK_SCORERS
+from lwq_ui.core.orderings import SCORERS
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.evaluation import tasks
@@ -23,6 +24,9 @@ from lwq_ui.engine.texts import shipped_calibration
 from lwq_ui.settings import Settings
 from lwq_ui.ui.layout import QUICK
 
+# The paper's figure 2 for the demo model: every split of these, on these tasks.
+ORDERINGS = ["lim", "zd", "sensitivity", "reverse-lim", "reverse-zd", "random"]
+TASKS = ["perplexity", "minimal_pairs"]
 SHIPPED = ("info", "scores", "evaluations")  # not the bank: packing the demo takes a second
 
 
@@ -35,7 +39,8 @@ def main() -> None:
             print(f"\r\x1b[K{what} {share or 0:.0%}", end="", file=sys.stderr, flush=True)
 
         loaded = jobs.load("demo", "cpu", "auto", settings, store, progress, stop)
-        jobs.score(loaded, QUICK_SCORERS, shipped_calibration(settings), store, progress, stop)
+        text = shipped_calibration(settings)
+        scores = jobs.score(loaded, list(SCORERS), text, store, progress, stop)
         splits = [(level,) * loaded.info.num_layers for level in (UNTOUCHED, 8, 4, 2)]
         for limit in (QUICK, None):
             jobs.evaluate(
@@ -49,6 +54,11 @@ def main() -> None:
                 progress,
                 stop,
             )
+        values = {name: s.values for name, s in scores.items()}
+        lines = curves(ORDERINGS, values, loaded.info.num_layers, (4, 2))
+        jobs.evaluate(
+            loaded, all_splits(lines), "quanto", TASKS, None, settings, store, progress, stop
+        )
         shutil.rmtree(settings.shipped, ignore_errors=True)
         for kind in SHIPPED:
             shutil.copytree(Path(folder, kind), settings.shipped / kind)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .core.allocation import LEVEL_PAIRS, Split
 from .core.curves import LEVELS as CURVE_LEVELS
 from .core.curves import all_splits, curves
+from .core.duration import duration
 from .core.errors import Stopped, UserError
 from .core.export import EXPORTS
 from .core.export.json_config import import_json
@@ -322,18 +323,10 @@ class Commands:
         ahead = jobs.forecast(loaded, splits, args.quantizer, tasks, args.limit, *where)
         self.progress.end()
         told = f"{len(splits)} splits, "
-        told += f"about {format_seconds(ahead.seconds)}" if ahead.splits else "all in the cache"
+        told += duration(ahead.seconds) if ahead.splits else "all in the cache"
         if ahead.unknown:
             told += f"; how long {', '.join(ahead.unknown)} will take cannot be known before"
         print(f"{told}.", file=sys.stderr)
-
-
-def format_seconds(seconds: float) -> str:
-    """'40 s', '4 min', '1 h 20 min': no more digits than a forecast has."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def read_config(path: str) -> Config:

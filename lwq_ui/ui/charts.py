@@ -1,4 +1,4 @@
-"""Measured results: curves as a Plotly figure, in sentences, as a table and as CSV.
+"""Measured results: curves as a Plotly figure, in sentences and as CSV.
 
 The figure is a plain dict, ready for JSON, which curvechart.js draws: nothing imports plotly here.
 """
@@ -19,11 +19,11 @@ from ..core.curves import KEPT, Curve, Kept, Line, Point, kept, measured_lines
 from ..core.memory import GIB, UNTOUCHED, ModelCost, average_bits, format_gib
 from ..core.metrics import metric_spec
 from ..core.schema import Evaluation, Metric, split_name
+from .wording import better, figure, lower_first, metric_title
 
 Figure = dict[str, Any]
 Orders = Mapping[Split, str | None]  # the name of the ordering that gives a split
 NO_ORDERS: Orders = {}
-NOTHING_YET = "<p>Nothing is measured yet on this many items.</p>"
 MIXED = "mixed levels"
 # Name -> symbol, colour, of splits on no line and of lines. The colours have a contrast of 3 or
 # more on the light and the dark page; where they are alike to some eyes, the symbols are not.
@@ -87,34 +87,6 @@ class Drawn:
     def uid(self) -> str:
         """Survives updates, so that a line that the user has hidden stays hidden."""
         return "-".join(["theirs"] * self.theirs + [self.line.quantizer, self.ordering])
-
-
-def metric_choices(
-    evaluations: Iterable[Evaluation], titles: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """(label, "task/metric") of everything that was measured, in the order of `titles`."""
-    found = dict.fromkeys((e.task, metric) for e in evaluations for metric in e.metrics)
-    return [
-        (metric_title(task, metric, titles), f"{task}/{metric}")
-        for name in titles
-        for task, metric in found
-        if task == name
-    ]
-
-
-def metric_title(task: str, metric: str, titles: Mapping[str, str]) -> str:
-    """The page's main task is not named: 'Perplexity', but 'Story endings: accuracy'."""
-    title = metric_spec(metric).title
-    return title if task == "perplexity" else f"{titles[task]}: {lower_first(title)}"
-
-
-def lower_first(title: str) -> str:
-    """'accuracy'; 'F1' and 'KL divergence' stay as they are."""
-    return title[0].lower() + title[1:] if title[1:2].islower() else title
-
-
-def better(metric: str) -> str:
-    return f"{'higher' if metric_spec(metric).larger_is_better else 'lower'} is better"
 
 
 def of_metric(evaluations: Sequence[Evaluation], chosen: str) -> list[Evaluation]:
@@ -696,66 +668,6 @@ def split_lines(split: Split, width: int = 44) -> list[str]:
         else:
             lines[-1] += joint + piece
     return lines
-
-
-def figure(value: float, digits: int) -> str:
-    """Significant digits; large numbers in full, since 1.1e+03 is hard to read."""
-    return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
-
-
-# ---- table and CSV
-
-
-def results_table(
-    evaluations: Sequence[Evaluation],
-    titles: Mapping[str, str],
-    current: Split | None = None,
-    orders: Orders = NO_ORDERS,
-) -> str:
-    """HTML: one row per split and quantizer, most bits first, and one column per metric. Rows of
-    the same average are a group: they are what compares. `current` is the split that was measured
-    last; `orders` tells splits of the same average apart."""
-    columns = [value.split("/", 1) for _, value in metric_choices(evaluations, titles)]
-    rows: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
-    for e in evaluations:
-        cells = rows.setdefault((e.split, e.quantizer), {})
-        cells |= {(e.task, name): metric for name, metric in e.metrics.items()}
-    head = "".join(
-        f"<th scope='col'>{escape(metric_title(task, name, titles))}"
-        f"<small>{better(name)}</small></th>"
-        for task, name in columns
-    )
-    groups = []
-    ranked = sorted(rows.items(), key=lambda row: (-sum(row[0][0]), orders.get(row[0][0]) or ""))
-    for _, group in groupby(ranked, lambda row: sum(row[0][0])):
-        body = []
-        for (split, quantizer), cells in group:
-            marked = " class='current'" if split == current else ""
-            told = [orders.get(split), None if quantizer in ("none", "quanto") else quantizer]
-            by = f"<small>{escape(', '.join(filter(None, told)))}</small>" if any(told) else ""
-            bits = " ".join(map(str, split))
-            figures = "".join(cell_html(cells.get((task, name))) for task, name in columns)
-            body.append(
-                f"<tr{marked}><td title='{bits}'>{escape(split_name(split))}{by}</td>"
-                f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
-            )
-        groups.append(f"<tbody>{''.join(body)}</tbody>")
-    quick = max((e.limit or 0 for e in evaluations), default=0)
-    note = f"A quick evaluation: at most {quick} items each. " if quick else ""
-    return (
-        "<div class='rows' tabindex='0' role='region' aria-label='Results'>"
-        f"<table><caption>{note}± standard error; n items.</caption>"
-        "<thead><tr><th scope='col'>Split</th>"
-        f"<th scope='col'>Average bits</th>{head}</tr></thead>"
-        f"{''.join(groups)}</table></div>"
-    )
-
-
-def cell_html(metric: Metric | None) -> str:
-    if metric is None:
-        return "<td>–</td>"
-    spread = f"± {figure(metric.stderr, 2)}, " if metric.stderr is not None else ""
-    return f"<td>{figure(metric.value, 4)}<small>{spread}n {metric.n:,}</small></td>"
 
 
 def results_csv(

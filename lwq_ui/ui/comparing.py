@@ -15,9 +15,9 @@ from ..core.orderings import ORDERINGS
 from ..core.schema import Evaluation
 from ..engine.configs import breakpoints_of
 from ..engine.quantizers import model_cost
-from .charts import better, figure, metric_title
 from .selection import Selection, ready
 from .state import Session
+from .wording import better, figure, metric_title
 
 
 @dataclass(frozen=True)

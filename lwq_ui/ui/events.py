@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..core.allocation import LEVEL_PAIRS, Split
+from ..core.duration import duration
 from ..core.errors import Stopped, UserError
 from ..core.export import EXPORTS
 from ..core.export.json_config import import_json
@@ -33,7 +34,6 @@ from .layout import (
     PG19,
     VIEWS,
     Parts,
-    duration,
     scored_html,
     status_html,
 )

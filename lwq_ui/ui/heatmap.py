@@ -26,7 +26,7 @@ from ..core.curves import Expected
 from ..core.memory import ModelCost, average_bits, format_gib
 from ..core.orderings import ORDERINGS, SCORERS, ScorerSpec, rank_layers
 from ..core.schema import Evaluation
-from .charts import figure
+from .wording import figure
 
 ASSETS = Path(__file__).with_name("assets")
 HTML, JS, CSS = (

@@ -449,17 +449,6 @@ def status_html(
     return f'<div class="{kind}"{role}><span>{html.escape(text)}</span>{percent}{bar}{time}</div>'
 
 
-def duration(seconds: float) -> str:
-    """Rounded, since nobody knows it better: 'about 40 s', 'about 3 min'."""
-    if seconds < 10:
-        return "a few seconds"
-    if seconds < 90:
-        return f"about {round(seconds, -1):.0f} s"
-    if seconds < 5400:
-        return f"about {seconds / 60:.0f} min"
-    return f"about {seconds / 3600:.1f} hours"
-
-
 def card_html(info: ModelInfo) -> str:
     facts = {
         "Architecture": info.architecture,

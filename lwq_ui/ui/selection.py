@@ -15,9 +15,9 @@ from ..core.orderings import ORDERINGS, SCORERS, rank_layers
 from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import model_cost
-from .charts import metric_title
 from .heatmap import expected_at, first_value, table
 from .state import Session
+from .wording import metric_title
 
 SEEDS_TRIED = 20
 

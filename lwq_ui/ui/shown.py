@@ -24,6 +24,8 @@ from .curvechart import as_json
 from .layout import QUICK, THREE, Parts, card_html, scored_html
 from .selection import Selection, orders_of, ready
 from .state import Level, OtherModel, Page, Session
+from .tables import NOTHING_YET, results_table
+from .wording import metric_choices
 
 Values = dict[Any, Any]  # component -> value, as Gradio hands a set of inputs over
 Updates = dict[Any, Any]
@@ -100,7 +102,7 @@ class Shown:
 
     def chosen(self, evaluations: Sequence[Evaluation], v: Values) -> str | None:
         """The "task/metric" of the chart, or the first that was measured; None where none was."""
-        choices = charts.metric_choices(evaluations, self.titles(evaluations))
+        choices = metric_choices(evaluations, self.titles(evaluations))
         values = [value for _, value in choices]
         chosen: str | None = v[self.parts.metric]
         return chosen if chosen in values else next(iter(values), None)
@@ -108,7 +110,7 @@ class Shown:
     def focus(self, session: Session, v: Values, tasks: list[str]) -> Updates:
         """Puts something on the chart that is just being measured."""
         found = self.measured((*session.evaluations, *session.early), v)
-        choices = charts.metric_choices(found, self.titles(found))
+        choices = metric_choices(found, self.titles(found))
         first = next((value for _, value in choices if value.split("/")[0] in tasks), None)
         return {self.parts.metric: gr.update(choices=choices, value=first)} if first else {}
 
@@ -181,7 +183,7 @@ class Shown:
         known = [e for e in self.measured(session.evaluations, v) if e.quantizer in of]
         chosen = self.chosen(known, v)
         if chosen is None:
-            return {self.parts.comparison: charts.NOTHING_YET}
+            return {self.parts.comparison: NOTHING_YET}
         try:
             every = comparing.contenders(session, selection)
         except UserError as e:
@@ -193,14 +195,14 @@ class Shown:
         p = self.parts
         shown = self.measured((*session.evaluations, *session.early), v)
         titles = self.titles(shown)
-        choices = charts.metric_choices(shown, titles)
+        choices = metric_choices(shown, titles)
         chosen = self.chosen(shown, v)
         if chosen is None:
             return {
                 p.metric: gr.update(choices=[], value=None, visible="hidden"),
                 p.chart: gr.update(figure="", visible="hidden"),
                 p.kept: "",
-                p.results: charts.NOTHING_YET,
+                p.results: NOTHING_YET,
             }
         info, _ = ready(session)
         orders = orders_of((e.split for e in shown), selection.values(session), selection.seed)
@@ -230,7 +232,7 @@ class Shown:
             p.metric: gr.update(choices=choices, visible=True, **value),
             p.chart: gr.update(figure=as_json(figure), visible=True),
             p.kept: "".join(f"<p>{html.escape(sentence)}</p>" for sentence in kept),
-            p.results: charts.results_table(shown, titles, session.measured, orders),
+            p.results: results_table(shown, titles, session.measured, orders),
         }
 
 

@@ -6,10 +6,12 @@ from threading import Event
 
 import pytest
 
-from lwq_ui.core.orderings import QUICK_SCORERS
+from lwq_ui.core.curves import all_splits, curves
+from lwq_ui.core.orderings import SCORERS
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.evaluation import tasks
+from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sources import DEMO, Source
 from lwq_ui.engine.texts import shipped_calibration
 from lwq_ui.settings import Settings
@@ -30,8 +32,9 @@ def test_info_scores_and_baselines_are_there(settings: Settings) -> None:
     shipped = Store(settings.shipped)
     info = records.known_info(Source(DEMO, settings.demo_model), "auto", shipped)
     assert info is not None, STALE
-    scores = records.known_scores(info, shipped_calibration(settings), shipped)
-    assert scores.keys() == set(QUICK_SCORERS), STALE
+    text, quanto = shipped_calibration(settings), quantizer_named("quanto")
+    scores = records.known_scores(info, text, shipped, None, quanto, 2)
+    assert scores.keys() == SCORERS.keys(), STALE
     every = tasks(settings)
     found = {
         (e.task, e.split[0], e.limit is None)
@@ -39,6 +42,12 @@ def test_info_scores_and_baselines_are_there(settings: Settings) -> None:
     }
     levels = (16, 8, 4, 2)
     assert {(t, level, True) for t in every for level in levels} <= found, STALE
+    orderings = ["lim", "zd", "sensitivity", "reverse-lim", "reverse-zd", "random"]
+    values = {name: s.values for name, s in scores.items()}
+    lines = curves(orderings, values, info.num_layers, (4, 2))
+    measured = {(e.task, e.split) for e in records.known_evaluations(info, every, shipped)}
+    tasks_of_curves = ("perplexity", "minimal_pairs")
+    assert {(t, s) for t in tasks_of_curves for s in all_splits(lines)} <= measured, STALE
 
 
 def test_shipped_scores_equal_fresh_ones(settings: Settings) -> None:

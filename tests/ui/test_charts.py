@@ -22,14 +22,13 @@ from lwq_ui.ui.charts import (
     MARKS,
     STYLES,
     Other,
-    figure,
     kept_sentences,
-    metric_choices,
     results_csv,
     results_figure,
-    results_table,
     split_lines,
 )
+from lwq_ui.ui.tables import results_table
+from lwq_ui.ui.wording import figure, metric_choices
 
 N = 8
 TITLES = {"perplexity": "Perplexity and divergence", "minimal_pairs": "Grammar pairs"}

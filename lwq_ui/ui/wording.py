@@ -1,0 +1,41 @@
+"""How metrics and their values read on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..core.metrics import metric_spec
+from ..core.schema import Evaluation
+
+
+def metric_choices(
+    evaluations: Iterable[Evaluation], titles: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """(label, "task/metric") of everything that was measured, in the order of `titles`."""
+    found = dict.fromkeys((e.task, metric) for e in evaluations for metric in e.metrics)
+    return [
+        (metric_title(task, metric, titles), f"{task}/{metric}")
+        for name in titles
+        for task, metric in found
+        if task == name
+    ]
+
+
+def metric_title(task: str, metric: str, titles: Mapping[str, str]) -> str:
+    """The page's main task is not named: 'Perplexity', but 'Story endings: accuracy'."""
+    title = metric_spec(metric).title
+    return title if task == "perplexity" else f"{titles[task]}: {lower_first(title)}"
+
+
+def lower_first(title: str) -> str:
+    """'accuracy'; 'F1' and 'KL divergence' stay as they are."""
+    return title[0].lower() + title[1:] if title[1:2].islower() else title
+
+
+def better(metric: str) -> str:
+    return f"{'higher' if metric_spec(metric).larger_is_better else 'lower'} is better"
+
+
+def figure(value: float, digits: int) -> str:
+    """Significant digits; large numbers in full, since 1.1e+03 is hard to read."""
+    return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
