@@ -1120,7 +1120,7 @@ def test_the_status_stays_in_sight_and_nothing_sticks_out(visit, width):
     page.mouse.wheel(0, 5000)
     page.wait_for_function("scrollY > 300")
     assert page.locator("#status").bounding_box()["y"] == pytest.approx(0, abs=20)
-    assert page.locator("#stop").bounding_box()["y"] == pytest.approx(0, abs=30)
+    assert page.locator("#stop").bounding_box()["y"] == pytest.approx(0, abs=45)
     # the page itself is clipped, so that what sticks out could not be reached
     assert page.evaluate("document.querySelector('.gradio-container').scrollWidth <= innerWidth")
 
