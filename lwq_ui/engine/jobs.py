@@ -24,7 +24,7 @@ from .bank import Bank
 from .configs import check_fingerprint
 from .evaluation import Task, task_named
 from .models import LoadedModel
-from .quantizers import quantizer_named
+from .quantizers import Quantizer, quantizer_named
 from .scorers import SCORERS as COMPUTE
 from .sources import Progress, find, part_of
 from .sweep import Rehearsal, Rehearsed, Sweep
@@ -126,14 +126,14 @@ def evaluate(
     store: Store,
     progress: Progress,
     stop: Event,
-    partial: Callable[[list[Evaluation]], None] | None = None,
+    partial: Callable[[list[Evaluation], bool], None] | None = None,
 ) -> Evaluated:
     """Every split on every task. What the store lacks is measured, a task's splits in one walk;
     what a walk has scored is kept as it goes, and a task's results as soon as it is done. A task
     that cannot be measured does not keep the others from it: UserError only where none could be.
 
-    `partial` is told every evaluation as it becomes known; first on a part of the items, where the
-    task can go on from there."""
+    `partial(evaluations, whole)` is told every evaluation as it becomes known: `whole` where it is
+    in the store; before that on a part of the items, where the task can go on from there."""
     chosen = quantizer_named(quantizer)
     known: dict[tuple[str, Split], Evaluation] = {}
     missing: list[tuple[Task, list[Split]]] = []
@@ -144,17 +144,12 @@ def evaluate(
         except UserError as e:
             failures[name] = str(e)
             continue
-        left = []
-        for split in dict.fromkeys(splits):
-            key = records.evaluation_key(loaded.info, task, split, chosen, limit)
-            if stored := store.read(key):
-                known[name, split] = Evaluation.from_json(stored)
-            else:
-                left.append(split)
-        if left:
+        found = stored_evaluations(loaded, splits, chosen, task, limit, store)
+        known |= {(name, split): e for split, e in found.items()}
+        if left := [split for split in dict.fromkeys(splits) if split not in found]:
             missing.append((task, left))
     if partial and known:
-        partial(list(known.values()))
+        partial(list(known.values()), True)
     computed = 0
     if missing:
         bank = bank_of(loaded, quantizer, store)
@@ -163,11 +158,11 @@ def evaluate(
         stages = [(limit, 0.0, 1.0)]
         if partial and (first := task.first_items(limit)):
             stages = [(first, 0.0, 0.25), (limit, 0.25, 1.0)]
+        began = time.perf_counter()
         try:
             for items, start, end in stages:
                 told = part_of(progress, (t + start) / len(missing), (t + end) / len(missing))
                 journal = records.journal_folder(loaded.info, task, chosen, store)
-                began = time.perf_counter()
                 results = task.measure(Sweep(bank, left, told, stop, journal), items)
                 evaluations = [
                     Evaluation(
@@ -181,8 +176,8 @@ def evaluate(
                     )
                     for split, result in zip(left, results, strict=True)
                 ]
-                if partial:
-                    partial(evaluations)
+                if partial and items != limit:
+                    partial(evaluations, False)
         except UserError as e:
             failures[task.name] = str(e)
             continue
@@ -191,6 +186,8 @@ def evaluate(
             store.write(key, evaluation.to_json())
             known[task.name, evaluation.split] = evaluation
         computed += len(evaluations)
+        if partial:
+            partial(evaluations, True)
     if failures and not known:
         raise UserError(" ".join(failures.values()))
     done = [known[name, split] for name in tasks if name not in failures for split in splits]
@@ -225,12 +222,8 @@ def forecast(
     for name in tasks:
         try:
             task = task_named(name, settings)
-            left = [
-                split
-                for split in dict.fromkeys(splits)
-                if store.read(records.evaluation_key(loaded.info, task, split, chosen, limit))
-                is None
-            ]
+            found = stored_evaluations(loaded, splits, chosen, task, limit, store)
+            left = [split for split in dict.fromkeys(splits) if split not in found]
             if not left:
                 continue
             count += len(left)
@@ -245,6 +238,23 @@ def forecast(
         except UserError:
             unknown.append(name)
     return Forecast(seconds, count, tuple(unknown))
+
+
+def stored_evaluations(
+    loaded: LoadedModel,
+    splits: Sequence[Split],
+    quantizer: Quantizer,
+    task: Task,
+    limit: int | None,
+    store: Store,
+) -> dict[Split, Evaluation]:
+    """Those of `splits` whose results are in the store."""
+    found = {}
+    for split in dict.fromkeys(splits):
+        key = records.evaluation_key(loaded.info, task, split, quantizer, limit)
+        if stored := store.read(key):
+            found[split] = Evaluation.from_json(stored)
+    return found
 
 
 def bank_of(loaded: LoadedModel, quantizer: str, store: Store) -> Bank:

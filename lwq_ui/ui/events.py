@@ -21,9 +21,7 @@ from ..core.export.json_config import import_json
 from ..core.memory import UNTOUCHED
 from ..core.orderings import ORDERINGS, QUICK_SCORERS
 from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
-from ..engine import records
 from ..engine.configs import check_fingerprint
-from ..engine.evaluation import Registered
 from ..engine.quantizers import quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
@@ -297,12 +295,11 @@ class Handlers(Shown):
                 found = {**known.sensitivity, sensitivity: scores}
                 known = replace(known, sensitivity=found)
 
-            def became_known(new: list[Evaluation]) -> None:
+            def became_known(new: list[Evaluation], whole: bool) -> None:
                 nonlocal known
-                if new and self.is_stored(new[0], loaded.info, quantizer, limit):
-                    known = known.with_evaluations(new)
-                else:
-                    known = known.with_evaluations([], new)
+                known = (
+                    known.with_evaluations(new) if whole else known.with_evaluations([], early=new)
+                )
                 job.partial = known
 
             return jobs.evaluate(
@@ -488,12 +485,6 @@ class Handlers(Shown):
         text = session.text or self.page.shipped_text
         where = (self.page.store, job.progress, job.stop, None, *level)
         return jobs.score(loaded, ["sensitivity"], text, *where)["sensitivity"]
-
-    def is_stored(self, e: Evaluation, info: ModelInfo, quantizer: str, limit: int | None) -> bool:
-        """Whether it rests on all items: early results are not stored."""
-        task = self.page.tasks.get(e.task) or Registered(e.task)
-        key = records.evaluation_key(info, task, e.split, quantizer_named(quantizer), limit)
-        return self.page.store.read(key) is not None
 
     # ---- at once
 

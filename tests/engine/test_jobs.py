@@ -183,7 +183,19 @@ def test_results_are_told_early_on_a_part_of_the_items(
 ) -> None:
     evaluate(loaded, settings, store, limit=32, splits=SPLITS[:1], tasks=["endings"])
     told: list[Any] = []
-    done = evaluate(loaded, settings, store, limit=32, partial=told.append)
+    whole: list[bool] = []
+
+    def partial(some: Any, stored: bool) -> None:
+        told.append(some)
+        whole.append(stored)
+        if stored:  # so that whoever stops now finds it again
+            kept = Store(store.root).find("evaluations", loaded.info.fingerprint)
+            assert {(e.task, e.split) for e in some} <= {
+                (parts["task"], tuple(parts["split"])) for parts, _ in kept
+            }
+
+    done = evaluate(loaded, settings, store, limit=32, partial=partial)
+    assert whole == [True, False, True, False, True]
     count = [[(e.task, len(next(iter(e.items.values())))) for e in some] for some in told]
     assert count == [
         [("endings", 32)],
@@ -325,7 +337,7 @@ def test_the_share_done_goes_up_over_all_tasks(
     endings = [done for what, done in seen if what.startswith("Story endings:")]
     assert endings and min(endings) >= 0.5
     seen.clear()
-    again = {"store": Store(store.root / "other"), "limit": 16, "partial": lambda some: None}
+    again = {"store": Store(store.root / "other"), "limit": 16, "partial": lambda *told: None}
     evaluate(loaded, settings, progress=lambda what, done: seen.append((what, done)), **again)
     shares = [done for what, done in seen if what != "Quantizing layers"]
     assert shares == sorted(shares) and shares[-1] <= 1
