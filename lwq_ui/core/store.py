@@ -97,6 +97,12 @@ class Store:
             if entry["fingerprint"] == fingerprint:
                 yield entry["key"], entry["value"]
 
+    def fingerprints(self, kind: str) -> set[str]:
+        """Of every model that has entries of this kind."""
+        folders = (folder for root in self.roots for folder in (root / kind).glob("*"))
+        entries = (map(self._load, folder.glob("*.json")) for folder in folders)
+        return {e["fingerprint"] for of in entries if (e := next(filter(None, of), None))}
+
     def _load(self, path: Path) -> dict[str, Any] | None:
         try:
             text = path.read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -165,18 +164,18 @@ class Page:
         self.shipped_text = calibration_text(None, settings)
 
     def opening_session(self) -> Session:
-        """The demo model, with its scores where they ship with the program."""
+        """The demo model, with its scores where they ship with the program. What was measured is
+        read when a browser opens the page: it is hundreds of files, and may be more by then."""
         session = Session(Choice(), text=self.shipped_text)
         source = find(DEMO, self.settings, lambda *_: None, threading.Event())
         info = records.known_info(source, session.choice.dtype, self.store)
         if info is None:
             return session
         scores = records.known_scores(info, self.shipped_text, self.store)
-        return (
-            self.with_model(session, info, scores)
-            if scores.keys() >= set(QUICK_SCORERS)
-            else session
-        )
+        if not scores.keys() >= set(QUICK_SCORERS):
+            return session
+        sensitivity = self.known_sensitivity(info, session.text)
+        return replace(session, info=info, scores=scores, sensitivity=sensitivity)
 
     def with_model(
         self, session: Session, info: ModelInfo, scores: Mapping[str, Scores]
@@ -206,18 +205,11 @@ class Page:
     def other_models(self, info: ModelInfo) -> list[ModelInfo]:
         """Every other model that was measured, whatever session measured it."""
         found: dict[tuple[str, str], ModelInfo] = {}
-        roots = self.store.roots
-        for path in (p for root in roots for p in root.glob("info/*/*.json")):
-            try:
-                fingerprint = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-            except (OSError, ValueError, KeyError):
-                continue  # damaged: the store says so when it is read for its own sake
-            measured = any((root / "evaluations" / fingerprint[:16]).is_dir() for root in roots)
-            if measured and fingerprint != info.fingerprint:
-                for _, value in self.store.find("info", fingerprint):
-                    other = ModelInfo.from_json(value)
-                    found[fingerprint, other.dtype] = other
-        return list(found.values())
+        for fingerprint in self.store.fingerprints("evaluations") - {info.fingerprint}:
+            for _, value in self.store.find("info", fingerprint):
+                other = ModelInfo.from_json(value)
+                found[fingerprint, other.dtype] = other
+        return [found[key] for key in sorted(found)]
 
     def other_model(self, info: ModelInfo) -> OtherModel:
         scores = records.known_scores(info, self.shipped_text, self.store)

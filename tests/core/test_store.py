@@ -443,3 +443,14 @@ def test_two_processes_write_and_a_third_never_sees_a_damaged_file(
     found = {(p["writer"], p["n"]): v for p, v in store.find("different", FINGERPRINT)}
     assert found == {(name, n): [name, n] for name in "ab" for n in range(ROUNDS)}
     assert len(files(store.root)) == 2 * ROUNDS + 1 + 3  # "go" and two "ready": no rubbish
+
+
+def test_the_models_that_have_entries(tmp_path: Path) -> None:
+    store, shipped = Store(tmp_path / "own", tmp_path / "shipped"), Store(tmp_path / "shipped")
+    assert store.fingerprints("evaluations") == set()
+    for where, fingerprint in ((store, "a" * 64), (shipped, "b" * 64), (shipped, "a" * 64)):
+        where.write(Key("evaluations", fingerprint, {"n": 1}), 1)
+    damaged = store.write(Key("evaluations", "c" * 64, {"n": 1}), 1)
+    damaged.write_text("{", encoding="utf-8")
+    store.write(Key("info", "d" * 64, {}), 1)
+    assert store.fingerprints("evaluations") == {"a" * 64, "b" * 64}
