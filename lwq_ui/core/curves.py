@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from .allocation import LEVEL_PAIRS, Split
 from .memory import PRUNED, UNTOUCHED
-from .orderings import ORDERINGS, Values, rank_layers
+from .orderings import ORDERINGS, Values, ordering_title, rank_layers
 from .schema import Evaluation, Metric
 
 LEVELS = (*LEVEL_PAIRS, (8, 4, 2))  # what a curve can run through
@@ -29,8 +29,7 @@ class Curve:
 
     @property
     def title(self) -> str:
-        title = ORDERINGS[self.ordering].title
-        return f"{title} {self.seed}" if self.ordering == "random" else title
+        return ordering_title(self.ordering, self.seed)
 
     @property
     def constant(self) -> bool:

@@ -122,6 +122,12 @@ ORDERINGS: dict[str, Ordering] = {
 }
 
 
+def ordering_title(name: str, seed: int) -> str:
+    """'LIM', and 'Random 2', since every seed is an order of its own."""
+    title = ORDERINGS[name].title
+    return f"{title} {seed}" if name == "random" else title
+
+
 def rank_layers(
     name: str, scores: Mapping[str, Values], num_layers: int, seed: int = 0
 ) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from ..core.allocation import Split
@@ -11,9 +11,8 @@ from ..core.comparison import Estimate, estimate, larger_than_noise, mean_of, no
 from ..core.curves import RANDOM_SEEDS
 from ..core.memory import format_gib
 from ..core.metrics import metric_spec
-from ..core.orderings import ORDERINGS
+from ..core.orderings import ORDERINGS, ordering_title
 from ..core.schema import Evaluation
-from ..engine.configs import breakpoints_of
 from ..engine.quantizers import model_cost
 from .selection import Selection, ready
 from .state import Session
@@ -46,7 +45,6 @@ def contenders(session: Session, selection: Selection) -> list[Contender]:
     pins. Raises UserError where the budget is too small."""
     info, _ = ready(session)
     scores = selection.scores(session)
-    budget = selection.value(session)["budget"]
     cost = model_cost(info, selection.quantizer)
     every = [(selection.ordering, selection.seed)]
     for o in ORDERINGS.values():
@@ -55,13 +53,9 @@ def contenders(session: Session, selection: Selection) -> list[Contender]:
             every += [(o.name, seed) for seed in (RANDOM_SEEDS if o.name == "random" else (0,))]
     found = []
     for name, seed in dict.fromkeys((n, s if n == "random" else 0) for n, s in every):
-        points = breakpoints_of(
-            info, scores, name, seed, selection.levels, selection.pins, selection.quantizer
-        )
-        split = points.split(points.position(budget))
-        random = name == "random"
-        title = ORDERINGS[name].title + (f" {seed}" if random else "")
-        found.append(Contender(title, split, cost.total(split), random))
+        split = replace(selection, ordering=name, seed=seed).split(session)
+        title = ordering_title(name, seed)
+        found.append(Contender(title, split, cost.total(split), name == "random"))
     return found
 
 

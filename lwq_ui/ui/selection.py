@@ -11,7 +11,7 @@ from ..core.allocation import LEVEL_PAIRS, Breakpoints, Split
 from ..core.curves import Curve, curves
 from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
-from ..core.orderings import ORDERINGS, SCORERS, rank_layers
+from ..core.orderings import ORDERINGS, SCORERS, ordering_title, rank_layers
 from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import model_cost
@@ -196,8 +196,7 @@ def from_split(session: Session, selection: Selection, split: Split) -> tuple[Se
         if scorer and scorer not in tried.scores(session):
             continue
         if tried.split(session) == split:
-            title = ORDERINGS[ordering].title + (f" {seed}" if ordering == "random" else "")
-            return tried, f"Loaded: {split_name(split)}, {title}."
+            return tried, f"Loaded: {split_name(split)}, {ordering_title(ordering, seed)}."
     pinned = replace(start, pins=dict(enumerate(split)))
     return pinned, f"Loaded: {split_name(split)}. It follows no order: all layers are pinned."
 
@@ -213,8 +212,7 @@ def orders_of(
     for o in ORDERINGS.values():
         if o.scorer is None or o.scorer in values:
             for s in (seed, *range(SEEDS_TRIED)) if o.name == "random" else (0,):
-                title = f"{o.title} {s}" if o.name == "random" else o.title
-                ranked[title] = o.prunes, rank_layers(o.name, values, n, s)
+                ranked[ordering_title(o.name, s)] = o.prunes, rank_layers(o.name, values, n, s)
     return {split: order_of(split, ranked) for split in every}
 
 
