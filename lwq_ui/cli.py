@@ -176,6 +176,7 @@ class Commands:
         found: dict[Split, list[Evaluation]] = {}
         for e in measured:
             found.setdefault(e.split, []).append(e)
+        metrics = {split: metrics_json(of_split) for split, of_split in found.items()}
         cost = model_cost(info, args.quantizer)
         rows: list[dict[str, Any]] = [
             {
@@ -185,7 +186,7 @@ class Commands:
                 "bits": list(split),
                 "average_bits": average_bits(split),
                 "bytes": cost.total(split),
-                "metrics": metrics_json(found[split]),
+                "metrics": metrics[split],
             }
             for c in lines
             for split in c.splits
@@ -194,9 +195,7 @@ class Commands:
         for c in lines:
             told.append(c.title)
             for split in c.splits:
-                figures = " ".join(
-                    f"{k} {m['value']:.4g}" for k, m in metrics_json(found[split]).items()
-                )
+                figures = " ".join(f"{k} {m['value']:.4g}" for k, m in metrics[split].items())
                 told.append(f"  {average_bits(split):.3f} bits  {figures}")
         return {"points": rows}, "\n".join(told)
 
