@@ -1,0 +1,116 @@
+"""Measures the demo model, or several side by side, for its card.
+
+    python -m tools.measure_demo_model CORPUS BLIMP MODEL [MODEL ...]
+
+CORPUS holds books.valid.txt.xz, BLIMP the pairs of BLiMP, a .jsonl file a set. Prints a table:
+cross-entropy on the held-out books, then lm-eval's accuracies by its own tasks, prompts and
+metrics, with stock HFLM in bfloat16.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.tasks
+import torch
+import yaml
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lwq_ui.engine.evaluation import Harness, tasks
+from lwq_ui.engine.harness import load_task
+from lwq_ui.settings import Settings
+from tools.train_demo_model import CONTEXT, books
+
+WINDOWS = 512
+Row = tuple[str, float, float]  # what, value, standard error
+
+
+@torch.no_grad()
+def cross_entropy(model: Any, tokenizer: Any, text: Path) -> list[Row]:
+    """Nats per token and per character over the first WINDOWS windows of the context's length, an
+    end-of-text token before each; the standard error is over windows."""
+    documents = "\n\n".join(books(text))
+    ids = tokenizer(documents, return_tensors="pt", verbose=False).input_ids[0]
+    windows = ids[: min(WINDOWS, len(ids) // (CONTEXT - 1)) * (CONTEXT - 1)].view(-1, CONTEXT - 1)
+    start = torch.tensor([tokenizer.eos_token_id])
+    losses = []
+    for window in windows:
+        logits = model(torch.cat([start, window])[None]).logits[0, :-1].float()
+        losses.append(F.cross_entropy(logits, window))
+    found = torch.stack(losses).double()
+    mean, error = found.mean().item(), (found.std() / math.sqrt(len(found))).item()
+    share = windows.numel() / len(tokenizer.decode(windows.flatten()))
+    return [
+        (f"held-out books, nats per token ({windows.numel():,} tokens)", mean, error),
+        ("held-out books, nats per character", mean * share, error * share),
+    ]
+
+
+def blimp(folder: Path) -> list[dict[str, Any]]:
+    """lm-eval's own definition of BLiMP's sets, over rows on this disk."""
+    template = yaml.safe_load(
+        (Path(lm_eval.tasks.__file__).parent / "blimp" / "_template_yaml").read_text()
+    )
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        data = datasets.Dataset.from_list(rows)
+        found.append(
+            {
+                **template,
+                "task": f"blimp_{path.stem}",
+                "dataset_path": None,
+                "custom_dataset": lambda data=data, **kwargs: {"train": data},
+            }
+        )
+    return found
+
+
+def accuracies(model: Any, tokenizer: Any, pairs: Path) -> list[Row]:
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=64, softmax_dtype="float32")
+    sets = evaluate(lm, TaskManager(include_defaults=False).load(blimp(pairs)), bootstrap_iters=0)
+    right = [bool(sample["acc"]) for samples in sets["samples"].values() for sample in samples]
+    mean = sum(right) / len(right)
+    error = math.sqrt(mean * (1 - mean) / (len(right) - 1))
+    found = [
+        (f"BLiMP, accuracy ({len(right):,} pairs of {len(sets['results'])} sets)", mean, error)
+    ]
+    for task in tasks(Settings.from_environment()).values():
+        if not isinstance(task, Harness):
+            continue
+        result = evaluate(lm, load_task(task))["results"][task.name]
+        for metric in [m["metric"] for m in task.config["metric_list"]]:
+            name = f"`{task.name}`, {metric} ({result['sample_len']} items)"
+            found.append((name, result[f"{metric},none"], result[f"{metric}_stderr,none"]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("blimp", type=Path)
+    parser.add_argument("model", nargs="+")
+    args = parser.parse_args()
+    columns = []
+    for name in args.model:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        rows = cross_entropy(model, tokenizer, args.corpus / "books.valid.txt.xz")
+        columns.append(rows + accuracies(model, tokenizer, args.blimp))
+    print("| |", " | ".join(args.model), "|")
+    print("|---" * (len(columns) + 1) + "|")
+    for row in zip(*columns, strict=True):
+        print(f"| {row[0][0]} |", " | ".join(f"{v:.4f} ± {e:.4f}" for _, v, e in row), "|")
+
+
+if __name__ == "__main__":
+    main()
