@@ -182,15 +182,16 @@ def test_held_out_books_are_measured_as_the_model_itself_would(
     model, tokenizer = unlearned
     path = corpus / "books.valid.txt.xz"
     written = "\n\n".join(training.books(path))
-    (_, token, error), (_, character, _) = measure.cross_entropy(model, tokenizer, path)
+    tokens, characters = measure.cross_entropy(model, tokenizer, path)
     ids = tokenizer(written, return_tensors="pt", verbose=False).input_ids[0]
     windows = ids[: len(ids) // 511 * 511].view(-1, 511)
     with torch.no_grad():
         rows = torch.cat([torch.zeros(len(windows), 1, dtype=torch.long), windows], 1)
         expected = model(rows, labels=rows).loss.item()
     assert len(windows) > 10
-    assert token == pytest.approx(expected) and 0 < error < 0.1
-    assert character == pytest.approx(token * len(ids) / len(written), rel=0.01)
+    assert tokens.value == pytest.approx(expected) and 0 < tokens.error < 0.1
+    per_character = len(ids) / len(written)
+    assert characters.value == pytest.approx(tokens.value * per_character, rel=0.01)
 
 
 def test_blimp_is_measured_by_the_likelihood_of_sentences(
@@ -210,8 +211,9 @@ def test_blimp_is_measured_by_the_likelihood_of_sentences(
     pairs = [json.loads(line) for line in text[:40]]
     right = sum(likelihood(p["sentence_good"]) > likelihood(p["sentence_bad"]) for p in pairs)
     rows = measure.accuracies(model, tokenizer, tmp_path)
-    assert rows[0][:2] == ("BLiMP, accuracy (40 pairs of 2 sets)", pytest.approx(right / 40))
-    assert {what.partition(",")[0] for what, *_ in rows[1:]} == {
+    assert rows[0].what == "BLiMP, accuracy (40 pairs of 2 sets)"
+    assert rows[0].value == pytest.approx(right / 40)
+    assert {row.what.partition(",")[0] for row in rows[1:]} == {
         "`endings`",
         "`last_word`",
         "`minimal_pairs`",

@@ -3,18 +3,21 @@
     python -m tools.measure_demo_model CORPUS BLIMP MODEL [MODEL ...]
 
 CORPUS holds books.valid.txt.xz, BLIMP the pairs of BLiMP, a .jsonl file a set. Prints a table:
-cross-entropy on the held-out books, then lm-eval's accuracies by its own tasks, prompts and
-metrics, with stock HFLM in bfloat16.
+cross-entropy on the held-out books, then lm-eval's metrics by its own tasks and prompts, with stock
+HFLM in bfloat16. Of two models also how far the second is from the first, item by item.
 """
 
 import argparse
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lm_eval.tasks
+import numpy as np
 import torch
 import yaml
 from lm_eval.evaluator import evaluate
@@ -29,7 +32,21 @@ from lwq_ui.settings import Settings
 from tools.train_demo_model import CONTEXT, books
 
 WINDOWS = 512
-Row = tuple[str, float, float]  # what, value, standard error
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric with its standard error. `items` are what it is the mean of, if it is a mean."""
+
+    what: str
+    value: float
+    error: float
+    items: np.ndarray | None = None
+
+
+def mean(what: str, items: Sequence[float], scale: float = 1) -> Row:
+    values = np.asarray(items, dtype=np.float64) * scale
+    return Row(what, values.mean(), values.std(ddof=1) / math.sqrt(len(values)), values)
 
 
 @torch.no_grad()
@@ -43,13 +60,11 @@ def cross_entropy(model: Any, tokenizer: Any, text: Path) -> list[Row]:
     losses = []
     for window in windows:
         logits = model(torch.cat([start, window])[None]).logits[0, :-1].float()
-        losses.append(F.cross_entropy(logits, window))
-    found = torch.stack(losses).double()
-    mean, error = found.mean().item(), (found.std() / math.sqrt(len(found))).item()
+        losses.append(F.cross_entropy(logits, window).item())
     share = windows.numel() / len(tokenizer.decode(windows.flatten()))
     return [
-        (f"held-out books, nats per token ({windows.numel():,} tokens)", mean, error),
-        ("held-out books, nats per character", mean * share, error * share),
+        mean(f"held-out books, nats per token ({windows.numel():,} tokens)", losses),
+        mean("held-out books, nats per character", losses, share),
     ]
 
 
@@ -77,18 +92,19 @@ def accuracies(model: Any, tokenizer: Any, pairs: Path) -> list[Row]:
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=64, softmax_dtype="float32")
     sets = evaluate(lm, TaskManager(include_defaults=False).load(blimp(pairs)), bootstrap_iters=0)
     right = [bool(sample["acc"]) for samples in sets["samples"].values() for sample in samples]
-    mean = sum(right) / len(right)
-    error = math.sqrt(mean * (1 - mean) / (len(right) - 1))
-    found = [
-        (f"BLiMP, accuracy ({len(right):,} pairs of {len(sets['results'])} sets)", mean, error)
-    ]
+    found = [mean(f"BLiMP, accuracy ({len(right):,} pairs of {len(sets['results'])} sets)", right)]
     for task in tasks(Settings.from_environment()).values():
         if not isinstance(task, Harness):
             continue
-        result = evaluate(lm, load_task(task))["results"][task.name]
-        for metric in [m["metric"] for m in task.config["metric_list"]]:
-            name = f"`{task.name}`, {metric} ({result['sample_len']} items)"
-            found.append((name, result[f"{metric},none"], result[f"{metric}_stderr,none"]))
+        report = evaluate(lm, load_task(task))
+        result, samples = report["results"][task.name], report["samples"][task.name]
+        for spec in task.config["metric_list"]:
+            metric, name = spec["metric"], f"`{task.name}`, {spec['metric']} ({len(samples)} items)"
+            if spec["aggregation"] == "mean":
+                found.append(mean(name, [sample[metric] for sample in samples]))
+            else:
+                value, error = result[f"{metric},none"], result[f"{metric}_stderr,none"]
+                found.append(Row(name, value, error))
     return found
 
 
@@ -106,10 +122,17 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(name)
         rows = cross_entropy(model, tokenizer, args.corpus / "books.valid.txt.xz")
         columns.append(rows + accuracies(model, tokenizer, args.blimp))
-    print("| |", " | ".join(args.model), "|")
-    print("|---" * (len(columns) + 1) + "|")
-    for row in zip(*columns, strict=True):
-        print(f"| {row[0][0]} |", " | ".join(f"{v:.4f} ± {e:.4f}" for _, v, e in row), "|")
+    paired = ["difference, paired"] * (len(columns) == 2)
+    print("| |", " | ".join([*args.model, *paired]), "|")
+    print("|---" * (len(columns) + len(paired) + 1) + "|")
+    for rows in zip(*columns, strict=True):
+        cells = [f"{row.value:.4f} ± {row.error:.4f}" for row in rows]
+        if paired:
+            first, second = (row.items for row in rows)
+            both = first is not None and second is not None
+            change = mean("", second - first) if both else None
+            cells.append(f"{change.value:+.4f} ± {change.error:.4f}" if change else "")
+        print(f"| {rows[0].what} |", " | ".join(cells), "|")
 
 
 if __name__ == "__main__":
