@@ -175,7 +175,7 @@ def save(checkpoint: Path, **state: object) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    run, device = Path(args.run), args.device
+    run, device = args.run, args.device
     run.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(args.corpus, args.start, run / "tokenizer")
     text = pack(args.corpus / "books.train.txt.xz", tokenizer, run / "train.u16")
