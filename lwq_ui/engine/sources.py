@@ -42,7 +42,34 @@ def part_of(progress: Progress, start: float, end: float) -> Progress:
 
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # everything but the weights
+READ = (
+    "config.json",
+    "generation_config.json",
+    "chat_template*.jinja",
+    "chat_template.json",
+    "tokenizer*.json",
+    "tokenizer.model*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",  # SentencePiece: spiece.model, sentencepiece.bpe.model, ...
+    "*.spm",
+    "*.tiktoken",
+    "*.tokenizer",
+    "*tekken*.json",
+    "*vocab*.json",
+    "vocab.txt",
+    "merges.txt",
+    "dict.txt",
+    "bpe.codes",
+    "emoji.json",
+    "normalizer.json",
+    "byte_maps.json",
+    "word_*.json",
+)
+"""Of a model's files, those that transformers reads beside the weights, whatever the tokenizer's
+class. A change of one of them may change every result."""
+
+DESCRIPTION = ["*.json", "*.txt", *READ]  # everything but the weights
 
 LARGE = 2**30  # bytes of a file that takes seconds to hash
 
@@ -104,10 +131,9 @@ class Source:
         return headers
 
     def fingerprint(self, stop: Event | None = None) -> str:
-        """Hash of the contents of config, tokenizer and weights: equal files, equal fingerprint,
-        wherever they lie."""
-        names = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-        small = [self.folder / n for n in names if (self.folder / n).exists()]
+        """Hash of the contents of all files that make the model: weights, configs and whatever the
+        tokenizer reads. Equal files, equal fingerprint, wherever they lie."""
+        small = described(self.folder)
         weights = [(f.name, f.hash) for f in self.on_hub or ()]
         if not weights:
             files, store = self.weight_files(), self._store
@@ -125,6 +151,12 @@ class Source:
         return bool(self.on_hub) or all(
             p.stat().st_size <= LARGE or known_hash(p.resolve(), store) for p in self.weight_files()
         )
+
+
+def described(folder: Path) -> list[Path]:
+    """The files of a folder that `READ` names, sorted by name."""
+    named = {p for pattern in READ for p in folder.glob(pattern) if p.is_file()}
+    return sorted((p for p in named if p.name[0] != "."), key=lambda p: p.name)
 
 
 def is_safe(files: Sequence[Path | HubFile]) -> bool:
@@ -157,9 +189,15 @@ def known_hash(real: Path, store: Store | None) -> str | None:
 
 
 def content_key(real: Path) -> Key:
-    """Changes with the file's content."""
+    """Changes with the file's content. A copy may bring an older file's time of change along; the
+    inode and the time of the inode's change belong to this file alone."""
     stat = real.stat()
-    return Key("hashes", digest(str(real)), {"bytes": stat.st_size, "changed": stat.st_mtime_ns})
+    parts = {
+        "bytes": stat.st_size,
+        "changed": [stat.st_mtime_ns, stat.st_ctime_ns],
+        "inode": stat.st_ino,
+    }
+    return Key("hashes", digest(str(real)), parts)
 
 
 def find(

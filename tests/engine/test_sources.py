@@ -18,6 +18,7 @@ import fake_hub
 import huggingface_hub
 import pytest
 import tiny
+import transformers
 from huggingface_hub import errors
 
 from lwq_ui.core.errors import Stopped, UserError
@@ -434,6 +435,57 @@ def test_one_flipped_byte_is_another_model(copy: Path, tmp_path: Path, name: str
     again.write_bytes(content)
     os.utime(again, ns=(1, 1))
     assert Source("x", copy).fingerprint() == Source("x", twin).fingerprint()
+
+
+VOCABULARIES = [
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "tiktoken.model"),
+    *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tokenizer.4.0.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("generation_config.json", "chat_template.jinja", "chat_template.json"),
+]
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_every_file_that_is_read_is_part_of_the_model(copy: Path, name: str) -> None:
+    (copy / name).write_text('{"a": 1}')
+    first = Source("x", copy).fingerprint()
+    (copy / name).write_text('{"a": 2}')
+    second = Source("x", copy).fingerprint()
+    (copy / name).unlink()
+    assert len({first, second, Source("x", copy).fingerprint()}) == 3
+
+
+def test_every_vocabulary_of_transformers_is_read() -> None:
+    """Whatever a tokenizer's class there calls its files: they are downloaded and hashed."""
+    tables = []
+    for path in Path(transformers.__file__).parent.rglob("tokenization_*.py"):
+        tables += re.findall(r"VOCAB_FILES_NAMES = {(.*?)}", path.read_text("utf-8"), re.S)
+    names = {name for table in tables for name in re.findall(r': "([\w.-]+\.\w+)"', table)}
+    assert {"spiece.model", "vocab.txt", "source.spm", "bpe.codes"} <= names and len(names) > 20
+    for patterns in (sources.READ, sources.DESCRIPTION):
+        assert not [n for n in names if not any(Path(n).match(pattern) for pattern in patterns)]
+
+
+def test_what_nobody_reads_is_no_part_of_the_model(copy: Path) -> None:
+    before = Source("x", copy).fingerprint()
+    for name in ("README.md", "LICENSE.txt", "notes.txt", "trainer_state.json", "lwq.json"):
+        (copy / name).write_text("{}")
+    (copy / ".tokenizer.model").write_text("a Mac's")
+    (copy / "vocab.txt").mkdir()
+    os.mkfifo(copy / "merges.txt")
+    assert Source("x", copy).fingerprint() == before
+
+
+def test_another_file_in_the_place_of_one_is_seen(copy: Path, tmp_path: Path) -> None:
+    """Of the same length and, as some copies are, of the same time."""
+    path = copy / "config.json"
+    before, stat = Source("x", copy).fingerprint(), path.stat()
+    other = tmp_path / "other.json"
+    other.write_text(path.read_text().replace('"vocab_size": 4096', '"vocab_size": 4095'))
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns and path.stat().st_size == stat.st_size
+    assert Source("x", copy).fingerprint() != before
 
 
 def test_a_fingerprint_without_the_weights_at_hand(copy: Path, tmp_path: Path) -> None:
