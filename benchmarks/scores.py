@@ -28,7 +28,7 @@ from lwq_ui.engine.layers import layer_weights
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sources import find
-from lwq_ui.engine.texts import MAX_TOKENS, shipped_calibration, tokenize
+from lwq_ui.engine.texts import shipped_calibration, tokenize
 from lwq_ui.settings import Settings
 
 Work = Callable[[], Any]
@@ -65,7 +65,7 @@ def medians(turns: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def rows_for(loaded: LoadedModel, settings: Settings, repeats: int) -> list[dict[str, Any]]:
     text = shipped_calibration(settings)
-    sequences = tokenize(loaded.tokenizer, text, loaded.max_tokens(MAX_TOKENS))
+    sequences = tokenize(loaded, text)
     tensors = [b.tensors(loaded.device)[0] for b in batches(sequences, batch_tokens(loaded))]
     matrices = [w.matrix() for layer in loaded.walk.layers for w in layer_weights(layer)]
 

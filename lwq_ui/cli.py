@@ -178,8 +178,7 @@ class Commands:
         orderings = self._orderings(loaded.info, scores)
         lines = []
         for name, s in scores.items():
-            many = "s" * (s.documents != 1)
-            on = f" on {s.documents} document{many}, {s.tokens:,} tokens" if s.calibration else ""
+            on = f" on {s.text_used}" if s.calibration else ""
             lines.append(f"{SCORERS[name].title}{on}, most important first: {orderings[name]}")
         data = {
             "model": loaded.info.model_id,

@@ -89,7 +89,8 @@ class ModelInfo:
 class Scores:
     """One number per layer from one scorer. `calibration` names the text, None for scorers that
     need none; `seconds` is the wall time it took when it was computed. `quantizer` and `level` are
-    those of a scorer that measures a level, None for others."""
+    those of a scorer that measures a level, None for others. `cut` documents of the text are longer
+    than what is used of one, and `unused_bytes` of it are in none."""
 
     scorer: str
     values: tuple[float, ...]
@@ -99,6 +100,17 @@ class Scores:
     seconds: float
     quantizer: str | None = None
     level: float | None = None
+    cut: int = 0
+    unused_bytes: int = 0
+
+    @property
+    def text_used(self) -> str:
+        """How much of the text it was computed on, in words."""
+        used = f"{self.documents} document{'s' * (self.documents != 1)}, {self.tokens:,} tokens"
+        left = [f"{self.cut} cut short"] if self.cut else []
+        if self.unused_bytes:
+            left.append(f"{self.unused_bytes:,} bytes of the text not used")
+        return f"{used} ({', '.join(left)})" if left else used
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

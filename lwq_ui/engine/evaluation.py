@@ -26,7 +26,7 @@ import yaml
 from ..core.errors import UserError
 from ..core.schema import Metric
 from ..settings import Settings
-from .texts import MAX_TOKENS, Text, held_out_passages, tokenize
+from .texts import Text, held_out_passages, tokenize
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -101,9 +101,8 @@ class Passages(Task):
     def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
         from .sweep import Request
 
-        loaded = sweep.bank.loaded
         text = Text(self.text.name, self.text.documents[:limit])
-        sequences = tokenize(loaded.tokenizer, text, loaded.max_tokens(MAX_TOKENS))
+        sequences = tokenize(sweep.bank.loaded, text)
         requests = [Request(s[:-1], s[1:]) for s in sequences]
         scored = sweep.score(requests, self.title, divergence=True)
         tokens = [float(len(s) - 1) for s in sequences]

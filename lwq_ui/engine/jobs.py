@@ -7,7 +7,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -35,7 +35,7 @@ from .scorers import LAYER_SCORERS, layer_scores, sensitivity
 from .sources import Progress, Source, find, part_of
 from .survey import Rider
 from .sweep import Rehearsal, Rehearsed, Sweep
-from .texts import MAX_TOKENS, Text, tokenize
+from .texts import Text, cut_short, tokenize
 
 
 def stored_info(
@@ -150,6 +150,8 @@ def score(
             seconds=round(seconds, 3),
             quantizer=quantizer if spec.needs_bank else None,
             level=low if spec.needs_bank else None,
+            cut=cut_short(loaded, text.documents[: len(of_text)]),
+            unused_bytes=text.unused_bytes if spec.needs_text else 0,
         )
         store.write(key_of(name), found[name].to_json())
 
@@ -157,12 +159,14 @@ def score(
         return records.scores_key(loaded.info, name, text, max_tokens, chosen, low)
 
     def tokens(most: int | None) -> list[list[int]]:
-        return tokenize(loaded.tokenizer, text, loaded.max_tokens(MAX_TOKENS), most)
+        return tokenize(loaded, text, most=most)
 
     missing = []
     for name in dict.fromkeys(scorers):
         if stored := store.read(key_of(name)):
             found[name] = Scores.from_json(stored)
+            if SCORERS[name].needs_text:  # the file may have grown at its end
+                found[name] = replace(found[name], unused_bytes=text.unused_bytes)
         else:
             missing.append(name)
     if quick := [name for name in missing if name in LAYER_SCORERS]:

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 from ..settings import Settings
 
+if TYPE_CHECKING:
+    from .models import LoadedModel
+
 MAX_DOCUMENTS = 50  # paper section 3.1
 MAX_TOKENS = 512  # of one document
 WORDS = 400  # of one document cut from a longer text
+WORD = 6  # characters of ASCII, the space included
+MOST_READ = 2**22  # characters of one file: many times what 50 documents take
+DOCUMENT_READ = 20_000  # characters of a file that is one document: MAX_TOKENS take fewer
 PG19 = "pg19"
+
+# Where a long text is cut, best first: blank lines, lines, sentences, spaces.
+CUTS = tuple(
+    map(
+        re.compile,
+        (
+            r"\n[^\S\n]*\n\s*",
+            r"[\n\f\v\x85\u2028\u2029]\s*",
+            r"[.!?…][\"'”’»)\]]*\s+|[。！？｡।॥။།][”’」』）】]*\s*",
+            r"\s+",
+        ),
+    )
+)
+NO_SPACE = re.compile(r"\S")
 
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, each of them one sequence."""
+    """Documents, each of them one sequence. `unused_bytes` of what they come from are in none."""
 
     name: str
     documents: tuple[str, ...]
+    unused_bytes: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -36,67 +58,102 @@ def shipped_calibration(settings: Settings) -> Text:
 
 def held_out_passages(settings: Settings) -> Text:
     """Never calibrated on."""
-    return read_folder(settings.assets / "passages", "held-out passages")
+    return read_folder(settings.assets / "passages", "held-out passages", most=None)
 
 
-def read_folder(folder: Path, name: str) -> Text:
-    documents = tuple(read(path) for path in sorted(folder.glob("*.txt")))
-    if not documents:
+def read_folder(folder: Path, name: str, most: int | None = MAX_DOCUMENTS) -> Text:
+    """The first `most` .txt files, each of them one document."""
+    paths = sorted(folder.glob("*.txt"))
+    if not paths:
         raise UserError(f"The folder '{folder}' has no .txt files.")
-    return Text(name, documents)
+    documents = tuple(read(path, DOCUMENT_READ) for path in paths[:most])
+    used = sum(len(d.encode()) for d in documents if len(d) == DOCUMENT_READ)
+    cut = [path for path, d in zip(paths, documents, strict=False) if len(d) == DOCUMENT_READ]
+    whole = sum(path.stat().st_size for path in [*cut, *paths[len(documents) :]])
+    return Text(name, documents, max(0, whole - used))
 
 
-def read(path: Path) -> str:
+def read(path: Path, most: int = MOST_READ) -> str:
+    """The first `most` characters of a text in UTF-8, with or without a byte order mark. Raises
+    UserError for anything else."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(most)
     except UnicodeDecodeError as e:
-        raise UserError(f"'{path.name}' is not UTF-8 text.") from e
+        raise not_text(path) from e
     except OSError as e:
         raise UserError(f"'{path}' cannot be read: {e.strerror}.") from e
+    if "\0" in text:  # UTF-16 without a byte order mark is valid UTF-8 where it holds English
+        raise not_text(path)
+    return text
+
+
+def not_text(path: Path) -> UserError:
+    return UserError(f"'{path.name}' is not UTF-8 text.")
 
 
 def calibration_text(choice: str | None, settings: Settings) -> Text:
-    """The shipped text (None), PG19 ('pg19'), or the user's own file or folder of .txt files."""
+    """The shipped text (None), PG19 ('pg19'), or the user's own file or folder of .txt files.
+    Raises UserError where there is none."""
     if choice is None:
         return shipped_calibration(settings)
     if choice == PG19:
         return pg19()
-    path = Path(choice).expanduser()
-    if path.is_dir():
-        text = read_folder(path, path.name)
-        return Text(text.name, text.documents[:MAX_DOCUMENTS])
-    if not path.exists():
+    try:
+        path = Path(choice).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError):  # no permission, no such user, no possible name
+        is_folder = is_file = False
+    if is_folder:
+        return read_folder(path, path.name)
+    if not is_file:
         raise UserError(f"There is no text file '{choice}'.")
-    documents = documents_in(read(path))
-    if not documents:
+    content = read(path)
+    spans = list(zip(range(MAX_DOCUMENTS), document_spans(content), strict=False))
+    if not spans:
         raise UserError(f"'{path.name}' holds no text.")
-    return Text(path.name, documents)
+    documents = tuple(content[start:end].strip() for _, (start, end) in spans)
+    end = spans[-1][1][1]
+    unused = len(content[end:].strip().encode())
+    if len(content) == MOST_READ:
+        unused = max(unused, path.stat().st_size - len(content[:end].encode()))
+    return Text(path.name, documents, unused)
 
 
-def documents_in(text: str) -> tuple[str, ...]:
-    """A long text as documents of about 400 words, cut at blank lines where there are any."""
-    documents: list[str] = []
-    words = 0
-    for paragraph in (p.strip() for p in text.split("\n\n")):
-        if not paragraph:
-            continue
-        for piece in pieces(paragraph):
-            if documents and words < WORDS:
-                documents[-1] += "\n\n" + piece
-            else:
-                documents.append(piece)
-                words = 0
-            words += len(piece.split())
-        if len(documents) > MAX_DOCUMENTS:
-            break
-    return tuple(documents[:MAX_DOCUMENTS])
+def document_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each document that a long text is cut into. They leave out only white space.
+
+    A document is worth WORDS words at most. It ends at the best of the CUTS in its second half."""
+    start = 0
+    while there := NO_SPACE.search(text, start):
+        start = there.start()
+        end = reach(text, start)
+        if end < len(text):
+            for pattern in CUTS:
+                if cuts := [m.end() for m in pattern.finditer(text, (start + end) // 2, end)]:
+                    end = cuts[-1]
+                    break
+        yield start, end
+        start = end
 
 
-def pieces(paragraph: str) -> Iterable[str]:
-    words = paragraph.split(" ")
-    if len(words) <= 2 * WORDS:
-        return [paragraph]
-    return (" ".join(words[i : i + WORDS]) for i in range(0, len(words), WORDS))
+def reach(text: str, start: int) -> int:
+    """Where WORDS words from `start` on end, in any script.
+
+    Tokenizers make about as many tokens of a character that takes three bytes in UTF-8 (Chinese,
+    Japanese, Thai, Hindi) as of an English word, and of one that takes two bytes (Russian, Arabic)
+    twice as many as of one that takes one. So a word is WORD ASCII characters, or fewer others. Of
+    words that white space separates there are WORDS at most, too."""
+    worth = words = 0
+    between = True
+    for at in range(start, min(len(text), start + WORDS * WORD)):
+        char = text[at]
+        worth += 1 if char < "\x80" else 2 if char < "\u0800" else WORD
+        words += between and not char.isspace()
+        between = char.isspace()
+        if words > WORDS or worth > WORDS * WORD:
+            return at
+    return min(len(text), start + WORDS * WORD)
 
 
 def pg19() -> Text:
@@ -105,7 +162,7 @@ def pg19() -> Text:
         import datasets
 
         rows = datasets.load_dataset("emozilla/pg19", split="test", streaming=True)
-        documents = tuple(row["text"][:20_000] for row in rows.take(MAX_DOCUMENTS))
+        documents = tuple(row["text"][:DOCUMENT_READ] for row in rows.take(MAX_DOCUMENTS))
     except Exception as e:  # datasets raises a dozen kinds for "no network"
         raise UserError(
             "PG19 cannot be downloaded: check the network, or use the shipped calibration text."
@@ -113,15 +170,20 @@ def pg19() -> Text:
     return Text("PG19", documents)
 
 
-def tokenize(tokenizer: Any, text: Text, longest: int, most: int | None = None) -> list[list[int]]:
+def tokenize(
+    loaded: LoadedModel, text: Text, longest: int = MAX_TOKENS, most: int | None = None
+) -> list[list[int]]:
     """Every document as one sequence, tokenized as the tokenizer does by default and cut at
-    `longest`; `most` bounds the tokens of all documents together."""
+    `longest` tokens, or what the model takes; `most` bounds the tokens of all documents together.
+    Raises UserError where the model has no embedding for a token, or nothing is left."""
     sequences: list[list[int]] = []
     left = most
+    longest = loaded.max_tokens(longest)
     for document in text.documents:
-        ids = tokenizer(document, truncation=True, max_length=longest)["input_ids"]
+        ids = loaded.tokenizer(document, truncation=True, max_length=longest)["input_ids"]
         ids = ids if left is None else ids[:left]
         if len(ids) > 1:
+            check_tokens(ids, loaded)
             sequences.append(ids)
         if left is not None:
             left -= len(ids)
@@ -130,3 +192,27 @@ def tokenize(tokenizer: Any, text: Text, longest: int, most: int | None = None) 
     if not sequences:
         raise UserError(f"'{text.name}' is too short: it has no two tokens to compute with.")
     return sequences
+
+
+def cut_short(loaded: LoadedModel, documents: Iterable[str]) -> int:
+    """How many documents have more tokens than `tokenize` takes of one."""
+    longest = loaded.max_tokens(MAX_TOKENS)
+    return sum(len(loaded.tokenizer(d, verbose=False)["input_ids"]) > longest for d in documents)
+
+
+def check_tokens(ids: Sequence[int], loaded: LoadedModel) -> None:
+    """Raises UserError for a token that the model has no embedding for."""
+    rows = embeddings(loaded.model)
+    if ids and max(ids) >= rows:
+        token = max(ids)
+        raise UserError(
+            f"The tokenizer of '{loaded.info.model_id}' makes token {token} "
+            f"({loaded.tokenizer.convert_ids_to_tokens(token)!r}) of this text, and the model has "
+            f"embeddings for {rows} tokens only. Choose a folder whose tokenizer belongs to the "
+            "model, or another text."
+        )
+
+
+def embeddings(model: Any) -> int:
+    """The number of tokens that a model has an embedding for."""
+    return model.get_input_embeddings().weight.shape[0]

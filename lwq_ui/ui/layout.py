@@ -533,7 +533,7 @@ def scored_html(info: ModelInfo, scores: Mapping[str, Scores]) -> str:
             title += f" at {quantizer_named(s.quantizer).level_title(s.level)}"
         told = [s.calibration or "weights only"]
         if s.tokens:
-            told.append(f"{s.documents} document{'s' * (s.documents > 1)}, {s.tokens:,} tokens")
+            told.append(s.text_used)
         if s.seconds:
             told.append(f"{s.seconds:.{1 if s.seconds >= 1 else 2}f} s")
         lines.append(f"{title}: {', '.join(told)}")

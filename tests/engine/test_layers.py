@@ -147,7 +147,7 @@ def test_scoring_a_streamed_model_packs_it_on_the_way(folder_of: Folder, store: 
     assert bank.folder is not None
     names = {p.name for p in bank.folder.glob("*.safetensors")}
     assert names == {f"layer-{i:03}-{b}bit.safetensors" for i in range(4) for b in (4, 2)}
-    assert len(tokenize(loaded.tokenizer, text, 128, None)) == 2
+    assert len(tokenize(loaded, text)) == 2
 
 
 def test_hidden_states_that_have_no_room_wait_elsewhere(

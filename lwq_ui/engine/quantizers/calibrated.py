@@ -53,5 +53,4 @@ class Calibrated(Quantizer):
         }
 
     def sequences(self, loaded: LoadedModel) -> list[list[int]]:
-        longest = loaded.max_tokens(self.chosen["tokens"])
-        return tokenize(loaded.tokenizer, self.text, longest)
+        return tokenize(loaded, self.text, self.chosen["tokens"])
