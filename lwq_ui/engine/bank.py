@@ -28,6 +28,7 @@ from ..core.diskspace import BankSpace, mark_used
 from ..core.errors import Stopped, UserError
 from ..core.memory import PRUNED, UNTOUCHED, format_gib
 from ..core.store import write_atomically
+from ..failures import out_of_memory
 from .layers import LayerWeight, find_layers, layer_weights, nbytes
 from .models import free_bytes
 from .quantizers import Quantizer, model_cost
@@ -253,11 +254,11 @@ class Bank:
                 w.name: self.quantizer.restore(parts[w.name], w.spec, level)
                 for w in self._weights[layer]
             }
-        except torch.OutOfMemoryError:
-            raise
         except FileNotFoundError:  # deleted by another process
             return None
         except Exception as e:
+            if out_of_memory(e):
+                raise
             log.warning("Damaged bank file %s (%s): set aside, packed again.", path, e)
             with suppress(OSError):
                 path.replace(path.with_suffix(".damaged"))

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..core.errors import Stopped, UnknownArchitecture, UserError
 from ..core.memory import format_gib
 from ..core.schema import LayerSpec, ModelInfo
+from ..failures import out_of_memory
 from .attention import footprint
 from .checkpoint import DTYPES, Checkpoint, check_finite, complete, first_line, skeleton
 from .devices import machine_memory
@@ -208,11 +209,11 @@ def load(
             walk = stream_weights(source, info, device, progress)
         else:
             walk = read_weights(source, info, device, progress, stop)
-    except torch.OutOfMemoryError as e:
-        raise too_small(info, device) from e
     except (UserError, Stopped):
         raise
     except Exception as e:  # among them pickle's, which are of no common class
+        if out_of_memory(e):
+            raise too_small(info, device) from e
         raise UserError(f"'{source.model_id}' cannot be loaded ({first_line(e)}).") from e
     if sum(map(nbytes, walk.model.parameters())) != info.total_bytes:  # a head that is not tied
         info = model_info(walk.model, source, info.dtype, info.fingerprint)

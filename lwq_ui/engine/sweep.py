@@ -26,6 +26,7 @@ from torch import Tensor
 from ..core.allocation import Split
 from ..core.errors import Stopped, UserError
 from ..core.memory import PRUNED, UNTOUCHED
+from ..failures import out_of_memory
 from .bank import Bank
 from .batches import batch_tokens
 from .journal import Journal, Scored, digest
@@ -221,16 +222,16 @@ class Sweep:
     def _finish(self, shard: Part) -> None:
         """Walks a shard and keeps what it scored. Where memory runs out, halves it."""
         before = self.done
+        short = False
         try:
-            found = self._walk(shard)
-        except (RuntimeError, MemoryError) as e:
-            if not out_of_memory(e):
+            self._keep(shard, self._walk(shard))
+        except Exception as e:
+            short = out_of_memory(e)
+            if not short:
                 raise
-            found = None
-        if found is not None:
-            self._keep(shard, found)
+        if not short:
             return
-        release_memory()
+        release_memory()  # not while the error is handled: it keeps its frames and their tensors
         self.done = before
         self.room /= 2
         self.block = max(1, self.block // 2)
@@ -436,14 +437,6 @@ def per_request(batch: Rows, found: np.ndarray) -> np.ndarray:
 
 def free_memory(device: str) -> int:
     return min(free_bytes(device)[0], MOST_ROOM if device == "cpu" else 2**63)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """CUDA has an error of its own; the allocators of the CPU and of MPS raise a RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return any(s in text for s in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
 def counted(splits: int) -> str:

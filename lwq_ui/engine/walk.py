@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..core.errors import UserError
+from ..failures import out_of_memory
 from .layers import LayersInMemory, LayerSource
 from .rows import Request, Rows, tree
 
@@ -93,9 +94,9 @@ class LayerWalk:
         try:
             limit = 1e-3 if self.model.dtype == torch.float32 else 0.05
             return self._tree_error() < limit
-        except torch.OutOfMemoryError:
-            raise
         except Exception as e:  # some take no such mask, or no positions
+            if out_of_memory(e):
+                raise
             log.info("%s takes no trees: %r", type(self.model).__name__, e)
             return False
 
@@ -252,9 +253,9 @@ class LayerWalk:
                 hidden = self.step(i, hidden, calls)
             walked = self.tail(hidden.flatten(0, 1)).reshape(plain.shape)
             same = bool((walked - plain).abs().max() <= TOLERANCE * plain.abs().max())
-        except torch.OutOfMemoryError:
-            raise
         except Exception as e:  # hidden states of another shape fail anywhere in the model's code
+            if out_of_memory(e):
+                raise
             log.info("The walk fails on %s: %r", type(self.model).__name__, e)
             same = False
         if not same:

@@ -166,8 +166,10 @@ def safely(handler: Handler) -> Handler:
             yield self.idle(request, "Stopped. What was packed and measured by then is kept.")
         except UserError as e:
             yield self.buttons(request) | self.failed(e)
-        except Exception as e:
-            yield self.buttons(request) | self.failed(unexpected(e))
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:  # a tokenizer's panic is no Exception
+            yield self.buttons(request) | self.failed(unexpected(e, self.page.settings.cache))
 
     return run
 

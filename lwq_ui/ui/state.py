@@ -171,7 +171,7 @@ class Page:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.store = Store(settings.cache, settings.shipped, settings.bank_limit)
-        self.worker = Worker(clean_up=free_memory)
+        self.worker = Worker(free_memory, settings.cache)
         self.shelf = Shelf()
         self.devices: list[Device] = []  # this machine's, once a job has looked
         self.tasks: dict[str, Task] = tasks(settings)

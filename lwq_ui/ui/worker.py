@@ -10,8 +10,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from .. import failures
 from ..core.errors import Stopped, UserError
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ class Job:
     def progress(self, what: str, share: float | None) -> None:
         self.what, self.share = what, share
 
-    def run(self) -> None:
+    def run(self, cache: Path) -> None:
+        """The log of errors that nobody foresaw is in `cache`."""
         try:
             if self.stop.is_set():
                 raise Stopped
@@ -44,21 +47,22 @@ class Job:
             e.__cause__ = e.__context__ = None  # their frames would keep the job's tensors
             self.error = e.with_traceback(None)
         except BaseException as e:  # SystemExit too: the thread serves everybody
-            self.error = unexpected(e)
+            self.error = unexpected(e, cache)
 
 
-def unexpected(error: BaseException) -> UserError:
-    """What a user reads where the program is at fault. The log gets the traceback."""
+def unexpected(error: BaseException, cache: Path) -> UserError:
+    """What a user reads where the program is at fault. Beside the log file, the terminal shows the
+    traceback: whoever runs the page for others sees no more than that."""
     log.error("Something went wrong", exc_info=error)
-    told = (str(error).strip().splitlines() or [""])[0][:200].rstrip(".")
-    kind = type(error).__name__ + (f": {told}" if told else "")
-    return UserError(f"Something went wrong ({kind}). The program's log says where.")
+    return failures.unexpected(error, cache)
 
 
 class Worker:
-    """The line of jobs. A user has at most one of them. `clean_up` runs after each."""
+    """The line of jobs. A user has at most one of them. `clean_up` runs after each; the log of
+    unexpected errors is in `cache`."""
 
-    def __init__(self, clean_up: Callable[[], None]) -> None:
+    def __init__(self, clean_up: Callable[[], None], cache: Path) -> None:
+        self._cache = cache
         self._clean_up = clean_up
         self._line: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -106,7 +110,7 @@ class Worker:
                 while not self._line:
                     self._changed.wait()
                 job = self._line[0]
-            job.run()
+            job.run(self._cache)
             try:
                 self._clean_up()
             except Exception:

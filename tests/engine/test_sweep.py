@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 from collections.abc import Callable
@@ -331,11 +332,52 @@ def test_where_memory_runs_out_the_shard_is_halved(
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
         RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_what_counts_as_out_of_memory(error: Exception) -> None:
     assert out_of_memory(error)
-    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes cannot be multiplied"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("the text 'out of memory' in a file's name"),
+    ],
+)
+def test_what_does_not_count_as_out_of_memory(error: Exception) -> None:
+    assert not out_of_memory(error)
+
+
+@pytest.mark.parametrize("place", ["tail", "keep"])
+def test_memory_that_runs_out_after_the_layers_halves_the_shard_too(
+    place: str, loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the head's products are where memory runs out, and what is thrown is no error of
+    its own."""
+    loaded = loaded_of("llama")
+    bank = Bank(loaded, quantizer_named("quanto"))
+    asked = requests(loaded)
+    whole = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+    failed: list[str] = []
+    target, name = (loaded.walk, "tail") if place == "tail" else (Sweep, "_keep")
+    real = getattr(target, name)
+
+    def short(*arguments: Any) -> Any:
+        if len(failed) < 2:
+            failed.append(place)
+            error = RuntimeError("could not create a primitive")
+            raise error if place == "tail" else MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(target, name, short)
+    scored = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+    assert len(failed) == 2
+    np.testing.assert_allclose(scored.logprob, whole.logprob, rtol=1e-5)
 
 
 def test_a_rehearsal_tells_the_time_and_scores_nothing(

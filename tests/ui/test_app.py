@@ -484,7 +484,8 @@ def test_an_error_in_the_program_is_one_sentence(world, page, monkeypatch):
         patch.setattr(jobs, "evaluate", fail)
         page.click("#evaluate")
         assert alert(page) == (
-            "Something went wrong (RuntimeError: boom). The program's log says where."
+            "Something went wrong (RuntimeError: boom). "
+            f"The details are in '{world.page.settings.cache / 'lwq.log'}'."
         )
     page.click("#evaluate")
     told(page, "^Measured")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +36,8 @@ def cleaned() -> list[int]:
 
 
 @pytest.fixture
-def worker(cleaned: list[int]) -> Worker:
-    return Worker(clean_up=lambda: cleaned.append(len(cleaned)))
+def worker(cleaned: list[int], tmp_path: Path) -> Worker:
+    return Worker(clean_up=lambda: cleaned.append(len(cleaned)), cache=tmp_path)
 
 
 def ended(job: Job) -> Job:
@@ -164,22 +165,25 @@ def test_an_error_ends_its_job_alone_and_drops_its_frames(
     assert ended(worker.submit("ann", lambda job: 1)).result == 1
 
 
-def test_an_unexpected_error_is_one_sentence_and_logged(worker: Worker, caplog) -> None:
+def test_an_unexpected_error_is_one_sentence_and_logged(
+    worker: Worker, caplog, tmp_path: Path
+) -> None:
     def work(job: Job) -> None:
         raise RuntimeError("boom.\nand a second line")
 
     job = ended(worker.submit("ann", work))
     assert str(job.error) == (
-        "Something went wrong (RuntimeError: boom). The program's log says where."
+        f"Something went wrong (RuntimeError: boom). The details are in '{tmp_path / 'lwq.log'}'."
     )
     assert "in work" in caplog.text  # the traceback
+    assert "in work" in (tmp_path / "lwq.log").read_text()
 
 
-def test_a_failing_clean_up_does_not_end_the_worker() -> None:
+def test_a_failing_clean_up_does_not_end_the_worker(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("no memory")
 
-    worker = Worker(clean_up=fail)
+    worker = Worker(clean_up=fail, cache=tmp_path)
     assert ended(worker.submit("ann", lambda job: 1)).result == 1
     assert ended(worker.submit("ann", lambda job: 2)).result == 2
 
