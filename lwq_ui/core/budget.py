@@ -21,19 +21,22 @@ LOGITS = 32  # bytes for each word of the vocabulary, while the next token is dr
 OWN_DTYPE = "auto"
 CACHE_DTYPES = {**DTYPE_BYTES, "float8": 1}
 
-# Drivers report a little less than the name says (24 GB of an RTX 4090 are 23.6 GiB, since firmware
-# and page tables take their part first); that lies within RESERVE. Cards that are named in GB of
-# 10^9 bytes where it matters, H200's 141, are taken so.
-CARDS = (
-    ("RTX 3050, 3060 Ti, 4060: 8 GB", 8 * GIB),
-    ("RTX 3060, 4070: 12 GB", 12 * GIB),
-    ("T4, RTX 4060 Ti, 4080, 5080: 16 GB", 16 * GIB),
-    ("L4, A10, RTX 3090, 4090: 24 GB", 24 * GIB),
-    ("RTX 5090: 32 GB", 32 * GIB),
-    ("A100: 40 GB", 40 * GIB),
-    ("A40, L40S, RTX A6000: 48 GB", 48 * GIB),
-    ("A100, H100: 80 GB", 80 * GIB),
-    ("H200: 141 GB", 141 * 10**9),
+# What is sold as 24 GB has 24 GiB of memory. Drivers report a little less (23.6 GiB of an RTX 4090,
+# since firmware and page tables take their part first); that lies within RESERVE. An H200, sold as
+# 141 GB, reports 140.4 GiB.
+CARDS = tuple(
+    (f"{names}: {size / GIB:.4g} GiB", size)
+    for names, size in (
+        ("RTX 3050, 3060 Ti, 4060", 8 * GIB),
+        ("RTX 3060, 4070", 12 * GIB),
+        ("T4, RTX 4060 Ti, 4080, 5080", 16 * GIB),
+        ("L4, A10, RTX 3090, 4090", 24 * GIB),
+        ("RTX 5090", 32 * GIB),
+        ("A100 with 40 GB", 40 * GIB),
+        ("A40, L40S, RTX A6000", 48 * GIB),
+        ("A100 with 80 GB, H100", 80 * GIB),
+        ("H200", 140 * GIB),
+    )
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 GIB = 2**30
+BINARY = (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10))
 UNITS = {
     **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
     **{"kib": 2**10, "mib": 2**20, "gib": GIB, "tib": 2**40},
@@ -99,8 +100,24 @@ def parse_size(text: str) -> int:
         raise ValueError(f"'{text}' is not a size such as 3.2GiB") from None
 
 
-def format_gib(size: int) -> str:
-    """'3.27 GiB'; small models get more digits instead of another unit: '0.0139 GiB'."""
-    value = size / GIB
-    digits = 2 if value >= 10 else 3 if value >= 1 else 4
-    return f"{value:.{digits}f} GiB"
+def size_unit(size: float) -> tuple[str, int]:
+    """The unit that bytes are shown in, and how many bytes it has: GiB from 1 GiB on, then MiB,
+    then KiB, then bytes. What would round to 1024 of a unit is 1 of the next."""
+    for name, unit in BINARY:
+        if round(size / unit * 1024, 1) >= 1024:
+            return name, unit
+    return "bytes", 1
+
+
+def size_digits(size: float) -> int:
+    """Decimal places that `size` is shown with: two or three of GiB, one of MiB and KiB."""
+    name, unit = size_unit(size)
+    if name == "GiB":
+        return 2 if size / unit >= 10 else 3
+    return 0 if name == "bytes" else 1
+
+
+def format_gib(size: float) -> str:
+    """Bytes for people: '3.270 GiB', and '9.6 MiB' below 1 GiB."""
+    name, unit = size_unit(size)
+    return f"{size / unit:,.{size_digits(size)}f} {name}"

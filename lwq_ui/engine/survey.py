@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import Stopped
-from ..core.memory import GIB
+from ..core.memory import format_gib
 from ..core.store import write_atomically
 from .batches import batch_tokens, batches
 from .layers import layer_weights
@@ -130,12 +130,12 @@ def survey(
         if not going_on:
             done.states.append(hidden.to(where))
     sizes = (sum(w.numel for w in layer.weights) for layer in loaded.info.layers)
-    read = [numel * loaded.info.dtype_bytes / GIB for numel in accumulate(sizes)]
+    read = [numel * loaded.info.dtype_bytes for numel in accumulate(sizes)]
     try:
         for i in range(done.layer, end):
             what = f"{doing} layer {i + 1} of {len(walk)}"
             if loaded.streamed:
-                what += f", {read[i]:.1f} of {read[-1]:.1f} GiB read"
+                what += f", {format_gib(read[i])} of {format_gib(read[-1])} read"
             progress(what, i / len(walk))
             with walk.source.at_hand(i) as layer:
                 see_weights(i, [w.matrix() for w in layer_weights(layer)], riders, done)

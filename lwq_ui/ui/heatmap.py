@@ -25,7 +25,7 @@ from ..core.allocation import Breakpoints, breakpoints
 from ..core.budget import Parts
 from ..core.comparison import rank_correlation
 from ..core.curves import Expected
-from ..core.memory import ModelCost, average_bits, format_gib
+from ..core.memory import ModelCost, average_bits, format_gib, size_digits, size_unit
 from ..core.orderings import ORDERINGS, SCORERS, ScorerSpec, rank_layers
 from ..core.schema import Evaluation
 from ..engine.quantizers import DEFAULT, Quantizer, quantizer_named
@@ -98,6 +98,7 @@ def table(
     shown = {high, low, *points.base}
     smallest, largest = slider_range(cost, levels)
     range_low, range_high = min(smallest, points.bytes[0]), max(largest, points.bytes[-1])
+    unit, unit_bytes = size_unit(range_high)  # of the typed budget, at all positions
     active = ORDERINGS[ordering]
     rows = [
         scorer_row(spec, scores, decides=spec.name == active.scorer)
@@ -114,7 +115,7 @@ def table(
         "pins": {str(layer): level for layer, level in pins.items()},
         "min": range_low,
         "max": range_high,
-        "digits": len(format_gib(range_low).split()[0].partition(".")[2]),
+        "unit": {"name": unit, "bytes": unit_bytes, "digits": size_digits(range_high)},
         "ticks": ticks(cost, levels, ranked),
         "base": points.base,
         "raised": points.raised,
@@ -325,7 +326,7 @@ def pinned_elsewhere(
 def ticks(
     cost: ModelCost, levels: tuple[float, float], ordering: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Five points of the slider, as average bits and GiB. Pins do not move them."""
+    """Five points of the slider, as average bits and bytes. Pins do not move them."""
     points = breakpoints(cost, levels, ordering)
     n = len(cost.layers)
     positions = sorted({n * quarter // 4 for quarter in range(5)})

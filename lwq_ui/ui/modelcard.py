@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.diskspace import BankSpace
-from ..core.memory import GIB, UNTOUCHED, format_gib
+from ..core.memory import UNTOUCHED, format_gib
 from ..core.schema import ModelInfo
 from ..engine.quantizers import DEFAULT, model_cost
 
@@ -147,8 +147,8 @@ def truth_html(truth: Truth, peak_bytes: int | None) -> str:
 def disk_html(space: BankSpace, used: Iterable[Path]) -> str:
     """`used` are the folders of the banks that are in use."""
     models, names = space.usage(), {folder.parent.name for folder in used}
-    size, limit = sum(m.bytes for m in models) / GIB, space.limit / GIB
+    size = format_gib(sum(m.bytes for m in models))
     told = f"{len(models)} model{'s' * (len(models) != 1)}"
     if busy := sum(m.model in names for m in models):
         told += f", {busy} of them in use" if busy < len(models) else ", in use"
-    return f"Packed layers on disk: {size:.1f} of {limit:.4g} GiB, {told}"
+    return f"Packed layers on disk: {size} of {format_gib(space.limit)}, {told}"

@@ -109,6 +109,5 @@ def test_what_is_not_known_is_said() -> None:
 
 def test_every_card_has_the_size_of_its_name() -> None:
     for name, size in CARDS:
-        number = int(name.rsplit(" ", 2)[1])
-        assert size in (number * GIB, number * 10**9)
+        assert name.endswith(f": {size // GIB} GiB") and size % GIB == 0
     assert [size for _, size in CARDS] == sorted({size for _, size in CARDS})

@@ -160,8 +160,14 @@ def test_average_bits_counts_layers_not_weights() -> None:
 @pytest.mark.parametrize(
     ("size", "shown"),
     [
-        (0, "0.0000 GiB"),
-        (GIB // 64, "0.0156 GiB"),
+        (0, "0 bytes"),
+        (1000, "1,000 bytes"),
+        (2048, "2.0 KiB"),
+        (2**20, "1.0 MiB"),
+        (10_095_104, "9.6 MiB"),
+        (GIB // 64, "16.0 MiB"),
+        (1000 * 2**20, "1,000.0 MiB"),
+        (GIB - 1, "1.000 GiB"),  # what would round to 1,024.0 MiB
         (GIB, "1.000 GiB"),
         (int(3.27 * GIB), "3.270 GiB"),
         (80 * GIB, "80.00 GiB"),

@@ -475,7 +475,7 @@ def test_a_full_disk_is_told_before_anything_is_packed(
     bank.packed(1, 4)
     free -= 1
     monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed"))
-    with pytest.raises(UserError, match=r"of disk space, and 0\.0\d+ GiB are free where"):
+    with pytest.raises(UserError, match=r"of disk space, and [\d.,]+ [KM]iB are free where"):
         bank.packed(2, 4)
 
 

@@ -102,7 +102,7 @@ def test_a_pass_that_is_stopped_goes_on_where_it_was(
         loaded, ["lim", "zd"], documents, lambda what, done: said.append(what), Event(), path=path
     )
     assert said[0].startswith("Scoring layer 3 of 4") and not path.exists()
-    assert "GiB read" in said[0]
+    assert "iB read" in said[0]
     assert [v for v, _ in again.values()] == [v for v, _ in expected.values()]
 
 

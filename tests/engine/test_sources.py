@@ -22,6 +22,7 @@ import transformers
 from huggingface_hub import errors
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.memory import format_gib
 from lwq_ui.engine import sources
 from lwq_ui.engine.headers import local_headers
 from lwq_ui.engine.hub import HubFile
@@ -373,7 +374,8 @@ def test_the_disk_is_full(shards: Path, online: Online, monkeypatch: pytest.Monk
         real = shutil.disk_usage(shards)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=needed - 1))
         found = hub.refused()
-        assert found.startswith("'owner/name' needs 0.0024 GiB on the disk, where 0.0024 GiB are")
+        size = format_gib(needed)
+        assert found.startswith(f"'owner/name' needs {size} on the disk, where {size} are")
         assert hub.sent_bytes("safetensors") == 0
         monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=needed))
         assert hub.find().download_bytes == 0

@@ -81,7 +81,7 @@ def test_an_order_that_beats_random():
     assert "LIM beats random here." in told and "is larger than noise" in told
     assert "better than 3 of the 3" in told
     assert "By more than noise, LIM is better than Reverse LIM, Random 0" in told
-    assert "400 items" in told and "the same 0.0000 GiB (1,000 bytes)" in told
+    assert "400 items" in told and "the same 1,000 bytes (1,000 bytes)" in told
     assert rows(html)["Reverse LIM"][2] == "yes, worse"
     assert rows(html)["Reverse LIM"][1].startswith("−0.4 ±")
     assert rows(html)["Random (mean of 3)"][2] == "yes, worse"

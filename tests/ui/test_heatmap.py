@@ -15,7 +15,14 @@ from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.budget import Parts
 from lwq_ui.core.curves import Expected
 from lwq_ui.core.errors import UserError
-from lwq_ui.core.memory import GIB, LayerCost, ModelCost, affine_bytes, format_gib, symmetric_bytes
+from lwq_ui.core.memory import (
+    LayerCost,
+    ModelCost,
+    affine_bytes,
+    format_gib,
+    size_unit,
+    symmetric_bytes,
+)
 from lwq_ui.core.orderings import ORDERINGS, rank_layers
 from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.engine.quantizers.quanto import Quanto
@@ -388,14 +395,16 @@ def cell_bits(cells):
 
 
 @pytest.mark.browser
-def test_a_budget_typed_in_gib(page):
+def test_a_budget_typed_as_a_size(page):
     choose_model(page, 32)
     cost = model_cost(32)
+    name, unit = size_unit(cost.total((4,) * 32))
+    assert page.locator("#bar .unit option").first.inner_text() == name
     least, most = cost.total((2,) * 32), cost.total((4,) * 32)
     for share in (0.1, 0.5, 0.93):
-        text = f"{(least + share * (most - least)) / GIB:.7f}"
+        text = f"{(least + share * (most - least)) / unit:.7f}"
         type_budget(page, text)
-        choice = committed(page, f"Math.abs(choice.budget - {float(text) * GIB}) < 1")
+        choice = committed(page, f"Math.abs(choice.budget - {float(text) * unit}) < 1")
         assert split_shown(page) == allocate(32, (4, 2), "lim", choice["budget"], {})
     type_budget(page, "9999")
     committed(page, f"choice.budget === {most}")
@@ -416,10 +425,10 @@ def test_a_budget_typed_in_average_bits(page):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("unit", ["gib", "bits"])
+@pytest.mark.parametrize("unit", ["size", "bits"])
 def test_what_the_page_shows_can_be_typed_back(page, unit):
     page.locator("#bar .unit").select_option(unit)
-    shown = "#bar [data-text=size]" if unit == "gib" else "#bar [data-text=average]"
+    shown = "#bar [data-text=size]" if unit == "size" else "#bar [data-text=average]"
     for steps in range(1, 25, 4):
         page.locator(RANGE).press("Home")
         for _ in range(steps):
@@ -605,7 +614,7 @@ def test_a_card_that_is_too_small_says_by_how_much(open_page, url, width, theme)
     slider.press("Home")
     for _ in range(12):
         slider.press("ArrowRight")
-    assert legend(page)["Free"] == "0.0000 GiB"
+    assert legend(page)["Free"] == "0 bytes"
     tall = page.evaluate(height)
     slider.press("ArrowRight")
     points = breakpoints(model_cost(24), (4, 2), rank_layers("lim", model_scores(24), 24))

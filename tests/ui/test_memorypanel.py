@@ -9,7 +9,7 @@ import pytest
 
 from lwq_ui.core.budget import CARDS, RESERVE, Usage, parts, weights_budget
 from lwq_ui.core.errors import UserError
-from lwq_ui.core.memory import GIB, format_gib
+from lwq_ui.core.memory import GIB, format_gib, parse_size
 from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
 from lwq_ui.engine.devices import Device
 from lwq_ui.engine.quantizers import model_cost
@@ -34,7 +34,7 @@ from lwq_ui.ui.memorypanel import (
 from lwq_ui.ui.selection import Selection
 from lwq_ui.ui.state import Choice, Page, Session
 
-EIGHT = "RTX 3050, 3060 Ti, 4060: 8 GB"
+EIGHT = "RTX 3050, 3060 Ti, 4060: 8 GiB"
 WAIT = 60_000
 N, WIDTH = 32, 4096
 DEVICES = [
@@ -256,7 +256,7 @@ def pick(page, dropdown: str, text: str) -> None:
 
 def part(page, name: str) -> float:
     """GiB that the legend says."""
-    return float(page.inner_text(f"#bar .parts .{name} dd").split()[0])
+    return parse_size(page.inner_text(f"#bar .parts .{name} dd")) / GIB
 
 
 def shows(page, selector: str, text: str) -> None:
@@ -291,7 +291,7 @@ def test_a_card_on_the_page(page):
     page.wait_for_function(
         "weights => parseFloat(document.querySelector('#bar .parts .weights dd').innerText)"
         " < weights",
-        arg=weights,
+        arg=1024 * weights,  # in MiB
     )
     assert page.inner_text("#bar .fits").endswith(" free")
     page.locator("#bar .range").press("End")

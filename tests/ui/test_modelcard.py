@@ -116,7 +116,7 @@ def test_measured_beside_estimated():
 
 def test_packed_layers_on_disk(tmp_path):
     space = BankSpace(tmp_path, limit=64 * GIB)
-    assert disk_html(space, []) == "Packed layers on disk: 0.0 of 64 GiB, 0 models"
+    assert disk_html(space, []) == "Packed layers on disk: 0 bytes of 64.00 GiB, 0 models"
     for model in ("one", "two"):
         (tmp_path / model / "bank").mkdir(parents=True)
         (tmp_path / model / "bank" / "layer").write_bytes(b"packed")

@@ -1,6 +1,5 @@
 // The body of gr.HTML's js_on_load: Gradio provides `element`, `props`, `trigger` and `watch`.
 // Python computed every split and every text in `props.table`; this file only looks them up.
-const GIB = 2 ** 30;
 const POST_MS = 100;
 const TITLES = ['high_name', 'low_name', 'high_title', 'low_title', 'saving_title', 'of', 'other', 'expected_title'];
 const $ = (selector) => element.querySelector(selector);
@@ -119,14 +118,16 @@ function tellPosition() {
   dispatchEvent(new CustomEvent('lwq-budget'));
 }
 
+const inUnit = (bytes) => (bytes / table.unit.bytes).toFixed(table.unit.digits);
+
 // The budget is the user's own number, so it is the only one written here and not by Python.
 function showBudget() {
   const text = table.texts[raised];
-  const gib = (choice.budget / GIB).toFixed(table.digits);
-  field.value = unit.value === 'gib' ? gib : text.average;
+  const size = inUnit(choice.budget);
+  field.value = unit.value === 'size' ? size : text.average;
   range.setAttribute(
     'aria-valuetext',
-    `${gib} GiB, average ${text.average} bits, ${text.high} layers at ${table.names[table.high]}` +
+    `${size} ${table.unit.name}, average ${text.average} bits, ${text.high} layers at ${table.names[table.high]}` +
       (table.card ? `, ${text.fits}` : ''),
   );
 }
@@ -165,6 +166,7 @@ function build() {
       return node;
     }),
   );
+  unit.options[0].textContent = table.unit.name;
   $('.by').textContent = table.split_by;
   clear.hidden = !Object.keys(table.pins).length;
   for (const name of TITLES) texts[name].data = table[name];
@@ -280,17 +282,17 @@ function repin(pins) {
 }
 
 function readField() {
-  const gib = unit.value === 'gib';
+  const size = unit.value === 'size';
   const number = field.valueAsNumber;
   if (!(number >= 0)) return say('Type a number.', true);
   // What the page shows is rounded; typed back, it means the split it was shown for.
-  const shown = (text) => Number.parseFloat(gib ? text.size : text.average);
-  let position = table.texts.findLastIndex((text) => shown(text) === number);
+  const shown = (k) => Number(size ? inUnit(table.bytes[k]) : table.texts[k].average);
+  let position = table.bytes.findLastIndex((_, k) => shown(k) === number);
   if (position < 0)
-    position = gib ? find(table.bytes, number * GIB) : find(table.levels, number * table.base.length + 1e-9);
-  if (position < 0) return say(gib ? table.too_small : table.too_few_bits, true);
+    position = size ? find(table.bytes, number * table.unit.bytes) : find(table.levels, number * table.base.length + 1e-9);
+  if (position < 0) return say(size ? table.too_small : table.too_few_bits, true);
   const fits = table.bytes[position];
-  const budget = gib ? Math.min(Math.max(fits, number * GIB), Math.max(fits, table.max)) : fits;
+  const budget = size ? Math.min(Math.max(fits, number * table.unit.bytes), Math.max(fits, table.max)) : fits;
   range.value = budget;
   setBudget(budget, true);
 }
