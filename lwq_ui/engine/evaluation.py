@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import json
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -26,13 +27,14 @@ import yaml
 from ..core.errors import UserError
 from ..core.schema import Metric
 from ..settings import Settings
-from .texts import Text, held_out_passages, tokenize
+from .texts import Text, held_out_passages, read, tokenize
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
     from .sweep import Sweep
 
+log = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 # The tasks of the paper's tables, and two corpora: all of them lm-eval's.
@@ -140,30 +142,53 @@ def per_token(sums: Sequence[float], tokens: Sequence[float]) -> Metric:
 
 class Harness(Task):
     """A task of lm-evaluation-harness, defined by a YAML file whose data lies beside it. Prompts,
-    metrics and standard errors are lm-eval's own."""
+    metrics and standard errors are lm-eval's own. Raises UserError for a file that is none."""
 
     def __init__(self, path: Path):
         self.path = path
+        try:
+            self.config = yaml.safe_load(read(path, most=-1))
+        except yaml.YAMLError as e:
+            mark = getattr(e, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            problem = getattr(e, "problem", None) or "it is not YAML"
+            raise UserError(f"The task file '{path.name}' cannot be read{where}: {problem}.") from e
+        self.name = self._entry("task")
+        self.title = self._entry("metadata", "title")
+        self.data_file = path.parent / self._entry("dataset_kwargs", "data_files", "test")
+        if not self.data_file.is_file():
+            raise UserError(
+                f"The task file '{path.name}' names the data file '{self.data_file.name}', and "
+                "there is none beside it."
+            )
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.path.read_text(encoding="utf-8"))
+    def _entry(self, *keys: str) -> str:
+        value = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, str):
+            raise UserError(f"The task file '{self.path.name}' has no text at '{': '.join(keys)}'.")
+        return value
 
-    @cached_property
-    def data_file(self) -> Path:
-        return self.path.parent / self.config["dataset_kwargs"]["data_files"]["test"]
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.config["task"]
-
-    @property
-    def title(self) -> str:  # type: ignore[override]
-        return self.config["metadata"]["title"]
+    def rows(self) -> list[dict[str, Any]]:
+        """The data, an object per line. Raises UserError naming the line that is none."""
+        rows = []
+        for number, line in enumerate(read(self.data_file, most=-1).split("\n"), 1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    rows.append(None)
+                if not isinstance(rows[-1], dict):
+                    file = self.data_file.name
+                    raise UserError(f"Line {number} of '{file}' is not a JSON object.")
+        if not rows:
+            raise UserError(f"'{self.data_file.name}' has no items.")
+        return rows
 
     @cached_property
     def size(self) -> int:  # type: ignore[override]
-        with self.data_file.open(encoding="utf-8") as file:
+        with self.data_file.open(encoding="utf-8", errors="replace") as file:
             return sum(1 for line in file if line.strip())
 
     @cached_property
@@ -212,10 +237,18 @@ def registry() -> TaskManager:
 
 
 def tasks(settings: Settings) -> dict[str, Task]:
-    """Every task that ships, by name."""
-    found: list[Task] = [Passages(held_out_passages(settings))]
-    found += [Harness(path) for path in sorted((settings.assets / "tasks").glob("*.yaml"))]
-    return {task.name: task for task in found}
+    """Every task that ships, by name. A task file that cannot be read is named in the log."""
+    every: list[Task] = [Passages(held_out_passages(settings))]
+    for path in task_files(settings):
+        try:
+            every.append(Harness(path))
+        except UserError as e:
+            log.warning("%s", e)
+    return {task.name: task for task in every}
+
+
+def task_files(settings: Settings) -> list[Path]:
+    return sorted((settings.assets / "tasks").glob("*.yaml"))
 
 
 def expand(names: Iterable[str]) -> list[str]:
@@ -224,10 +257,14 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 def task_named(name: str, settings: Settings) -> Task:
-    """A shipped task, or one of lm-eval's. Raises UserError for a name that is neither."""
+    """A shipped task, or one of lm-eval's. Raises UserError for a name that is neither, and for a
+    task file of this name that cannot be read."""
     every = tasks(settings)
     if name in every:
         return every[name]
+    for path in task_files(settings):
+        if path.stem == name:
+            return Harness(path)
     if name not in expand(PRESETS):
         check_registered(name, every)
     return Registered(name)

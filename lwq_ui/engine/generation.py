@@ -18,6 +18,12 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from ..core.errors import UserError
+from .finite import not_numbers
+from .models import LoadedModel
+from .texts import check_tokens, first_token
+
+MOST_TOKENS = 4096  # of the prompt and what is written
 TEMPERATURE = 0.8
 TOP_K = 40
 
@@ -35,6 +41,18 @@ class SeededSampling(LogitsProcessor):
         scores = scores.float().masked_fill(scores < least, -torch.inf)
         uniform = torch.rand(scores.shape, generator=self.generator).clamp_min(1e-20)
         return scores / TEMPERATURE - (-uniform.log()).log().to(scores.device)
+
+
+class OnlyNumbers(LogitsProcessor):
+    """Raises UserError where a model has no most likely token. -inf rules a token out."""
+
+    def __init__(self, dtype: str):
+        self.dtype = dtype
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not scores.amax(-1).isfinite().all():  # NaN is the largest of all
+            raise not_numbers("The model", self.dtype)
+        return scores
 
 
 class StopWhen(StoppingCriteria):
@@ -61,20 +79,37 @@ class Tokens(BaseStreamer):
         pass
 
 
+def fitted(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[int], int]:
+    """Tokens of the prompt and the number of tokens to write, so that both together have room. A
+    long prompt loses its beginning, but keeps at least half of the room. Raises UserError where
+    there is no token to begin with, or the model has no embedding for one."""
+    longest = loaded.max_tokens(MOST_TOKENS)
+    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"]
+    if not ids:
+        first = first_token(loaded)
+        if first is None:
+            raise UserError(
+                f"The tokenizer of '{loaded.info.model_id}' has no token that begins a text. Type "
+                "the beginning of a text."
+            )
+        ids = [first]
+    check_tokens(ids, loaded)
+    ids = ids[-max(1, longest // 2, longest - max_tokens) :]
+    return ids, max(1, min(max_tokens, longest - len(ids)))  # the last one takes no position
+
+
 def write_on(
     models: Sequence[PreTrainedModel],
-    tokenizer: Any,
-    prompt: str,
+    loaded: LoadedModel,
+    prompt: Sequence[int],
     seed: int,
     max_tokens: int,
-    longest: int,
     stop: threading.Event,
 ) -> Iterator[list[str]]:
-    """The texts so far, one per model, whenever one grows. `longest` is the most tokens that the
-    models take; a longer prompt loses its beginning."""
-    device = models[0].device
-    ids = tokenizer(prompt or tokenizer.bos_token or " ", return_tensors="pt")["input_ids"]
-    ids = ids[:, -max(1, longest - max_tokens) :].to(device)
+    """The texts so far, one per model, whenever one grows. `prompt` and `max_tokens` are what
+    `fitted` gives. Raises UserError where a model computes values that are not numbers."""
+    tokenizer = loaded.tokenizer
+    ids = torch.tensor([list(prompt)], device=models[0].device)
     news: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
     cores = torch.get_num_threads()
@@ -88,10 +123,13 @@ def write_on(
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_tokens,
                 do_sample=False,
-                logits_processor=LogitsProcessorList([SeededSampling(seed)]),
+                logits_processor=LogitsProcessorList(
+                    [OnlyNumbers(loaded.info.dtype), SeededSampling(seed)]
+                ),
+                remove_invalid_values=False,  # would hide them
                 stopping_criteria=StoppingCriteriaList([StopWhen(stop)]),
                 streamer=Tokens(lambda tokens: news.put((k, tokens))),
-                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
+                pad_token_id=0,  # of one text nothing is padded
             )
             news.put((k, None))
         except BaseException as e:

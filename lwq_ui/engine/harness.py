@@ -13,11 +13,12 @@ from __future__ import annotations
 import copy
 import errno
 import functools
-import json
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
+from contextlib import nullcontext
+from threading import Event, Lock, Thread
 from typing import Any
 
 import datasets
@@ -35,14 +36,19 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 from tqdm import tqdm
+from transformers import LogitsProcessorList
 
 from ..core.errors import Stopped, UserError
 from ..core.schema import Metric
 from .checkpoint import first_line
 from .evaluation import Harness, Measured, Registered, registry
+from .generation import OnlyNumbers
 from .layers import find_layers
 from .models import release_memory
-from .sweep import Rehearsal, Rehearsed, Request, Sweep
+from .sweep import Rehearsal, Rehearsed, Request, Sweep, out_of_memory
+from .texts import check_tokens, embeddings, first_token
+
+log = logging.getLogger(__name__)
 
 BOOTSTRAP = 1000  # resamples, for metrics whose standard error has no formula
 SEED = 1234  # lm-eval's, for the examples in a prompt and for sampled text
@@ -50,6 +56,7 @@ UNBATCHED = 1 << 30  # HFLM then hands over all requests at once
 MOST_ROWS = 64  # texts generated at a time
 CPU_CACHE_BYTES = 2**30  # for the keys and values of those texts
 GENERATE = "generate_until"
+UNEXPLAINED = (LookupError, TypeError, AttributeError, ArithmeticError)  # by what they say
 
 WEIGHTED = (lm_eval.api.metrics.weighted_perplexity, lm_eval.api.metrics.bits_per_byte)
 
@@ -66,15 +73,55 @@ class SweepLM(HFLM):
             batch_size=UNBATCHED,
             softmax_dtype="float32",
         )
+        self.loaded = loaded
+        self.pads = self.give_padding()
         self.sweep = sweep
         self.title = title
         self.current = 0
         self.written = 0  # of `asked` texts of the current split
         self.asked = 0
 
-    def tok_encode(self, *args: Any, **kwargs: Any) -> Any:
+    def give_padding(self) -> bool:
+        """Whether the tokenizer has a padding token that the model has an embedding for, if need be
+        another special token: which one does not matter, since the attention mask hides it."""
+        tokenizer, rows = self.tokenizer, embeddings(self.loaded.model)
+        names = ("pad_token_id", "eos_token_id", "unk_token_id", "bos_token_id")
+        for token in (getattr(tokenizer, name, None) for name in names):
+            if token is not None and token < rows:
+                tokenizer.pad_token_id = token
+                return True
+        return False
+
+    @property
+    def prefix_token_id(self) -> int:
+        token = first_token(self.loaded)
+        if token is None:
+            raise UserError(
+                f"The task '{self.title}' asks what a text begins with, and the tokenizer of "
+                f"'{self.loaded.info.model_id}' has no token that begins a text, nor has its "
+                "config. Choose another task."
+            )
+        return token
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """Where the tokenizer has none, only the model's own config ends a text."""
+        return self.tokenizer.eos_token_id
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
+        """None for no token: then HFLM has no text to stop at beside the task's."""
+        return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kw: Any) -> Any:
         check(self.sweep.stop)  # tens of thousands of requests are tokenized before the walk
-        return super().tok_encode(*args, **kwargs)
+        tokenizer = self.tokenizer
+        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+            # HFLM would look whether the string begins with the one or the other
+            tokens = tokenizer.encode(string, add_special_tokens=add_special_tokens is not False)
+        else:
+            tokens = super().tok_encode(string, add_special_tokens, **kw)
+        check_tokens(tokens, self.loaded)
+        return tokens
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
         asked = []
@@ -102,7 +149,8 @@ class SweepLM(HFLM):
             release_memory()
             room = torch.cuda.mem_get_info(self.device)[0] // 2
         row_bytes = token_bytes * min(longest, self.max_length)
-        self.batch_size_per_gpu = max(1, min(MOST_ROWS, room // row_bytes))
+        most = MOST_ROWS if self.pads else 1
+        self.batch_size_per_gpu = max(1, min(most, room // row_bytes))
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         self.written, self.asked = 0, len(requests)
@@ -119,6 +167,8 @@ class SweepLM(HFLM):
         done = self.current + self.written / self.asked
         of = len(self.sweep.splits)
         self.sweep.progress(f"{self.title}: writing, split {self.current + 1} of {of}", done / of)
+        numbers = LogitsProcessorList([OnlyNumbers(self.loaded.info.dtype)])
+        kwargs |= {"logits_processor": numbers, "remove_invalid_values": False}
         texts = super()._model_generate(context, *args, **kwargs)
         self.written += len(context)
         return texts
@@ -130,14 +180,23 @@ def check(stop: Event) -> None:
 
 
 def run_task(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list[Measured]:
-    """Every split's metrics and items. Raises UserError where the task's data cannot be had or the
-    task does not fit the model."""
+    """Every split's metrics and items. Raises UserError where the task's data cannot be had, the
+    task does not fit the model, or lm-eval cannot compute it for any other reason: so the other
+    tasks go on."""
     try:
         return measure(task, sweep, limit)
-    except ImportError as e:  # lm-eval imports what some metrics need only when it computes them
-        raise UserError(why(task.name, e)) from e
+    except (UserError, Stopped, Rehearsed):
+        raise
     except AssertionError as e:  # HFLM's way of refusing
         raise UserError(f"The task '{task.name}' does not fit this model: {first_line(e)}.") from e
+    except Exception as e:  # tasks are programs of many authors, and raise anything
+        if out_of_memory(e):
+            raise UserError(
+                f"There is too little memory for the task '{task.name}'. Close other programs, or "
+                "choose another device, a smaller dtype or a smaller model."
+            ) from e
+        log.exception("The task '%s' failed", task.name)
+        raise UserError(why(task.name, e)) from e
 
 
 def measure(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list[Measured]:
@@ -151,6 +210,8 @@ def measure(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list
         part.build_all_requests(limit=limit, rank=0, world_size=1)
         for request in part.instances:
             requests[request.request_type] += [request] * request.repeats
+    if not requests:
+        raise UserError(f"The task '{task.name}' has no items.")
     if GENERATE in requests and isinstance(sweep, Rehearsal):
         raise Rehearsed(None)  # how much a model writes is known when it has written
     lm = SweepLM(sweep, task.title)
@@ -215,6 +276,8 @@ def results_of(loaded: dict[str, Any], name: str, stop: Event) -> Measured:
     group = loaded["groups"].get(name)
     table = group.aggregate(tables) if group else next(iter(tables.values()))
     keys = [key for key in values if is_number(table.get(key))]
+    if not keys:
+        raise UserError(f"The task '{name}' gives no metric that is a number.")
     one_filter = len({key.partition(",")[2] for key in keys}) == 1
     results: dict[str, Metric] = {}
     items: dict[str, list[float]] = {}
@@ -246,7 +309,7 @@ def load_task(task: Harness | Registered) -> dict[str, Any]:
     """lm-eval's {"tasks", "groups"} with their data."""
     if isinstance(task, Registered):
         return load_registered(task.name)
-    rows = [json.loads(line) for line in task.data_file.read_text(encoding="utf-8").splitlines()]
+    rows = task.rows()
     config = {
         **task.config,
         "dataset_path": None,  # rows in memory: no dataset cache is written, no network is asked
@@ -258,15 +321,38 @@ def load_task(task: Harness | Registered) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)  # a forecast, a part of the items and all of them ask one by one
 def load_registered(name: str) -> dict[str, Any]:
-    offline = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = offline or not reachable()
-    try:
-        loaded = registry().load([name])
-    except Exception as e:  # datasets and the hub raise dozens of kinds
-        raise UserError(why(name, e)) from e
-    finally:
-        hub.HF_HUB_OFFLINE = offline
+    chosen = hub.HF_HUB_OFFLINE and not OFFLINE.inside
+    with nullcontext() if chosen or reachable() else OFFLINE:
+        try:
+            loaded = registry().load([name])
+        except Exception as e:  # datasets and the hub raise dozens of kinds
+            raise UserError(why(name, e)) from e
     return set_up(loaded, name)
+
+
+class Offline:
+    """While any thread is inside, the Hub is not asked. Threads that are left behind (see `apart`)
+    overlap, so the first one in sets the switch, and the last one out sets it back."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.inside = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = hub.HF_HUB_OFFLINE
+            self.inside += 1
+            hub.HF_HUB_OFFLINE = True
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                hub.HF_HUB_OFFLINE = self.before
+
+
+OFFLINE = Offline()
 
 
 def reachable() -> bool:
@@ -325,7 +411,8 @@ def why(name: str, error: BaseException) -> str:
             f"The data of '{name}' cannot be downloaded: check the network, or copy it into the "
             "Hugging Face datasets cache."
         )
-    return f"The task '{name}' cannot be measured: {first_line(error)}."
+    kind = f"{type(error).__name__}: " if isinstance(error, UNEXPLAINED) else ""
+    return f"The task '{name}' cannot be measured: {kind}{first_line(error)}."
 
 
 def apart(work: Callable[[], Any], stop: Event) -> Any:

@@ -395,15 +395,15 @@ def generate(
 ) -> Iterator[tuple[str, str]]:
     """What the unquantized and the quantized model write so far, as either goes on. An unquantized
     model that is streamed does not fit into memory and writes nothing."""
-    from .generation import write_on
+    from .generation import fitted, write_on
 
+    tokens, most = fitted(loaded, prompt, max_tokens)
     bank = bank_of(loaded, quantizer, store)
     bank.fill([split], progress, stop)
     quantized = bank.compose(split)
     progress("Writing", None)
     writing = [quantized] if loaded.streamed else [loaded.model, quantized]
-    longest = loaded.max_tokens(4096)
-    for texts in write_on(writing, loaded.tokenizer, prompt, seed, max_tokens, longest, stop):
+    for texts in write_on(writing, loaded, tokens, seed, most, stop):
         yield "" if loaded.streamed else texts[0], texts[-1]
     if stop.is_set():
         raise Stopped

@@ -207,10 +207,23 @@ def check_tokens(ids: Sequence[int], loaded: LoadedModel) -> None:
         token = max(ids)
         raise UserError(
             f"The tokenizer of '{loaded.info.model_id}' makes token {token} "
-            f"({loaded.tokenizer.convert_ids_to_tokens(token)!r}) of this text, and the model has "
-            f"embeddings for {rows} tokens only. Choose a folder whose tokenizer belongs to the "
-            "model, or another text."
+            f"({loaded.tokenizer.convert_ids_to_tokens(token)!r}) of a text, and the model has "
+            f"embeddings for {rows} tokens only. Choose a model with its own tokenizer, or a text "
+            "without this token."
         )
+
+
+def first_token(loaded: LoadedModel) -> int | None:
+    """The token that begins a text, by lm-eval's rule: the tokenizer's beginning of text, or its
+    end of text. Where it has neither, the config's. None where the model has none of them."""
+    config = loaded.model.config.get_text_config(decoder=True)
+    for owner in (loaded.tokenizer, config):
+        for name in ("bos_token_id", "eos_token_id"):
+            token = getattr(owner, name, None)
+            token = token[0] if isinstance(token, list) and token else token
+            if isinstance(token, int) and 0 <= token < embeddings(loaded.model):
+                return token
+    return None
 
 
 def embeddings(model: Any) -> int:

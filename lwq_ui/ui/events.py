@@ -476,18 +476,22 @@ class Handlers(Shown):
         quantizer, split = self.quantizer(v), selection.split(session)
         if why := self.unpackable(session, quantizer, [split]):
             raise UserError(why)
+        length = room = int(v[p.length])
 
         def work(job: Job) -> tuple[str, str]:
+            nonlocal room
             from ..engine import jobs
+            from ..engine.generation import fitted
 
             loaded, begun = self.model_of(session, request, job), v[p.prompt]
+            room = fitted(loaded, begun, length)[1]
             for original, quantized in jobs.generate(
                 loaded,
                 split,
                 quantizer,
-                v[p.prompt],
+                begun,
                 int(v[p.write_seed] or 0),
-                int(v[p.length]),
+                length,
                 page.store,
                 job.progress,
                 job.stop,
@@ -502,7 +506,8 @@ class Handlers(Shown):
         label = f"Quantized: {split_name(split)}"
         yield {p.original: "", p.quantized: gr.update(value="", label=label)}
         texts = yield from self.follow(request, work, written)
-        yield written(texts) | self.idle(request, "Written.")
+        less = f" {room} tokens, for with the prompt this model has no room for more."
+        yield written(texts) | self.idle(request, "Written." + less * (room < length))
 
     @safely
     def load_config(self, v: Values, request: gr.Request) -> Iterator[Updates]:

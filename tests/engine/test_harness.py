@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
+import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,7 @@ from typing import Any
 
 import datasets
 import huggingface_hub
+import jinja2
 import lm_eval.api.metrics
 import lm_eval.api.task
 import lm_eval.tasks
@@ -25,7 +28,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from lwq_ui.core.errors import Stopped, UserError
-from lwq_ui.engine import evaluation, harness
+from lwq_ui.core.store import Store
+from lwq_ui.engine import evaluation, harness, jobs
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import PRESETS, Measured, Registered, expand, task_named, tasks
 from lwq_ui.engine.harness import BOOTSTRAP, SEED, SweepLM, load_registered, results_of, why
@@ -628,3 +632,240 @@ def test_bfloat16_too(loaded_of: Callable[..., LoadedModel]) -> None:
     (got,) = Registered("nq_open").measure(sweep_of(bank, SPLITS[:1]), 2)
     assert got.metrics["exact_match"].n == 2
     assert loaded.model.dtype is torch.bfloat16
+
+
+def without_special_tokens(folder: Path, model: Any) -> LoadedModel:
+    """`model` with the demo's vocabulary and a tokenizer that has no special token."""
+    tiny.save(model, folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in config.items() if not k.endswith("_token")}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    loaded = tiny.load(folder)
+    assert loaded.tokenizer.special_tokens_map == {}
+    return loaded
+
+
+OFFLINE_TASKS = ("endings", "last_word", "minimal_pairs")
+
+
+def test_without_special_tokens_the_configs_begin_a_text(
+    tmp_path: Path, loaded_of: Callable[..., LoadedModel]
+) -> None:
+    """What lm-eval answers with a tokenizer that has the same token itself."""
+    usual = loaded_of("llama", max_position_embeddings=512)
+    bare = without_special_tokens(tmp_path / "bare", usual.model)
+    for name in ("wikitext", "nq_open", *OFFLINE_TASKS):
+        pair = [
+            task_named(name, SETTINGS).measure(
+                sweep_of(Bank(loaded, quantizer_named("quanto")), SPLITS[:1]), 2
+            )
+            for loaded in (usual, bare)
+        ]
+        if name != "nq_open":  # writes a special token where the other one is skipped
+            assert pair[0] == pair[1]
+
+
+def test_without_any_special_token_only_what_needs_one_is_refused(tmp_path: Path) -> None:
+    model = tiny.build("llama", max_position_embeddings=512)
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    loaded = without_special_tokens(tmp_path / "bare", model)
+    bank = Bank(loaded, quantizer_named("quanto"))
+    for name in (*OFFLINE_TASKS, "wikitext", "piqa", "nq_open"):
+        sweep = sweep_of(bank, SPLITS[:2])
+        if name in ("minimal_pairs", "wikitext"):
+            with pytest.raises(UserError, match="no token that begins a text"):
+                task_named(name, SETTINGS).measure(sweep, 2)
+        else:
+            measured = task_named(name, SETTINGS).measure(sweep, 2)
+            assert all(m.value is not None for got in measured for m in got.metrics.values())
+
+
+def test_one_task_that_fails_leaves_the_others(
+    tmp_path: Path, settings: Settings, store: Store
+) -> None:
+    model = tiny.build("llama", max_position_embeddings=512)
+    model.config.bos_token_id = model.config.eos_token_id = model.config.pad_token_id = None
+    loaded = without_special_tokens(tmp_path / "bare", model)
+    done = jobs.evaluate(
+        loaded, SPLITS[:1], "quanto", OFFLINE_TASKS, 4, settings, store, tiny.quiet, Event()
+    )
+    assert [e.task for e in done.evaluations] == ["endings", "last_word"]
+    (failure,) = done.failures
+    assert failure.startswith("The task 'Grammar pairs'") and "\n" not in failure
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (TypeError("'int' object is not iterable"), "TypeError: 'int' object is not iterable"),
+        (KeyError("label"), "KeyError: 'label'"),
+        (IndexError("list index out of range"), "IndexError: list index out of range"),
+        (ValueError("bad"), "cannot be measured: bad"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (OverflowError("math range error"), "OverflowError: math range error"),
+        (jinja2.UndefinedError("'goal' is undefined"), "'goal' is undefined"),
+        (MemoryError(), "too little memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "too little memory"),
+    ],
+)
+@pytest.mark.parametrize("place", ["build_all_requests", "process_results", "aggregation"])
+def test_whatever_a_task_raises_is_one_sentence(
+    error: Exception, said: str, place: str, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(lm_eval.api.task.ConfigurableTask, place, broken)
+    with pytest.raises(UserError) as refused:
+        Registered("piqa").measure(sweep_of(bank, SPLITS[:1]), 2)
+    text = str(refused.value)
+    assert said in text and "'piqa'" in text and "\n" not in text and text.endswith(".")
+
+
+def with_padding_beyond(folder: Path, special: bool = True) -> LoadedModel:
+    """A tokenizer whose [PAD] is token 4096, and a model with 4096 embeddings."""
+    model = tiny.build("llama", max_position_embeddings=512)
+    tiny.save(model, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    added = {**tokenizer["added_tokens"][0], "id": tiny.VOCABULARY, "content": "[PAD]"}
+    tokenizer["added_tokens"].append(added)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not special:
+        config = {k: v for k, v in config.items() if not k.endswith("_token")}
+    path.write_text(json.dumps({**config, "pad_token": "[PAD]"}), encoding="utf-8")
+    loaded = tiny.load(folder)
+    assert loaded.tokenizer.pad_token_id == tiny.VOCABULARY
+    return loaded
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_padding_without_an_embedding_is_not_used(special: bool, tmp_path: Path) -> None:
+    """The texts are those of stock HFLM that writes one at a time, where nothing is padded."""
+    bank = Bank(with_padding_beyond(tmp_path / "model", special), quantizer_named("quanto"))
+    lm, requests = writer(bank, SPLITS[:1], 5)
+    lm.fit(requests)
+    assert (lm.batch_size > 1) == special
+    texts = lm.generate_until(requests)
+    if special:
+        stock = stock_hflm(bank, SPLITS[0], batch_size=1)
+        assert texts == stock.generate_until(requests, disable_tqdm=True)
+    assert len(texts) == 5
+
+
+def test_a_prompt_that_the_model_has_no_embedding_for(
+    tmp_path: Path, local: dict[str, list[dict[str, Any]]]
+) -> None:
+    bank = Bank(with_padding_beyond(tmp_path / "model"), quantizer_named("quanto"))
+    local["baber/piqa"] = [{"goal": "a [PAD]", "sol1": "river", "sol2": "b", "label": 0}]
+    local["google-research-datasets/nq_open"] = [{"question": "[PAD] who", "answer": ["x", "y"]}]
+    for name in ("piqa", "nq_open"):
+        with pytest.raises(UserError, match=r"token 4096 \('\[PAD\]'\)"):
+            Registered(name).measure(sweep_of(bank, SPLITS[:1]), None)
+
+
+def test_no_text_is_written_from_values_that_are_not_numbers(tmp_path: Path) -> None:
+    """All weights are finite, and a layer overflows in float16."""
+    model = tiny.build("llama", "float16", max_position_embeddings=512)
+    loaded = tiny.load(tiny.save(model, tmp_path / "model"))
+    with torch.no_grad():  # loading refuses one that overflows on any text
+        for part in ("up_proj", "down_proj"):
+            loaded.model.get_submodule(f"model.layers.0.mlp.{part}").weight.mul_(5000)
+    assert all(p.isfinite().all() for p in loaded.model.parameters())
+    bank = Bank(loaded, quantizer_named("quanto"))
+    with pytest.raises(UserError, match=r"not numbers .* in float16\. Choose bfloat16 or float32"):
+        Registered("nq_open").measure(sweep_of(bank, SPLITS[1:2]), 2)
+
+
+def test_threads_that_overlap_leave_the_switch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that was stopped goes on in its thread; meanwhile the next one begins and ends."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(harness, "reachable", lambda: False)
+    first_goes_on, first_is_in = Event(), Event()
+
+    class Index:
+        def load(self, names: list[str]) -> Any:
+            seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+            if names == ["first"]:
+                first_is_in.set()
+                first_goes_on.wait(10)
+            return {"tasks": {}, "groups": {}}
+
+    seen: list[bool] = []
+    monkeypatch.setattr(harness, "registry", Index)
+    first = Thread(target=load_registered, args=("first",))
+    second_goes_on = Thread(target=load_registered, args=("second",))
+    first.start()
+    first_is_in.wait(10)
+    second_goes_on.start()
+    second_goes_on.join(10)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE  # the first is still inside
+    first_goes_on.set()
+    first.join(10)
+    assert seen == [True, True]
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+YAML = """task: own
+dataset_path: json
+dataset_kwargs:
+  data_files: {test: own.jsonl}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_target: label
+doc_to_choice: endings
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.0, title: Own}
+"""
+ROW = '{"context": "a\u2028river", "endings": ["the\u0085old", "house"], "label": 1}\n'
+
+
+def own_task(folder: Path, definition: str | None, data: str | None) -> Settings:
+    assets = folder / "assets"
+    shutil.copytree(SETTINGS.assets / "passages", assets / "passages")
+    (assets / "tasks").mkdir()
+    if definition is not None:
+        (assets / "tasks" / "own.yaml").write_text(definition, encoding="utf-8")
+    if data is not None:
+        (assets / "tasks" / "own.jsonl").write_text(data, encoding="utf-8")
+    return Settings(cache=folder / "cache", assets=assets)
+
+
+@pytest.mark.parametrize("data", [ROW * 2, "\ufeff" + ROW * 2, ROW + "\r\n \n" + ROW.strip()])
+def test_any_jsonl_is_read(data: str, bank: Bank, tmp_path: Path) -> None:
+    task = task_named("own", own_task(tmp_path, "\ufeff" + YAML, data))
+    (got,) = task.measure(sweep_of(bank, SPLITS[:1]), None)
+    assert got.metrics["acc"].n == task.size == 2
+
+
+@pytest.mark.parametrize(
+    "definition, data, said",
+    [
+        (YAML, ROW + "\n{bad\n", "Line 3 of 'own.jsonl' is not a JSON object."),
+        (YAML, ROW + "[1]\n", "Line 2 of 'own.jsonl' is not a JSON object."),
+        (YAML, "[" * 100_000, "Line 1 of 'own.jsonl' is not a JSON object."),
+        (YAML, "\n", "'own.jsonl' has no items."),
+        (YAML, None, "'own.yaml' names the data file 'own.jsonl', and there is none beside it."),
+        (YAML.replace("task: own\n", ""), ROW, "'own.yaml' has no text at 'task'."),
+        (YAML.replace("title: Own", ""), ROW, "'own.yaml' has no text at 'metadata: title'."),
+        (YAML.replace("  data_files", "  files"), ROW, "at 'dataset_kwargs: data_files: test'."),
+        (YAML + "broken: [\n", ROW, "'own.yaml' cannot be read, line 14: "),
+        (YAML + "x: !function a.b\n", ROW, "'own.yaml' cannot be read, line 13: "),
+        ("- a\n", ROW, "'own.yaml' has no text at 'task'."),
+        (YAML, ROW.replace("endings", "choices"), "The task 'own' cannot be measured: "),
+        (YAML.replace("{{context}}", "{{context"), ROW, "The task 'own' cannot be measured: "),
+    ],
+)
+def test_a_task_file_that_is_wrong_is_named(
+    definition: str, data: str | None, said: str, bank: Bank, tmp_path: Path
+) -> None:
+    settings = own_task(tmp_path, definition, data)
+    assert "perplexity" in tasks(settings)  # the others are there
+    with pytest.raises(UserError) as refused:
+        task_named("own", settings).measure(sweep_of(bank, SPLITS[:1]), None)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
