@@ -10,6 +10,7 @@ from typing import Any
 from .allocation import Split
 from .errors import UserError
 from .memory import DTYPE_BYTES, UNTOUCHED, average_bits
+from .typed import typed
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class ModelInfo:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> ModelInfo:
-        layers = tuple(
-            LayerSpec(**{**layer, "weights": tuple(WeightSpec(**w) for w in layer["weights"])})
-            for layer in data["layers"]
-        )
-        return ModelInfo(**{**data, "layers": layers})
+    def from_json(data: Any) -> ModelInfo:
+        """Raises ValueError for what no ModelInfo of today has written."""
+        info = typed(ModelInfo, data)
+        if info.dtype not in DTYPE_BYTES:
+            raise ValueError(f"there is no number format '{info.dtype}'")
+        return info
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,12 @@ class Scores:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Scores:
-        return Scores(**{**data, "values": tuple(data["values"])})
+    def from_json(data: Any) -> Scores:
+        """Raises ValueError for what no Scores have written. Older ones counted neither `cut` nor
+        `unused_bytes`."""
+        if isinstance(data, dict):
+            data = {"cut": 0, "unused_bytes": 0, **data}
+        return typed(Scores, data)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ class Metric:
 @dataclass(frozen=True)
 class Evaluation:
     """One task measured on one split. `items` holds what the metrics were computed from, one entry
-    per item, so that two splits can be compared on the same items."""
+    per item, so that two splits can be compared on the same items. `seconds` is the split's share
+    of the wall time that the task took for all splits measured with it."""
 
     task: str
     split: Split
@@ -146,9 +152,9 @@ class Evaluation:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Evaluation:
-        metrics = {name: Metric(**m) for name, m in data["metrics"].items()}
-        return Evaluation(**{**data, "split": tuple(data["split"]), "metrics": metrics})
+    def from_json(data: Any) -> Evaluation:
+        """Raises ValueError for what no Evaluation of today has written."""
+        return typed(Evaluation, data)
 
 
 def split_name(split: Split) -> str:

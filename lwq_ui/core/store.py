@@ -4,10 +4,14 @@ An entry is found by its content key: a hash of what was done, to which model, w
 parameters, data and library versions. Entries are JSON files a person can read:
 `<root>/<kind>/<fingerprint>/<key>.json`. Writes are atomic, so two processes at once never see half
 a file; both writing the same key write the same content, and the last one stays.
+
+A cache that cannot be written or read keeps nobody from a result: that is logged once, and what is
+not stored is computed.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -15,12 +19,15 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .diskspace import DEFAULT_LIMIT, BankSpace
+from .diskspace import DEFAULT_LIMIT, INTERIM_LIMIT, DiskSpace, set_aside, without_strays
+from .errors import UserError
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -59,24 +66,38 @@ class Key:
         return Path(self.kind, self.fingerprint[:16], f"{self.digest[:32]}.json")
 
 
+def as_it_is(value: Any) -> Any:
+    return value
+
+
 class Store:
     """`root` is written to; `shipped`, the read-only cache that comes with the program, is read
-    where `root` has no entry. `bank_limit` is how many bytes packed layers may take in it."""
+    where `root` has no entry. `bank_limit` is how many bytes packed layers may take in it; journals
+    of sweeps and interrupted passes have bounds of their own."""
 
     def __init__(self, root: Path, shipped: Path | None = None, bank_limit: int = DEFAULT_LIMIT):
         self.root = root
-        self.banks = BankSpace(root / "banks", bank_limit)
+        self.banks = DiskSpace(root / "banks", bank_limit)
+        self.journals = DiskSpace(root / "journals", INTERIM_LIMIT)
+        self.passes = DiskSpace(root / "passes", INTERIM_LIMIT)
         self.roots = [root] + ([shipped] if shipped else [])
+        _troubles.setdefault(root, set())
 
-    def read(self, key: Key) -> Any | None:
-        """The stored value, or None. A damaged file is reported, set aside and counts as absent."""
+    def read(self, key: Key, reader: Callable[[Any], T] = as_it_is) -> T | None:
+        """The stored value as `reader` makes it of JSON, or None. A damaged file is reported, set
+        aside and counts as absent; so does a value that the reader refuses with a ValueError, which
+        another version of this program wrote."""
         for root in self.roots:
             entry = self._load(root / key.path)
             if entry is not None and entry["key"] == json.loads(canonical(key.parts)):
-                return entry["value"]
+                try:
+                    return reader(entry["value"])
+                except (ValueError, UserError) as e:
+                    passed_over(root / key.path, e)
         return None
 
     def write(self, key: Key, value: Any) -> Path:
+        """Where the value is stored from now on, if the cache can be written."""
         path = self.root / key.path
         entry = {
             "kind": key.kind,
@@ -86,19 +107,26 @@ class Store:
             "sha256": digest(value),
             "value": value,
         }
-        write_atomically(path, (dumps(entry) + "\n").encode())
+        keep(path, (dumps(entry) + "\n").encode())
         return path
 
-    def find(self, kind: str, fingerprint: str) -> Iterator[tuple[dict[str, Any], Any]]:
-        """Every (key parts, value) of one kind for one model, oldest first."""
+    def find(
+        self, kind: str, fingerprint: str, reader: Callable[[Any], T] = as_it_is
+    ) -> Iterator[tuple[dict[str, Any], T]]:
+        """Every (key parts, value) of one kind for one model, oldest first; as `read` does it."""
         entries: dict[str, dict[str, Any]] = {}
         for root in self.roots:
             for path in (root / kind / fingerprint[:16]).glob("*.json"):
                 if path.name not in entries and (entry := self._load(path)):
                     entries[path.name] = entry
-        for entry in sorted(entries.values(), key=lambda e: e["created"]):
+        for name, entry in sorted(entries.items(), key=lambda e: e[1]["created"]):
             if entry["fingerprint"] == fingerprint:
-                yield entry["key"], entry["value"]
+                try:
+                    value = reader(entry["value"])
+                except (ValueError, UserError) as e:
+                    passed_over(Path(kind, fingerprint[:16], name), e)
+                    continue
+                yield entry["key"], value
 
     def fingerprints(self, kind: str) -> set[str]:
         """Of every model that has entries of this kind."""
@@ -108,35 +136,74 @@ class Store:
 
     def _load(self, path: Path) -> dict[str, Any] | None:
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, UnicodeDecodeError) as e:
-            self._set_aside(path, e)
+        except OSError as e:
+            report_once(path, "read", "What it holds is computed again", e)
             return None
         try:
-            entry = json.loads(text)
+            entry = json.loads(content.decode("utf-8"))
             if entry["sha256"] != digest(entry["value"]):
                 raise ValueError("its checksum does not match its content")
             if not isinstance(entry["created"], str):
                 raise ValueError("its date is not text")
+            if not isinstance(entry["key"], dict):
+                raise ValueError("its key is not an object")
             if Key(entry["kind"], entry["fingerprint"], entry["key"]).path.name != path.name:
                 raise ValueError("its name does not match its key")
             return {k: entry[k] for k in ("fingerprint", "key", "created", "value")}
-        except (ValueError, KeyError, TypeError) as e:
-            self._set_aside(path, e)
-            return None
-
-    def _set_aside(self, path: Path, cause: Exception) -> None:
-        log.warning(
-            "The cache file %s is damaged (%s); it is set aside and recomputed.", path, cause
-        )
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
+            log.warning(
+                "The cache file %s is damaged (%s); it is set aside and recomputed.", path, e
+            )
         try:
-            path.replace(path.with_suffix(".damaged"))
-        except (
-            OSError
-        ) as e:  # a shipped cache may be read-only: the entry is passed over all the same
+            set_aside(path)
+        except OSError as e:  # a shipped cache may be read-only: the entry is passed over
             log.warning("The damaged file could not be moved: %s", e)
+        return None
+
+
+_troubles: dict[Path, set[str]] = {}  # of every cache in use: what of it was reported to fail
+
+
+def keep(path: Path, content: bytes) -> bool:
+    """Writes a file of a cache -> whether that worked. A result that cannot be kept is still a
+    result: what goes wrong is logged, once for each cache."""
+    tidy(path.parent)
+    try:
+        write_atomically(path, content)
+    except OSError as e:
+        report_once(path, "written", "Results are given, but not kept", e)
+        return False
+    return True
+
+
+@functools.cache
+def tidy(folder: Path) -> None:
+    """Once for each folder that this process writes to."""
+    without_strays(folder)
+
+
+def report_once(path: Path, doing: str, effect: str, error: OSError) -> None:
+    """Warns that a cache cannot be read or written, at the first of its files where that is so."""
+    root = next((folder for folder in path.parents if folder in _troubles), path.parent)
+    reported = _troubles.setdefault(root, set())
+    if doing not in reported:
+        reported.add(doing)
+        log.warning(
+            "The cache folder %s cannot be %s (%s: %s). %s. Make room there, give this program "
+            "access, or set LWQ_CACHE_DIR to another folder.",
+            root,
+            doing,
+            error.strerror or error,
+            path,
+            effect,
+        )
+
+
+def passed_over(path: Path, cause: Exception) -> None:
+    log.info("The cache file %s is of another version (%s); it is passed over.", path, cause)
 
 
 def dumps(value: Any) -> str:
@@ -157,6 +224,14 @@ def _dumps(value: Any, indent: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
+    """Raises OSError, and then leaves what there was."""
+    try:
+        _write(path, content)
+    except FileNotFoundError:  # somebody deleted the folder meanwhile
+        _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

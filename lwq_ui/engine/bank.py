@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..core.allocation import Split, to_pack
-from ..core.diskspace import BankSpace, mark_used
+from ..core.diskspace import DiskSpace, mark_used
 from ..core.errors import Stopped, UserError
 from ..core.memory import PRUNED, UNTOUCHED, format_gib
 from ..core.store import write_atomically
@@ -52,7 +52,7 @@ class Bank:
         loaded: LoadedModel,
         quantizer: Quantizer,
         folder: Path | None = None,
-        space: BankSpace | None = None,
+        space: DiskSpace | None = None,
     ):
         self.loaded = loaded
         self.quantizer = quantizer
@@ -218,16 +218,17 @@ class Bank:
                 for part, tensor in self.quantizer.tensors(weight).items()
             }
             try:
-                write_atomically(path, safetensors.torch.save(tensors))
+                content = safetensors.torch.save(tensors)
+                write_atomically(path, content)
             except OSError as e:
                 raise UserError(
                     f"A packed layer cannot be written to '{self.folder}': {e.strerror or e}. Make "
                     "room there, or set LWQ_CACHE_DIR to another folder."
                 ) from e
             if self.folder and self.space:
-                self.space.evict(self.folder)
+                self.space.evict(self.folder, len(content))
             if self.loaded.device == "cpu":
-                del tensors
+                del tensors, content
                 packed = self._read(layer, level) or packed
                 trim()
         if self._keeps or path is None:

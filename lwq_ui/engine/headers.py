@@ -18,6 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Stopped, UserError
+from ..core.typed import typed
 from .hub import hub_errors, reason
 
 if TYPE_CHECKING:
@@ -90,14 +91,19 @@ class Headers:
         return {"tensors": tensors, "sizes": dict(self.sizes)}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Headers:
-        return Headers(
-            {
-                name: Entry(file, dtype, tuple(shape), start, end)
-                for name, (file, dtype, shape, start, end) in value["tensors"].items()
-            },
-            value["sizes"],
-        )
+    def from_json(value: Any) -> Headers:
+        """Raises ValueError for what no Headers of today have written."""
+        stored = typed(Stored, value)
+        tensors = {name: Entry(*fields) for name, fields in stored.tensors.items()}
+        return Headers(tensors, stored.sizes)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Headers as they are in the cache: of every tensor the fields of an Entry."""
+
+    tensors: Mapping[str, tuple[str, str, tuple[int, ...], int, int]]
+    sizes: Mapping[str, int]
 
 
 Read = Callable[[int, int], bytes]

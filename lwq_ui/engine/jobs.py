@@ -163,10 +163,10 @@ def score(
 
     missing = []
     for name in dict.fromkeys(scorers):
-        if stored := store.read(key_of(name)):
-            found[name] = Scores.from_json(stored)
+        if stored := store.read(key_of(name), Scores.from_json):
+            found[name] = stored
             if SCORERS[name].needs_text:  # the file may have grown at its end
-                found[name] = replace(found[name], unused_bytes=text.unused_bytes)
+                found[name] = replace(stored, unused_bytes=text.unused_bytes)
         else:
             missing.append(name)
     if quick := [name for name in missing if name in LAYER_SCORERS]:
@@ -267,7 +267,7 @@ def evaluate(
                             metrics=result.metrics,
                             items=result.items,
                             limit=task.limited(limit),
-                            seconds=round(time.perf_counter() - began, 3),
+                            seconds=round((time.perf_counter() - began) / len(left), 3),
                         )
                         for split, result in zip(left, results, strict=True)
                     ]
@@ -354,8 +354,8 @@ def stored_evaluations(
     found = {}
     for split in dict.fromkeys(splits):
         key = records.evaluation_key(loaded.info, task, split, quantizer, limit)
-        if stored := store.read(key):
-            found[split] = Evaluation.from_json(stored)
+        if stored := store.read(key, Evaluation.from_json):
+            found[split] = stored
     return found
 
 

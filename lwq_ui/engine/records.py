@@ -112,11 +112,18 @@ def journal_folder(info: ModelInfo, task: Task, quantizer: Quantizer, store: Sto
 
 
 def known_info(source: Source, dtype: str, store: Store) -> ModelInfo | None:
-    stored = store.read(info_key(source.fingerprint(), dtype))
-    if stored is None:
-        return None
-    info = ModelInfo.from_json(stored)
-    return replace(info, model_id=source.model_id, revision=source.revision)
+    info = store.read(info_key(source.fingerprint(), dtype), ModelInfo.from_json)
+    return info and replace(info, model_id=source.model_id, revision=source.revision)
+
+
+def known_infos(fingerprint: str, store: Store) -> list[ModelInfo]:
+    """Of one model in every dtype that it was described in, the newest of each."""
+    infos = {
+        info.dtype: info
+        for parts, info in store.find("info", fingerprint, ModelInfo.from_json)
+        if parts.get("format") == INFO_FORMAT
+    }
+    return [infos[dtype] for dtype in sorted(infos)]
 
 
 def known_scores(
@@ -128,21 +135,22 @@ def known_scores(
     low: float | None = None,
 ) -> dict[str, Scores]:
     """The scores that are in the store, by scorer; those of a level where one is named."""
-    found = {}
+    known = {}
     for scorer in QUICK_SCORERS if low is None else SCORERS:
-        if stored := store.read(scores_key(info, scorer, text, max_tokens, quantizer, low)):
-            found[scorer] = Scores.from_json(stored)
-    return found
+        key = scores_key(info, scorer, text, max_tokens, quantizer, low)
+        if scores := store.read(key, Scores.from_json):
+            known[scorer] = scores
+    return known
 
 
 def known_evaluations(info: ModelInfo, tasks: Mapping[str, Task], store: Store) -> list[Evaluation]:
     """Every evaluation of this model in this dtype that today's libraries and task data made."""
     installed = versions(*LIBRARIES)
     return [
-        Evaluation.from_json(value)
-        for parts, value in store.find("evaluations", info.fingerprint)
-        if parts["dtype"] == info.dtype
-        and parts["versions"] == installed
-        and parts["task"] in tasks
-        and parts["data"] == tasks[parts["task"]].data
+        evaluation
+        for parts, evaluation in store.find("evaluations", info.fingerprint, Evaluation.from_json)
+        if parts.get("dtype") == info.dtype
+        and parts.get("versions") == installed
+        and (task := tasks.get(evaluation.task))
+        and (parts.get("task"), parts.get("data")) == (task.name, task.data)
     ]

@@ -19,6 +19,7 @@ from typing import Any
 from ..core.errors import Stopped, UserError
 from ..core.memory import format_gib
 from ..core.store import Key, Store, digest
+from ..core.typed import typed
 from ..settings import Settings
 from .headers import Headers, check_present, hub_headers, index_of, local_headers
 from .hub import DEMO, FOREIGN, WEIGHTS, HubFile, hub_errors, unreachable, weight_files
@@ -120,8 +121,8 @@ class Source:
             return local_headers(self.folder, self.model_id)
         store = self._store
         key = Key("headers", str(self.revision), {"model": self.model_id})
-        if store and (value := store.read(key)):
-            return Headers.from_json(value)
+        if store and (stored := store.read(key, Headers.from_json)):
+            return stored
         if self.on_hub is None:
             raise unreachable(self.model_id)
         sizes = {f.name: f.bytes for f in self.on_hub}
@@ -185,7 +186,14 @@ def known_hash(real: Path, store: Store | None) -> str | None:
     if re.fullmatch("[0-9a-f]{64}", real.name):
         return real.name
     key = content_key(real)
-    return _hashes.get(key.digest) or (store.read(key) if store else None)
+    return _hashes.get(key.digest) or (store.read(key, stored_hash) if store else None)
+
+
+def stored_hash(value: Any) -> str:
+    """Raises ValueError for what is no sha256."""
+    if not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+        raise ValueError("it is no sha256")
+    return value
 
 
 def content_key(real: Path) -> Key:
@@ -299,8 +307,8 @@ def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | 
     """The weight files on the Hub; None where it cannot be asked, unless they are `needed`. A
     revision never changes, so it is asked once."""
     key = Key("files", str(source.revision), {"model": source.model_id})
-    if (value := store.read(key)) is not None:
-        return tuple(HubFile(*file) for file in value)
+    if (stored := store.read(key, stored_files)) is not None:
+        return stored
     try:
         files = weight_files(source.model_id, str(source.revision))
     except Exception:  # its errors for "no network" have no class in common
@@ -309,6 +317,11 @@ def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | 
         return None
     store.write(key, [astuple(f) for f in files])
     return files
+
+
+def stored_files(value: Any) -> tuple[HubFile, ...]:
+    """Raises ValueError for what is no list of files."""
+    return tuple(HubFile(*file) for file in typed(list[tuple[str, int, str]], value))
 
 
 def check_room(source: Source) -> None:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.diskspace import BankSpace
+from ..core.diskspace import DiskSpace
 from ..core.memory import UNTOUCHED, format_gib
 from ..core.schema import ModelInfo
 from ..engine.quantizers import DEFAULT, model_cost
@@ -144,7 +144,7 @@ def truth_html(truth: Truth, peak_bytes: int | None) -> str:
     )
 
 
-def disk_html(space: BankSpace, used: Iterable[Path]) -> str:
+def disk_html(space: DiskSpace, used: Iterable[Path]) -> str:
     """`used` are the folders of the banks that are in use."""
     models, names = space.usage(), {folder.parent.name for folder in used}
     size = format_gib(sum(m.bytes for m in models))

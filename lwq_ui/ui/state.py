@@ -207,30 +207,30 @@ class Page:
 
     def known_sensitivity(self, info: ModelInfo, text: Text | None) -> dict[Level, Scores]:
         """Of the text that the session calibrates on, at every level that was measured."""
-        found: dict[Level, Scores] = {}
+        known: dict[Level, Scores] = {}
         if text is None:
-            return found
-        for parts, value in self.store.find("scores", info.fingerprint):
-            if parts["scorer"] != "sensitivity":
+            return known
+        for parts, scores in self.store.find("scores", info.fingerprint, Scores.from_json):
+            name, level = scores.quantizer, scores.level
+            if scores.scorer != "sensitivity" or name is None or level is None:
                 continue
-            name, level = value["quantizer"], value["level"]
             try:
                 quantizer = quantizer_named(name)
             except UserError:  # of another version of this program
                 continue
             key = records.scores_key(info, "sensitivity", text, None, quantizer, level)
             if replace(key, parts=parts).digest == key.digest:
-                found[name, level] = Scores.from_json(value)
-        return found
+                known[name, level] = scores
+        return known
 
     def other_models(self, info: ModelInfo) -> list[ModelInfo]:
         """Every other model that was measured, whatever session measured it."""
-        found: dict[tuple[str, str], ModelInfo] = {}
-        for fingerprint in self.store.fingerprints("evaluations") - {info.fingerprint}:
-            for _, value in self.store.find("info", fingerprint):
-                other = ModelInfo.from_json(value)
-                found[fingerprint, other.dtype] = other
-        return [found[key] for key in sorted(found)]
+        measured = self.store.fingerprints("evaluations") - {info.fingerprint}
+        return [
+            other
+            for fingerprint in sorted(measured)
+            for other in records.known_infos(fingerprint, self.store)
+        ]
 
     def other_model(self, info: ModelInfo) -> OtherModel:
         scores = records.known_scores(info, self.shipped_text, self.store)

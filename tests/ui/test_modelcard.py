@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints
-from lwq_ui.core.diskspace import BankSpace
+from lwq_ui.core.diskspace import DiskSpace
 from lwq_ui.core.memory import GIB, format_gib
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
@@ -115,11 +115,11 @@ def test_measured_beside_estimated():
 
 
 def test_packed_layers_on_disk(tmp_path):
-    space = BankSpace(tmp_path, limit=64 * GIB)
+    space = DiskSpace(tmp_path, limit=64 * GIB)
     assert disk_html(space, []) == "Packed layers on disk: 0 bytes of 64.00 GiB, 0 models"
     for model in ("one", "two"):
         (tmp_path / model / "bank").mkdir(parents=True)
-        (tmp_path / model / "bank" / "layer").write_bytes(b"packed")
+        (tmp_path / model / "bank" / "layer-000-4bit.safetensors").write_bytes(b"packed")
     assert disk_html(space, []).endswith("2 models")
     assert disk_html(space, [tmp_path / "one" / "bank"]).endswith("2 models, 1 of them in use")
 
