@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,9 @@ from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.quantizers import quanto_optimizers as own
+from lwq_ui.engine.quantizers.quanto import odd_for_a_cpu
 from lwq_ui.engine.quantizers.quanto_optimizers import ClipOptimizer, GroupwiseHqqOptimizer
+from lwq_ui.settings import ROOT
 
 QTYPES = {2: qint2, 4: qint4}
 DTYPES = ("float32", "bfloat16", "float16")
@@ -290,3 +295,80 @@ def test_optimum_quanto_reads_no_other_groups() -> None:
     requantize(model, state, {"0": {"weights": "qint4", "activations": "none"}})
     read = model[0].weight
     assert isinstance(read, WeightQBitsTensor) and read._group_size == 128
+
+
+GUARDED = '''
+import ctypes
+import mmap
+import sys
+
+import torch
+from torch import nn
+
+from lwq_ui.engine.quantizers import quantizer_named
+
+libc = ctypes.CDLL(None)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+kept = []
+
+
+def guarded(t):
+    """The same at the end of its memory: whoever reads beyond it dies."""
+    size = t.numel() * t.element_size()
+    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    kept.append(memory)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(start + pages, mmap.PAGESIZE, 0) == 0
+    copy = torch.frombuffer(memory, dtype=t.dtype, count=t.numel(), offset=pages - size)
+    return copy.view(t.shape).copy_(t)
+
+
+def check(rows, columns, level, misaligned=False):
+    matrix = torch.randn(rows, columns).to(torch.bfloat16)
+    quantizer = quantizer_named("quanto")
+    packed = quantizer.pack(matrix, level)
+    if level == 8:
+        packed = packed.optimize()
+        packed._data = guarded(packed._data)
+    dense = quantizer.dense(packed).float()
+    module = quantizer.module(nn.Linear(columns, rows, bias=False).bfloat16(), packed, level)
+    for x in (torch.randn(1, 1, columns), torch.randn(2, 3, columns)):
+        inputs = [guarded(x.to(torch.bfloat16))]
+        wide = torch.randn(*x.shape[:2], 3 * columns).to(torch.bfloat16)
+        inputs.append(wide[..., 3 : 3 + columns])  # as a model splits what it projected
+        for given in inputs:
+            expected = given.float() @ dense.T
+            error = (module(given).float() - expected).abs().max() / expected.abs().max()
+            assert error < 0.02, (rows, columns, level, error)
+
+
+torch.manual_seed(0)
+for rows, columns in ((64, 172), (5, 4), (16, 72), (33, 100), (1, 300), (48, 50), (17, 128)):
+    check(rows, columns, 8)
+for rows, columns in ((64, 256), (72, 256), (16, 128), (200, 384)):
+    check(rows, columns, 4)
+print("right")
+'''
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="guards memory as Linux does")
+def test_kernels_for_a_cpu_stay_within_their_memory() -> None:
+    """Of 8 bits on commit 60eb633: a segmentation fault, where the inputs are no multiple of 16."""
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "right"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "inner, split, warned",
+    [(172, (8,) * 4, True), (172, (2,) * 4, False), (176, (8,) * 4, False), (176, (4,) * 4, False)],
+)
+def test_a_model_that_optimum_quanto_may_not_load_is_named(
+    inner: int, split: tuple[int, ...], warned: bool, folder_of: Callable[..., Path]
+) -> None:
+    info = tiny.load(folder_of("llama", "bfloat16", intermediate_size=inner)).info
+    odd = odd_for_a_cpu(info, split)
+    assert ("down_proj.weight has 64 by 172" in odd) == warned
+    assert not odd_for_a_cpu(replace(info, dtype="float32"), split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ...core.allocation import Split
     from ..bank import Bank
 
+
+log = logging.getLogger(__name__)
 
 LOADED_GROUP = 128  # optimum-quanto's QModuleMixin knows no other, and stores none
 
@@ -150,6 +153,8 @@ class Quanto(Quantizer):
                 f"optimum-quanto cannot store {outside} of {bank.loaded.info.architecture}: it "
                 "is not an nn.Linear. Export the config as JSON instead."
             )
+        if odd := odd_for_a_cpu(bank.loaded.info, split):
+            log.warning("%s", odd)
         composed = bank.compose(split, to_write=True)
         composed.save_pretrained(folder)
         bank.loaded.tokenizer.save_pretrained(folder)
@@ -165,6 +170,21 @@ class Quanto(Quantizer):
     def _group(self, columns: int) -> int | None:
         size = group_size(columns, self.group_size)
         return None if size == columns else size
+
+
+def odd_for_a_cpu(info: ModelInfo, split: Split) -> str:
+    """A sentence where optimum-quanto's kernels for a CPU do not take weights of this model, which
+    this program computes in another way. Empty where they do."""
+    for layer, level in zip(info.layers, split, strict=True):
+        for w in layer.weights:
+            rows = level == 4 and w.rows % 16 and w.columns > LOADED_GROUP
+            if info.dtype == "bfloat16" and (rows or (level == 8 and w.columns % 16)):
+                return (
+                    f"optimum-quanto may fail with this model on a CPU, or end the process: its "
+                    f"kernels take multiples of 16 only, and {w.name} has {w.rows} by {w.columns}. "
+                    "Load the folder on a GPU."
+                )
+    return ""
 
 
 class SearchedQuanto(Quanto):
