@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -30,7 +32,16 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from ..core.errors import UserError
-from .headers import Headers
+from .headers import BITS, FLOATS, PACKED_NAME, PACKED_TYPES, Entry, Headers, read_file
+from .sources import quantized_already
+
+CHUNK, SAMPLE = 2**22, 2**11  # values of two tensors that are compared at a time
+
+Values = Callable[[str, int, int], Tensor]
+"""`values(tensor's name, start, end)` gives values from start to end of the flat tensor."""
+
+Fetch = Callable[[str, int, int], bytes]
+"""`fetch(file, start, end)` gives those bytes of a file on the Hub."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 TAGS = {
@@ -45,6 +56,9 @@ TAGS = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+
+PICKLED_TAGS = {dtype: tag for tag, dtype in TAGS.items()}
 
 
 def skeleton(config: Any, dtype: str, model_id: str) -> PreTrainedModel:
@@ -74,27 +88,30 @@ class Checkpoint:
         model_id: str,
         folder: Path | None = None,
         device: str = "cpu",
+        values: Values | None = None,
+        fetch: Fetch | None = None,
     ):
         self.model = model
         self.headers = headers
         self.model_id = model_id
         self.folder = folder
         self.device = device
+        self._values = values or self._values_in_file
+        self._fetch = fetch
         self._conversion = get_model_conversion_mapping(model)
-        self.names = self._places()
+        self.names: dict[str, str] = {}
+        self._homeless: dict[str, str] = {}  # no place for them, by the name the model would give
+        self._find_places()
 
-    def _places(self) -> dict[str, str]:
+    def _find_places(self) -> None:
         renamings = [c for c in self._conversion if isinstance(c, WeightRenaming)]
         converters = [c for c in self._conversion if isinstance(c, WeightConverter)]
         prefix, known = self.model.base_model_prefix, self.model.state_dict()
-        found = {}
         for name in self.headers.tensors:
             place, _ = rename_source_key(name, renamings, converters, prefix, known)
             if place not in known and name in known:
                 place = name
-            if place in known:
-                found[name] = place
-        return found
+            (self.names if place in known else self._homeless)[name] = place
 
     def names_of(self, parameters: Collection[int]) -> list[str]:
         """The tensors that go to these parameters, named by id."""
@@ -104,15 +121,17 @@ class Checkpoint:
         return [name for name, place in self.names.items() if place in places]
 
     def check(self) -> None:
-        """Loads the whole checkpoint, as far as names and shapes go. Raises UserError where a
-        tensor is missing or does not fit: transformers would fill it with random numbers."""
+        """Loads the whole checkpoint, as far as names and shapes go, and ties the parameters that
+        the loaded model will have tied. Raises UserError where a tensor is missing or does not fit:
+        transformers would fill it with random numbers. Raises it too as `check_places` does."""
+        self.check_places()
         empty = {
             name: torch.empty(t.shape, dtype=TAGS.get(t.dtype, torch.uint8), device="meta")
             for name, t in self.headers.tensors.items()
         }
         report = self._load(empty, "meta")
         self.model.tie_weights(missing_keys=report.missing_keys, recompute_mapping=False)
-        self.model.tie_weights()  # whether two stored copies are equal is seen when they are read
+        self._tie()
         buffers = {name for name, _ in self.model.named_buffers()}
         complete(
             self.model_id,
@@ -120,6 +139,100 @@ class Checkpoint:
             [str(key[0]) for key in report.mismatched_keys],
             [*report.conversion_errors.values(), *report.error_msgs],
         )
+
+    def check_places(self) -> None:
+        """Raises UserError for weights that are quantized, and for tensors without which the model
+        would compute something else than it was trained to: transformers leaves out, with a
+        warning, what it has no place for."""
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        modules = dict(self.model.named_modules())
+        buffers = {name for name, _ in self.model.named_buffers()}
+        left_out = []
+        for name, tensor in self.headers.tensors.items():
+            place = self.names.get(name)
+            if place in parameters or tensor.dtype in PACKED_TYPES:
+                if tensor.dtype not in FLOATS:
+                    raise quantized_already(self.model_id)
+            elif place is None and self._homeless[name] not in buffers and not self._ignored(name):
+                owner = self._owner(name, modules)
+                if PACKED_NAME.search(name) or (is_packed(tensor) and has_parameters(owner)):
+                    raise quantized_already(self.model_id)
+                if owner is not None and not is_table(name, tensor):
+                    left_out.append(name)
+        if left_out:
+            raise UserError(
+                f"The weights of '{self.model_id}' do not belong to its config: there is no place "
+                f"in the model for {left_out[0]}"
+                + (f" and {len(left_out) - 1} other tensors" if len(left_out) > 1 else "")
+                + ". Correct config.json, or download both again."
+            )
+
+    def _ignored(self, name: str) -> bool:
+        """Whether the architecture itself says that this tensor is not used."""
+        patterns = self.model._keys_to_ignore_on_load_unexpected or ()
+        return any(re.search(p, n) for p in patterns for n in (name, self._homeless[name]))
+
+    def _owner(self, name: str, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+        """The part of the language model that a tensor without a place would belong to: the
+        innermost module around it where that has parameters of its own or is in a list of layers.
+        None where it belongs to other parts, such as a vision tower or further heads."""
+        parts = self._homeless[name].split(".")
+        depth = max(d for d in range(len(parts)) if ".".join(parts[:d]) in modules)
+        around = [modules[".".join(parts[:d])] for d in range(depth + 1)]
+        if isinstance(around[-1], nn.ModuleList):
+            config = self.model.config.get_text_config(decoder=True)
+            beyond = int(parts[depth]) - len(around[-1]) if parts[depth].isdigit() else -1
+            predictors = getattr(config, "num_nextn_predict_layers", None) or 0
+            return around[-1] if beyond >= predictors else None
+        in_list = any(isinstance(module, nn.ModuleList) for module in around)
+        return around[-1] if in_list or has_parameters(around[-1]) else None
+
+    def _tie(self) -> None:
+        """Ties what the config says is tied, but for two tensors that are both in the checkpoint
+        and differ, as transformers does once it has read them."""
+        stored = {place: name for name, place in self.names.items()}
+        different = [
+            target
+            for target, source in self.model.all_tied_weights_keys.items()
+            if target in stored
+            and source in stored
+            and not self._equal(stored[target], stored[source])
+        ]
+        self.model.tie_weights()
+        for target in different:
+            module, _, name = target.rpartition(".")
+            parameter = self.model.get_parameter(target)
+            own = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
+            setattr(self.model.get_submodule(module), name, own)
+            del self.model.all_tied_weights_keys[target]
+        declare_untied(self.model)
+
+    def _equal(self, a: str, b: str) -> bool:
+        """Whether two tensors hold the same values in the model's dtype. Of tensors on the Hub a
+        sample is compared: the first values, the last, and some in the middle."""
+        entries = [self.headers.tensors[name] for name in (a, b)]
+        if entries[0].shape != entries[1].shape:
+            return False
+        count, step = entries[0].parameters, SAMPLE if self._fetch else CHUNK
+        starts = range(0, count, step)
+        if self._fetch and count > 3 * step:
+            starts = range(0, count - step + 1, (count - step) // 2)
+
+        def values(name: str, start: int) -> Tensor:
+            return self._values(name, start, min(start + step, count)).to(self.model.dtype)
+
+        return all(torch.equal(values(a, start), values(b, start)) for start in starts)
+
+    def _values_in_file(self, name: str, start: int, end: int) -> Tensor:
+        entry = self.headers.tensors[name]
+        size = BITS[entry.dtype] // 8
+        where = entry.start + start * size, entry.start + end * size
+        if self._fetch:
+            content = self._fetch(entry.file, *where)
+        else:
+            assert self.folder is not None
+            content = read_file(self.folder / entry.file, *where)
+        return torch.frombuffer(bytearray(content), dtype=TAGS[entry.dtype])
 
     def open(self, names: Collection[str]) -> None:
         """Puts these tensors, which stay, and what the model computes for itself onto the device.
@@ -190,6 +303,51 @@ class Checkpoint:
             now = (t.file, t.start, t.end)
         if now:
             yield now
+
+
+def has_parameters(module: nn.Module | None) -> bool:
+    return module is not None and next(module.parameters(recurse=False), None) is not None
+
+
+def is_packed(tensor: Entry) -> bool:
+    """Whole numbers, and more than a counter."""
+    return tensor.dtype not in (*FLOATS, "BOOL") and tensor.parameters > 1
+
+
+def is_table(name: str, tensor: Entry) -> bool:
+    """What older releases of transformers stored and newer ones compute: masks, positions and
+    frequencies."""
+    shape = tensor.shape
+    mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    return mask or tensor.dtype not in FLOATS or name.endswith(("inv_freq", "masked_bias"))
+
+
+def declare_untied(model: PreTrainedModel) -> None:
+    """Makes the config say that nothing is tied where that is so. A checkpoint whose config ties
+    two tensors that differ would, once the model is written, be read as if they were one."""
+    if model.all_tied_weights_keys:
+        return
+    for config in (model.config, model.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = False
+
+
+def pickled(paths: Iterable[Path], folder: Path) -> tuple[Headers, Values]:
+    """What pytorch_model.bin files hold, in the form of headers, and access to their values. They
+    are mapped, not read; no code in them is run."""
+    tensors: dict[str, Tensor] = {}
+    entries, sizes = {}, {}
+    for path in paths:
+        file = path.relative_to(folder).as_posix()
+        sizes[file] = path.stat().st_size
+        new = zipfile.is_zipfile(path)  # files of torch before 1.6 cannot be mapped
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=new)
+        for name, tensor in held.items():
+            if isinstance(tensor, Tensor):
+                tensors[name] = tensor
+                tag = PICKLED_TAGS.get(tensor.dtype, "U8")
+                shape = tuple(tensor.shape)
+                entries[name] = Entry(file, tag, shape, 0, tensor.numel() * tensor.element_size())
+    return Headers(entries, sizes), lambda name, start, end: tensors[name].reshape(-1)[start:end]
 
 
 def complete(

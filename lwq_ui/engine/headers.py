@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
+SINGLES = (SINGLE, "pytorch_model.bin")  # each may be in several files that an index names
 FIRST = 128 * 1024  # bytes: nearly every header is shorter
 CONNECTIONS = 8
 LONGEST = 100_000_000  # bytes of a header: safetensors itself reads no longer one
@@ -40,6 +41,16 @@ BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+
+FLOATS = ("BF16", "F16", "F32", "F64")
+PACKED_TYPES = [tag for tag in BITS if tag[0] == "F" and tag not in FLOATS]  # of 8 bits and fewer
+PACKED_NAME = re.compile(
+    r"(^|[._])(qweight|qzeros|g_idx|q_scale|q_weight|q_groups|q_perm|q_invperm|SCB|W_q|Qidxs|trellis"
+    r"|absmax|quant_map|quant_state|nested_absmax|weight_packed|weight_shape|blocks|codebooks"
+    r"|(weight|input|output|proj|[qkv]|block|global)_scales?(_inv|_\d)?|scales"
+    r"|weight_(zero_point|bias_correction)|zero_points?|_scale|_shift)(\.|$)"
+)
+"""Tensors that quantizers store beside or in place of a weight."""
 
 
 @dataclass(frozen=True)
@@ -109,17 +120,20 @@ class Stored:
 Read = Callable[[int, int], bytes]
 """`read(start, end)` gives those bytes of a file, fewer where it ends before."""
 
+Exists = Callable[[str], bool]
+"""`exists(path)` says whether the model's folder has a file at this path, parts joined by "/"."""
+
 
 def local_headers(folder: Path, model_id: str) -> Headers:
     """Of the safetensors files that transformers would load from this folder. Raises UserError
     where a file is missing, cut short or damaged, or where index and files disagree."""
-    sizes = {p.name: p.stat().st_size for p in folder.glob("*.safetensors") if p.is_file()}
-    weight_map = index_of(folder, model_id)
-    found = {
+    names, weight_map = safe_files(folder, on_disk(folder), model_id)
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    tensors = {
         name: file_header(name, sizes[name], partial(read_file, folder / name), model_id)
-        for name in files_of(weight_map, sizes, model_id)
+        for name in names
     }
-    return joined(found, sizes, weight_map, model_id)
+    return joined(tensors, sizes, weight_map, model_id)
 
 
 def read_file(path: Path, start: int, end: int) -> bytes:
@@ -141,8 +155,7 @@ def hub_headers(
 ) -> Headers:
     """As `local_headers`, of files that lie on the Hub: of each only the beginning is fetched.
     `sizes` is bytes by file name; the index, where there is one, is in `folder`."""
-    weight_map = index_of(folder, model_id)
-    names = files_of(weight_map, sizes, model_id)
+    names, weight_map = safe_files(folder, sizes.__contains__, model_id)
     found: dict[str, dict[str, Entry]] = {}
     pool = ThreadPoolExecutor(CONNECTIONS)
 
@@ -166,29 +179,62 @@ def hub_headers(
 
 def remote_reader(model_id: str, revision: str, name: str, size: int) -> Read:
     """Asks once for as much as most headers take, and again only where that was not enough."""
+    first = fetch_range(model_id, revision, name, 0, min(size, FIRST)) if size else b""
+
+    def read(start: int, end: int) -> bytes:
+        if end <= len(first):
+            return first[start:end]
+        return first[start:] + fetch_range(model_id, revision, name, len(first), end)
+
+    return read
+
+
+def fetch_range(model_id: str, revision: str, name: str, start: int, end: int) -> bytes:
+    """Those bytes of a file on the Hub."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     url = hf_hub_url(model_id, name, revision=revision)
+    asked = {**build_hf_headers(), "range": f"bytes={start}-{end - 1}"}
+    limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=asked, timeout=limit) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:  # the whole file is on its way
+            raise UserError(
+                f"The server that was asked for a part of {name} of '{model_id}' sends whole files "
+                "only. Download the model, or unset HF_ENDPOINT."
+            )
+        return bytes(response.read())
 
-    def fetch(start: int, end: int) -> bytes:
-        asked = {**build_hf_headers(), "range": f"bytes={start}-{end - 1}"}
-        limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with get_session().stream("GET", url, headers=asked, timeout=limit) as response:
-            hf_raise_for_status(response)
-            if response.status_code != 206:  # the whole file is on its way
-                raise UserError(
-                    f"The server that was asked for the beginning of {name} of '{model_id}' "
-                    "sends whole files only. Download the model, or unset HF_ENDPOINT."
-                )
-            return bytes(response.read())
 
-    first = fetch(0, min(size, FIRST)) if size else b""
+def on_disk(folder: Path) -> Exists:
+    """Whether there is a file of this name in the folder or below it, and not outside."""
 
-    def read(start: int, end: int) -> bytes:
-        return first[start:end] + (fetch(len(first), end) if end > len(first) else b"")
+    def exists(name: str) -> bool:
+        path = PurePosixPath(name)
+        inside = not path.is_absolute() and ".." not in path.parts
+        try:
+            return inside and (folder / path).is_file()
+        except ValueError:  # a name with a NUL
+            return False
 
-    return read
+    return exists
+
+
+def read_json(path: Path, model_id: str) -> dict[str, Any]:
+    """The object in a JSON file of a model. Raises UserError for anything else."""
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise ValueError("it is not a file")
+        if path.stat().st_size > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST // 10**6} MB")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError, RecursionError) as e:
+        what = "it is nested too deeply." if isinstance(e, RecursionError) else reason(e)
+        raise UserError(f"The file {path.name} of '{model_id}' cannot be read: {what}") from e
+    return value
 
 
 def index_of(folder: Path, model_id: str, single: str = SINGLE) -> dict[str, str]:
@@ -198,34 +244,54 @@ def index_of(folder: Path, model_id: str, single: str = SINGLE) -> dict[str, str
     if not path.exists():
         return {}
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(path, model_id)["weight_map"]
         if not all(isinstance(name, str) for name in weight_map.values()):
             raise TypeError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (UserError, KeyError, TypeError, AttributeError) as e:
         raise UserError(
             f"The file {path.name} of '{model_id}' is damaged. Download or copy it again."
         ) from e
     return dict(weight_map)
 
 
-def files_of(weight_map: Mapping[str, str], present: Mapping[str, int], model_id: str) -> list[str]:
-    """The files that make up the checkpoint: transformers takes model.safetensors before it looks
-    for an index, and nothing that is neither it nor named there."""
-    named = sorted(set(weight_map.values()))
-    if SINGLE in present and SINGLE not in named:
-        return [SINGLE]
-    check_present(named, present, model_id)
-    if named:
-        return named
-    if any(fnmatch(name, "model-*-of-*.safetensors") for name in present):
-        raise UserError(f"'{model_id}' is incomplete: {INDEX} is missing. Download it again.")
-    raise UserError(
-        f"'{model_id}' has no weights in safetensors' format: there is no {SINGLE} in it."
-    )
+def weight_files(
+    folder: Path, exists: Exists, model_id: str
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The files that transformers takes the weights from, sorted, and the index that names them,
+    empty where there is none: one file before an index, safetensors before pytorch_model.bin. No
+    other file counts, whatever its format. Those that an index names need not exist."""
+    for single in SINGLES:
+        weight_map = index_of(folder, model_id, single)
+        if exists(single):
+            if single in weight_map.values():
+                check_present(weight_map.values(), exists, model_id)
+            return (single,), weight_map
+        if weight_map:
+            return tuple(sorted(set(weight_map.values()))), weight_map
+    return (), {}
 
 
-def check_present(named: Iterable[str], present: Container[str], model_id: str) -> None:
-    if missing := sorted(name for name in set(named) if name not in present):
+def safe_files(
+    folder: Path, exists: Exists, model_id: str
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """As `weight_files`, all of them there and in safetensors' format. Raises UserError."""
+    names, weight_map = weight_files(folder, exists, model_id)
+    if not is_safe(names):
+        if any(folder.glob("model-*-of-*.safetensors")):
+            raise UserError(f"'{model_id}' is incomplete: {INDEX} is missing. Download it again.")
+        raise UserError(
+            f"'{model_id}' has no weights in safetensors' format: there is no {SINGLE} in it."
+        )
+    check_present(names, exists, model_id)
+    return names, weight_map
+
+
+def is_safe(names: Iterable[str]) -> bool:
+    return any(name.endswith(".safetensors") for name in names)
+
+
+def check_present(named: Iterable[str], exists: Exists, model_id: str) -> None:
+    if missing := sorted(name for name in set(named) if not exists(name)):
         raise UserError(f"'{model_id}' is incomplete: {missing[0]} is missing. Download it again.")
 
 
@@ -245,7 +311,7 @@ def file_header(file: str, size: int, read: Read, model_id: str) -> dict[str, En
             reached = tensor.end
         if reached != size:
             raise ValueError("the file is not as long as its header says")
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(
             f"The file {file} of '{model_id}' is cut short or damaged. Download or copy it again."
         ) from e

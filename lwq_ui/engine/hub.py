@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -16,8 +17,7 @@ from typing import Any
 from ..core.errors import Stopped, UserError
 
 DEMO = "demo"
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the second only where there is no first
-FOREIGN = ["*/*", "consolidated*", "adapter_*", "*.gguf"]  # the same weights in other formats
+WEIGHTS = ("*.safetensors", "*.bin")
 SEARCHABLE = re.compile(
     r"\w[\w. -]*(/[\w. -]*)?"
 )  # anything else typed may be a path: it stays here
@@ -84,22 +84,16 @@ class HubFile:
     hash: str
 
 
-def weight_files(model_id: str, revision: str) -> tuple[HubFile, ...]:
-    """Those of the best format the model has, sorted by name. Raises what huggingface_hub does."""
+def possible_weights(model_id: str, revision: str) -> dict[str, HubFile]:
+    """By path, all files of the formats that weights come in. Raises what huggingface_hub does."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects
 
     info = HfApi().model_info(model_id, revision=revision, files_metadata=True, timeout=10)
-    files = {
+    return {
         f.rfilename: HubFile(f.rfilename, f.size or 0, f.lfs.sha256 if f.lfs else f.blob_id or "")
         for f in info.siblings or ()
+        if any(fnmatch(f.rfilename, pattern) for pattern in WEIGHTS)
     }
-    for pattern in WEIGHTS:
-        if names := tuple(
-            filter_repo_objects(sorted(files), allow_patterns=pattern, ignore_patterns=FOREIGN)
-        ):
-            return tuple(files[name] for name in names)
-    return ()
 
 
 @dataclass(frozen=True)

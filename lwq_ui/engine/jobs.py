@@ -55,8 +55,9 @@ def describe(
     source = find(model_id, settings, progress, stop, weights=False)
     known = stored_info(source, dtype, store, progress, stop)
     if known is None:
+        headers = source.headers(progress, stop) if source.has_weights else None
         progress("Reading the config", None)
-        known = models.describe(source, dtype)
+        known = models.describe(source, dtype, headers)
         store.write(records.info_key(source.fingerprint(), dtype), known.to_json())
     return known
 

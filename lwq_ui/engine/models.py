@@ -20,11 +20,20 @@ from ..core.memory import format_gib
 from ..core.schema import LayerSpec, ModelInfo
 from ..failures import out_of_memory
 from .attention import footprint
-from .checkpoint import DTYPES, Checkpoint, check_finite, complete, first_line, skeleton
+from .checkpoint import (
+    DTYPES,
+    Checkpoint,
+    check_finite,
+    complete,
+    declare_untied,
+    first_line,
+    pickled,
+    skeleton,
+)
 from .devices import machine_memory
-from .headers import Headers, local_headers
+from .headers import Headers, is_safe, local_headers
 from .layers import LayersInMemory, StreamedLayers, find_layers, layer_weights, nbytes
-from .sources import Progress, Source
+from .sources import Progress, Source, refuse_quantized
 from .walk import LayerWalk
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
@@ -45,6 +54,7 @@ def read_config(source: Source) -> Any:
             f"transformers {transformers.__version__} does not know the model type of "
             f"'{source.model_id}', or its config is damaged ({first_line(e)})."
         ) from e
+    refuse_quantized(source.folder, source.model_id)
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     named = getattr(config, "architectures", None) or []
     if config.is_encoder_decoder or (named and not known & set(named)):
@@ -57,9 +67,11 @@ def read_config(source: Source) -> Any:
         raise UserError(
             f"'{source.model_id}' ({config.model_type}) is not a causal language model."
         )
-    if getattr(config, "quantization_config", None):
+    if getattr(config, "transformers_weights", None):
         raise UserError(
-            f"'{source.model_id}' is quantized already. Choose the original model it was made from."
+            f"The config of '{source.model_id}' names a weights file of its own "
+            "(transformers_weights), which is not supported. Rename the file to model.safetensors "
+            "and delete that entry."
         )
     return config
 
@@ -96,15 +108,40 @@ def describe(
     headers: Headers | None = None,
     fingerprint: str | None = None,
 ) -> ModelInfo:
-    """Architecture, layers and exact bytes, from the config alone: no weights are read, but for the
-    fingerprint where none is given. With the `headers` of its checkpoint, UserError where a tensor
-    is missing or does not fit."""
+    """Architecture, layers and exact bytes, from the config and what can be known of the checkpoint
+    without reading the weights: its files or, while they are on the Hub, `headers`. Weights are
+    only read for the fingerprint, where none is given, and to see whether two tensors that the
+    config ties are equal. Raises UserError where a tensor is missing, quantized or does not fit."""
     config = read_config(source)
     dtype = resolve_dtype(config, dtype)
     model = skeleton(config, dtype, source.model_id)
-    if headers:
-        Checkpoint(model, headers, source.model_id).check()
+    if checkpoint := checkpoint_of(model, source, headers):
+        checkpoint.check()
     return model_info(model, source, dtype, fingerprint)
+
+
+def checkpoint_of(
+    model: PreTrainedModel, source: Source, headers: Headers | None = None
+) -> Checkpoint | None:
+    """The checkpoint of a model as far as it can be known: from its files, or from `headers` while
+    those are on the Hub. None without either. Raises UserError where the files are damaged."""
+    if source.download_bytes != 0:
+        return Checkpoint(model, headers, source.model_id, fetch=source.fetch) if headers else None
+    files = source.weight_files()
+    if not files:
+        return None
+    if is_safe(path.name for path in files):
+        headers = headers or local_headers(source.folder, source.model_id)
+        return Checkpoint(model, headers, source.model_id, source.folder)
+    try:
+        headers, values = pickled(files, source.folder)
+    except Exception as e:  # pickle's errors have no class in common
+        raise unreadable(source.model_id, e) from e
+    return Checkpoint(model, headers, source.model_id, values=values)
+
+
+def unreadable(model_id: str, error: Exception) -> UserError:
+    return UserError(f"'{model_id}' cannot be loaded ({first_line(error)}).")
 
 
 def model_info(
@@ -214,7 +251,7 @@ def load(
     except Exception as e:  # among them pickle's, which are of no common class
         if out_of_memory(e):
             raise too_small(info, device) from e
-        raise UserError(f"'{source.model_id}' cannot be loaded ({first_line(e)}).") from e
+        raise unreadable(source.model_id, e) from e
     if sum(map(nbytes, walk.model.parameters())) != info.total_bytes:  # a head that is not tied
         info = model_info(walk.model, source, info.dtype, info.fingerprint)
     return LoadedModel(info, device, walk.model, tokenizer, walk, source.folder)
@@ -239,11 +276,14 @@ def read_weights(
     model, report = loaded
     wrong = [str(key[0]) for key in report["mismatched_keys"]]
     complete(source.model_id, report["missing_keys"], wrong, report.get("error_msgs") or ())
+    declare_untied(model)
     progress("Checking the weights", None)
     for name, parameter in model.named_parameters():
         if stop.is_set():
             raise Stopped
         check_finite(source.model_id, name, parameter)
+    if checkpoint := checkpoint_of(model, source):
+        checkpoint.check_places()
     walk = LayerWalk(model, LayersInMemory(model))
     walk.check()
     return walk

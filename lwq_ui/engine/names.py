@@ -12,11 +12,9 @@ from safetensors import safe_open
 
 from ..core.errors import Stopped, UserError
 from .checkpoint import check_finite
-from .headers import Headers
+from .headers import FLOATS, PACKED_NAME, Headers
 from .scorers import share_above_one_std
-from .sources import Progress
-
-FLOATS = ("BF16", "F16", "F32")
+from .sources import Progress, quantized_already
 
 
 def layers_by_name(headers: Headers, model_id: str) -> list[list[str]]:
@@ -58,6 +56,8 @@ def zd_by_name(
 ) -> list[float]:
     """ZD (paper section 3.1) of every layer, a layer at a time from the files. Raises UserError for
     weights that are quantized already."""
+    if any(map(PACKED_NAME.search, headers.tensors)):
+        raise quantized_already(model_id)
     layers = layers_by_name(headers, model_id)
     scores = []
     for i, names in enumerate(layers):

@@ -18,7 +18,7 @@ from .quantizers import Quantizer
 from .sources import Source
 from .texts import MAX_TOKENS, Text
 
-INFO_FORMAT = 2  # of ModelInfo as JSON: one more for every change of its fields
+INFO_FORMAT = 3  # of ModelInfo as JSON: one more for every change of its fields or their values
 LIBRARIES = ("torch", "transformers", "optimum-quanto", "lm-eval")
 
 

@@ -6,12 +6,13 @@ Imports no torch, so the page can look a model's cached results up before torch 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,8 +22,18 @@ from ..core.memory import format_gib
 from ..core.store import Key, Store, digest
 from ..core.typed import typed
 from ..settings import Settings
-from .headers import Headers, check_present, hub_headers, index_of, local_headers
-from .hub import DEMO, FOREIGN, WEIGHTS, HubFile, hub_errors, unreachable, weight_files
+from .headers import (
+    Headers,
+    check_present,
+    fetch_range,
+    hub_headers,
+    is_safe,
+    local_headers,
+    on_disk,
+    read_json,
+    weight_files,
+)
+from .hub import DEMO, HubFile, hub_errors, possible_weights, unreachable
 
 Progress = Callable[[str, float | None], None]
 """`progress(what is being done, share done from 0 to 1 or None where unknown)`."""
@@ -70,8 +81,18 @@ READ = (
 """Of a model's files, those that transformers reads beside the weights, whatever the tokenizer's
 class. A change of one of them may change every result."""
 
-DESCRIPTION = ["*.json", "*.txt", *READ]  # everything but the weights
+QUANTIZED = (
+    "hf_quant_config.json",  # ModelOpt
+    "quantize_config.json",  # AutoGPTQ and GPTQModel
+    "quant_config.json",  # AWQ
+    "quantization_config.json",  # AutoRound
+    "quanto_qmap.json",  # optimum-quanto
+)
+"""Files that only a quantized checkpoint has."""
 
+DESCRIPTION = [*READ, *QUANTIZED, "*.index.json"]  # everything but the weights
+
+LONGEST_NAME = 200  # characters of a name that a sentence repeats
 LARGE = 2**30  # bytes of a file that takes seconds to hash
 
 _hashes: dict[str, str] = {}
@@ -95,11 +116,11 @@ class Source:
         return Store(self.cache) if self.cache else None
 
     def weight_files(self) -> list[Path]:
-        """On this disk: safetensors, or else pytorch_model*.bin."""
-        for pattern in WEIGHTS:
-            if files := sorted(self.folder.glob(pattern)):
-                return files
-        return []
+        """The files that transformers takes the weights from, those of them on this disk. Raises
+        UserError where an index is damaged."""
+        exists = on_disk(self.folder)
+        names, _ = weight_files(self.folder, exists, self.model_id)
+        return [self.folder / name for name in names if exists(name)]
 
     def missing(self) -> tuple[HubFile, ...]:
         return tuple(f for f in self.on_hub or () if not (self.folder / f.name).exists())
@@ -111,13 +132,19 @@ class Source:
             return None
         return sum(f.bytes for f in self.missing())
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it is known where the weights are, on this disk or on the Hub."""
+        return bool(self.on_hub or self.weight_files())
+
     def headers(self, progress: Progress, stop: Event) -> Headers | None:
         """What the weights are, without downloading them; None where they are in a format without
         headers, pytorch_model*.bin. Raises UserError and Stopped."""
-        files = self.weight_files() if self.download_bytes == 0 else self.on_hub or ()
-        if files and not is_safe(files):
+        here = self.download_bytes == 0
+        files = self.weight_files() if here else self.on_hub or ()
+        if files and not is_safe(f.name for f in files):
             return None
-        if self.download_bytes == 0:
+        if here:
             return local_headers(self.folder, self.model_id)
         store = self._store
         key = Key("headers", str(self.revision), {"model": self.model_id})
@@ -131,6 +158,19 @@ class Source:
             store.write(key, headers.to_json())
         return headers
 
+    def fetch(self, file: str, start: int, end: int) -> bytes:
+        """Some bytes of a file that is on the Hub; what was fetched once is kept. Raises UserError
+        where the Hub cannot be asked."""
+        store = self._store
+        key = Key("parts", str(self.revision), {"model": self.model_id, "part": [file, start, end]})
+        if store and (stored := store.read(key, lambda value: b64decode(typed(str, value)))):
+            return stored
+        with hub_errors(self.model_id):
+            content = fetch_range(self.model_id, str(self.revision), file, start, end)
+        if store:
+            store.write(key, b64encode(content).decode())
+        return content
+
     def fingerprint(self, stop: Event | None = None) -> str:
         """Hash of the contents of all files that make the model: weights, configs and whatever the
         tokenizer reads. Equal files, equal fingerprint, wherever they lie."""
@@ -140,7 +180,8 @@ class Source:
             files, store = self.weight_files(), self._store
             with ThreadPoolExecutor() as pool:  # a disk is faster than one core
                 hashes = list(pool.map(lambda p: file_hash(p, store, stop), files))
-            weights = [(p.name, h) for p, h in zip(files, hashes, strict=True)]
+            names = [p.relative_to(self.folder).as_posix() for p in files]
+            weights = list(zip(names, hashes, strict=True))
         whole = hashlib.sha256()
         for name, content in (*((p.name, file_hash(p)) for p in small), *weights):
             whole.update(f"{name} {content}\n".encode())
@@ -154,14 +195,16 @@ class Source:
         )
 
 
+def quantized_already(model_id: str) -> UserError:
+    return UserError(
+        f"'{model_id}' is quantized already. Choose the original model it was made from."
+    )
+
+
 def described(folder: Path) -> list[Path]:
     """The files of a folder that `READ` names, sorted by name."""
     named = {p for pattern in READ for p in folder.glob(pattern) if p.is_file()}
     return sorted((p for p in named if p.name[0] != "."), key=lambda p: p.name)
-
-
-def is_safe(files: Sequence[Path | HubFile]) -> bool:
-    return any(f.name.endswith(".safetensors") for f in files)
 
 
 def file_hash(path: Path, store: Store | None = None, stop: Event | None = None) -> str:
@@ -223,47 +266,83 @@ def find(
         raise UserError("Name a model: a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder.")
     if model_id == DEMO:
         return Source(DEMO, settings.demo_model)
-    folder = Path(model_id).expanduser()
-    if folder.is_dir():
+    if (folder := folder_of(model_id)) is not None:
         return local_source(model_id, folder, settings, weights)
     if not HUB_ID.fullmatch(model_id) or model_id.startswith("."):
         raise UserError(
-            f"There is no folder '{model_id}', and it is not a Hugging Face id of the form "
-            "owner/name."
+            f"There is no folder '{printable(model_id)}', and it is not a Hugging Face id of the "
+            "form owner/name."
         )
     return hub_source(model_id, settings, progress, stop, weights)
 
 
+def folder_of(model_id: str) -> Path | None:
+    """The folder of this name, where there is one. Raises UserError where it cannot be seen."""
+    try:
+        folder = Path(model_id).expanduser()
+        if not folder.is_dir():
+            return None
+        next(folder.iterdir(), None)
+    except PermissionError as e:
+        raise UserError(
+            f"The folder '{printable(model_id)}' cannot be read: permission denied. Choose another "
+            "folder, or change its permissions."
+        ) from e
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a NUL
+        return None
+    return folder
+
+
+def printable(name: str) -> str:
+    """A name as typed, with escapes for what is no text; cut where it is very long."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
+
+
 def local_source(model_id: str, folder: Path, settings: Settings, weights: bool) -> Source:
-    config = folder / "config.json"
-    if not config.exists():
+    source = Source(model_id, folder, cache=settings.cache)
+    if not (folder / "config.json").exists():
         raise UserError(
             f"The folder '{model_id}' has no config.json: choose a folder that holds a model in "
             "transformers' format."
         )
-    try:
-        json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"The file config.json in '{model_id}' cannot be read: {e}.") from e
-    source = Source(model_id, folder, cache=settings.cache)
+    refuse_quantized(folder, model_id)
     if weights:
         check_weights(source)
     return source
 
 
+def refuse_quantized(folder: Path, model_id: str) -> None:
+    """Raises UserError where config.json cannot be read, or where it or a file beside it says that
+    the weights are quantized."""
+    config = read_json(folder / "config.json", model_id)
+    if says_quantized(config) or any((folder / name).exists() for name in QUANTIZED):
+        raise quantized_already(model_id)
+
+
+def says_quantized(config: dict[str, Any]) -> bool:
+    """Whether a config, or the config of a part of the model in it, has an entry of this kind."""
+    kinds = ("quantization_config", "compression_config", "quantization")  # the last is MLX's
+    return any(config.get(kind) for kind in kinds) or any(
+        says_quantized(part) for part in config.values() if isinstance(part, dict)
+    )
+
+
 def check_weights(source: Source) -> None:
     """Every file the index names is there, and none is cut short. No weights are read."""
-    files = source.weight_files()
-    if not files:
-        raise UserError(
-            f"'{source.model_id}' has no weights: there is no .safetensors or pytorch_model.bin "
-            "file in it."
-        )
-    if is_safe(files):
-        local_headers(source.folder, source.model_id)
+    folder, model_id = source.folder, source.model_id
+    exists = on_disk(folder)
+    names, _ = weight_files(folder, exists, model_id)
+    if names and not is_safe(names):
+        check_present(names, exists, model_id)
+    elif names or any(folder.glob("*.safetensors")):
+        local_headers(folder, model_id)
     else:
-        named = index_of(source.folder, source.model_id, "pytorch_model.bin").values()
-        check_present(named, {f.name for f in files}, source.model_id)
+        raise UserError(
+            f"'{model_id}' has no weights: there is no model.safetensors or pytorch_model.bin file "
+            "in it."
+        )
 
 
 def hub_source(
@@ -271,25 +350,28 @@ def hub_source(
 ) -> Source:
     from huggingface_hub import snapshot_download
 
-    def download(patterns: list[str], revision: str | None = None) -> Path:
+    def download(
+        patterns: list[str], revision: str | None = None, without: str | None = None
+    ) -> Path:
         return Path(
             snapshot_download(
                 model_id,
                 revision=revision,
                 allow_patterns=patterns,
-                ignore_patterns=FOREIGN,
+                ignore_patterns=without,
                 tqdm_class=reporting_bar(f"Downloading {model_id}", progress, stop),
             )
         )
 
     progress(f"Looking for {model_id}", None)
     with hub_errors(model_id):
-        folder = download(DESCRIPTION)
+        folder = download(DESCRIPTION, without="*/*")
         if not (folder / "config.json").exists():
             raise UserError(
                 f"'{model_id}' is not a transformers model: it has no config.json. Look for the "
                 "original model it was made from."
             )
+        refuse_quantized(folder, model_id)
         source = Source(model_id, folder, revision=folder.name, cache=settings.cache)
         try:
             check_weights(source)
@@ -297,7 +379,7 @@ def hub_source(
             source = replace(source, on_hub=listed(source, Store(settings.cache), weights))
         if weights and (missing := source.missing()):
             check_room(source)
-            download([f.name for f in missing], source.revision)
+            download([escape(f.name) for f in missing], source.revision)
     if weights:
         check_weights(source)
     return source
@@ -306,15 +388,17 @@ def hub_source(
 def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | None:
     """The weight files on the Hub; None where it cannot be asked, unless they are `needed`. A
     revision never changes, so it is asked once."""
-    key = Key("files", str(source.revision), {"model": source.model_id})
+    key = Key("files", str(source.revision), {"model": source.model_id, "version": 2})
     if (stored := store.read(key, stored_files)) is not None:
         return stored
     try:
-        files = weight_files(source.model_id, str(source.revision))
+        possible = possible_weights(source.model_id, str(source.revision))
     except Exception:  # its errors for "no network" have no class in common
         if needed and not source.weight_files():
             raise
         return None
+    names, _ = weight_files(source.folder, possible.__contains__, source.model_id)
+    files = tuple(possible[name] for name in names if name in possible)
     store.write(key, [astuple(f) for f in files])
     return files
 

@@ -38,10 +38,10 @@ class Hub:
 
     def siblings(self) -> list[dict[str, Any]]:
         found = []
-        for path in sorted(p for p in self.folder.iterdir() if p.is_file()):
+        for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             content = path.read_bytes()
             file: dict[str, Any] = {
-                "rfilename": path.name,
+                "rfilename": path.relative_to(self.folder).as_posix(),
                 "size": len(content),
                 "blobId": hashlib.sha1(content).hexdigest(),
             }
@@ -104,7 +104,7 @@ def serve(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hu
             if status == 206:
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
             if self.command == "GET":
-                hub.sent.append((path.name, start, end))
+                hub.sent.append((path.relative_to(hub.folder).as_posix(), start, end))
             self.answer(status, content[start:end], headers)
 
         def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:

@@ -18,14 +18,17 @@ import fake_hub
 import huggingface_hub
 import pytest
 import tiny
+import torch
 import transformers
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
 from lwq_ui.engine import sources
 from lwq_ui.engine.headers import local_headers
 from lwq_ui.engine.hub import HubFile
+from lwq_ui.engine.models import describe, load
 from lwq_ui.engine.sources import Source, find
 from lwq_ui.settings import ROOT, Settings
 
@@ -405,6 +408,110 @@ def test_only_one_format_of_the_weights_is_counted(copy: Path, online: Online) -
         shutil.copy(copy / "model.safetensors", copy / name)
     with online(copy) as hub:
         assert [f.name for f in hub.find(weights=False).on_hub or ()] == ["model.safetensors"]
+
+
+def stray(folder: Path) -> None:
+    """Files of other formats, which transformers does not read."""
+    for name in ("consolidated.safetensors", "adapter_model.safetensors", "extra.safetensors"):
+        save_file({"a": torch.zeros(3)}, folder / name)
+    for name in ("optimizer.bin", "training_args.bin", "model.gguf"):
+        (folder / name).write_bytes(b"x")
+
+
+def pickled(folder: Path) -> Path:
+    """The weights of a folder as torch saves them."""
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def in_a_subfolder(folder: Path) -> Path:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "shards").mkdir()
+    half = dict(list(weights.items())[: len(weights) // 2])
+    rest = {name: tensor for name, tensor in weights.items() if name not in half}
+    save_file(half, folder / "shards" / "one.safetensors", metadata={"format": "pt"})
+    save_file(rest, folder / "two.safetensors", metadata={"format": "pt"})
+    weight_map = dict.fromkeys(half, "shards/one.safetensors")
+    weight_map |= dict.fromkeys(rest, "two.safetensors")
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("made", [Path, pickled, in_a_subfolder, "shards"])
+def test_what_transformers_does_not_read_changes_nothing(
+    copy: Path, shards: Path, tmp_path: Path, made: Any, online: Online
+) -> None:
+    """The same files, fingerprint and figures with and without weights of other formats beside
+    them, from this disk and from the Hub."""
+    folder = shards if made == "shards" else made(copy)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny.DEMO / name, folder / name)
+    plain = find(str(folder), SETTINGS, tiny.quiet, Event())
+    expected, info = plain.fingerprint(), describe(plain)
+    files = [p.relative_to(folder).as_posix() for p in plain.weight_files()]
+    loaded = load(plain, "cpu", "auto", tiny.quiet, Event())
+    assert loaded.info == info
+    stray(folder)
+    again = find(str(folder), SETTINGS, tiny.quiet, Event())
+    assert [p.relative_to(folder).as_posix() for p in again.weight_files()] == files
+    assert again.fingerprint() == expected and describe(again) == info
+    state = load(again, "cpu", "auto", tiny.quiet, Event()).model
+    assert tiny.state_hash(state) == tiny.state_hash(loaded.model)
+    with online(folder) as hub:
+        before = hub.find(weights=False)
+        assert sorted(f.name for f in before.on_hub or ()) == files
+        assert before.fingerprint() == expected
+        after = hub.find()
+        assert after.fingerprint() == expected and after.download_bytes == 0
+        assert sorted(
+            {name for name, *_ in hub.sent if name.endswith((".safetensors", ".bin"))}
+        ) == (files)
+
+
+def test_a_stale_single_file_is_what_transformers_takes(shards: Path) -> None:
+    """Beside shards and their index. Each is counted once."""
+    save_file(load_file(sorted(shards.glob("*.safetensors"))[0]), shards / "model.safetensors")
+    source = Source("x", shards)
+    assert [p.name for p in source.weight_files()] == ["model.safetensors"]
+    with pytest.raises(UserError, match=r"'x' are incomplete: [0-9]+ tensors are missing"):
+        describe(source)
+    (shards / "model.safetensors").unlink()
+    assert describe(source).num_parameters == describe(Source("y", shards)).num_parameters
+
+
+def test_a_missing_shard_is_named(shards: Path) -> None:
+    gone = sorted(shards.glob("*.safetensors"))[1]
+    gone.unlink()
+    for weights in (True, False):
+        with pytest.raises(UserError, match=f"is incomplete: {gone.name} is missing"):
+            describe(find(str(shards), SETTINGS, tiny.quiet, Event(), weights=weights))
+
+
+SAID = {
+    "config.json": {"quantization_config": {"quant_method": "fp8"}},
+    "in a part": {"text_config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}},
+    "compression": {"compression_config": {"format": "pack-quantized"}},
+    "MLX": {"quantization": {"group_size": 64, "bits": 4}},
+}
+
+
+@pytest.mark.parametrize("where", [*SAID, *sources.QUANTIZED])
+def test_quantized_already(copy: Path, where: str, online: Online) -> None:
+    if where in SAID:
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, **SAID[where]}))
+    else:
+        (copy / where).write_text("{}")
+    for weights in (True, False):
+        assert "is quantized already. Choose the original" in refused(str(copy), weights=weights)
+    with pytest.raises(UserError, match="is quantized already"):
+        describe(Source("x", copy))
+    with online(copy) as hub:
+        assert "is quantized already" in hub.refused() and hub.sent_bytes("safetensors") == 0
 
 
 def test_headers_of_local_models(copy: Path) -> None:
