@@ -176,6 +176,7 @@ def score(
         if loaded.streamed and sequences and not chosen.calibrated:  # every layer is read anyway
             also.append(Packing(bank_of(loaded, quantizer, store), chosen.pairs[0]))
         path = records.pass_path([key_of(name) for name in quick], loaded.device, store)
+        store.passes.evict(path)
         scored = layer_scores(loaded, quick, sequences, progress, stop, also, path)
         for name, (values, seconds) in scored.items():
             keep(name, values, sequences, seconds)
@@ -259,6 +260,7 @@ def evaluate(
                 for items, start, end in stages:
                     told = part_of(progress, (t + start) / len(missing), (t + end) / len(missing))
                     journal = records.journal_folder(loaded.info, task, chosen, store)
+                    store.journals.evict(journal)
                     results = task.measure(Sweep(bank, left, told, stop, journal), items)
                     evaluations = [
                         Evaluation(

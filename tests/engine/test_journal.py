@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 
+from lwq_ui.core import store as store_module
 from lwq_ui.engine import sweep as sweep_module
 from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.journal import FIELDS, Journal, Scored, digest
+from lwq_ui.engine.journal import FIELDS, MOST_FILES, Journal, Scored, digest
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import Request, Sweep
@@ -86,13 +90,14 @@ from lwq_ui.engine import journal, sweep
 sweep.batch_tokens = lambda loaded: 60
 sweep.OPERATIONS = {{"cpu": 3e7}}
 sweep.TOKENS = {{"cpu": 0}}
-write, left = journal.write_atomically, [{shards}]
+write, left = journal.keep, [{shards}]
 def dying(path, content):
     write(path, content)
     left[0] -= 1
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-journal.write_atomically = dying
+    return True
+journal.keep = dying
 bank = t.Bank(tiny.load(Path({model!r})), t.quantizer_named("quanto"))
 t.score(bank, t.SPLITS, t.questions(8), Path({folder!r}))
 """
@@ -202,6 +207,108 @@ def test_a_damaged_file_is_set_aside_and_its_work_done_again(
     assert path.name in caplog.text
     assert path.with_suffix(".damaged").read_bytes() == wrong[damage]
     assert path.exists()
+
+
+def test_a_damaged_file_that_cannot_be_moved_is_passed_over(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = questions(8)
+    whole = score(bank, SPLITS, asked, tmp_path)
+    path = min(tmp_path.iterdir())
+    path.write_bytes(b"PK")
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    assert same(score(bank, SPLITS, asked, tmp_path), whole)
+    assert path.name in caplog.text
+
+
+@pytest.mark.parametrize("where", ["file", "read-only"])
+def test_a_sweep_whose_journal_cannot_be_written_gives_its_numbers(
+    where: str, bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    folder, asked = tmp_path / "model" / "key", questions(4)
+    known = score(bank, SPLITS, asked, tmp_path / "other")
+    if where == "file":
+        folder.parent.write_bytes(b"")
+    else:
+        first = score(bank, SPLITS, asked[:8], folder)
+        monkeypatch.setattr(store_module.tempfile, "mkstemp", refuse_files)
+        steps.clear()
+        assert same(score(bank, SPLITS, asked[:8], folder), first) and not steps
+    assert close(score(bank, SPLITS, asked, folder), known)
+
+
+def refuse_files(*_: Any, **__: Any) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+Shards = list[tuple[list[bytes], list[tuple[int, ...]], bool]]
+
+
+def shards() -> Shards:
+    """More than a journal keeps apart: overlapping ones, of several sets of splits."""
+    name = [bytes([r]) * 16 for r in range(200)]
+    many = [(name[3 * k : 3 * k + 5], SPLITS, True) for k in range(MOST_FILES)]
+    few = [(name[3 * k : 3 * k + 3], MORE[:1], True) for k in range(MOST_FILES // 2)]
+    plain = [(name[150 + k : 152 + k], SPLITS[:2], False) for k in range(5)]
+    return [*many, *few, *plain]
+
+
+def figures(digests: list[bytes], splits: list[tuple[int, ...]]) -> Scored:
+    """The same for a request and a split wherever they occur."""
+    value = np.array([[d[0] + hash(s) % 1000 / 7 for s in splits] for d in digests])
+    return Scored(value, value > 300, value * 2, value * 3)
+
+
+def test_many_files_are_merged_into_few_that_hold_the_same(tmp_path: Path) -> None:
+    for digests, splits, divergence in shards():
+        Journal(tmp_path).write(digests, splits, figures(digests, splits), divergence)
+    assert len(list(tmp_path.iterdir())) == len(shards())
+    everything = [bytes([r]) * 16 for r in range(200)], [*SPLITS, *MORE]
+    before = [Journal(tmp_path).read(*everything, divergence) for divergence in (True, False)]
+    assert len(list(tmp_path.iterdir())) <= 4
+    after = [Journal(tmp_path).read(*everything, divergence) for divergence in (True, False)]
+    for (scored, known), (again, still), divergence in zip(before, after, (1, 0), strict=True):
+        expected = np.zeros_like(known)
+        for digests, splits, diverging in shards():
+            rows = [everything[0].index(d) for d in digests]
+            if diverging or not divergence:
+                expected[np.ix_(rows, [everything[1].index(s) for s in splits])] = True
+        assert (known == expected).all() and (still == expected).all()
+        assert (again.logprob == scored.logprob).all()
+        right = figures(*everything)
+        for name in FIELDS:
+            assert (getattr(again, name)[known] == getattr(right, name)[known]).all()
+
+
+def test_files_that_cannot_be_merged_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for digests, splits, divergence in shards():
+        Journal(tmp_path).write(digests, splits, figures(digests, splits), divergence)
+    files = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(store_module.tempfile, "mkstemp", refuse_files)
+    assert Journal(tmp_path).read(shards()[0][0], SPLITS, True)[1].all()
+    assert sorted(tmp_path.iterdir()) == files
+
+
+def test_what_another_process_merges_meanwhile_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = [bytes([r]) * 16 for r in range(9)]
+    for digest_ in everything:
+        Journal(tmp_path).write([digest_], SPLITS, figures([digest_], SPLITS), True)
+    other, load = Journal(tmp_path), Journal._load
+
+    def late(self: Journal, path: Path) -> Any:
+        monkeypatch.setattr(Journal, "_load", load)
+        other._merge(other._shards())
+        return load(self, path)
+
+    monkeypatch.setattr(Journal, "_load", late)
+    assert Journal(tmp_path).read(everything, SPLITS, True)[1].all()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_digest_tells_requests_apart() -> None:

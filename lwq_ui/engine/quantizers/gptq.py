@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...core.errors import Stopped, UserError
 from ...core.memory import PRUNED, UNTOUCHED, format_gib
 from ...core.schema import ModelInfo, WeightSpec
-from ...core.store import versions, write_atomically
+from ...core.store import keep, versions
 from ..sources import Progress
 from .base import Machine, Option
 from .calibrated import TEXT_OPTIONS, Calibrated
@@ -200,7 +200,7 @@ class GPTQ(Calibrated):
                         time.sleep(0.05)
                     self._keep(bank, layer, level, packed)
                     if state and entering.exists():
-                        write_atomically(state, entering.read_bytes())
+                        keep(state, entering.read_bytes())
                     for path in (packed, entering):
                         path.unlink(missing_ok=True)
         if state and last == loaded.info.num_layers - 1:
