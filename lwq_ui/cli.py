@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import re
 import signal
 import sys
@@ -92,6 +93,29 @@ class Terminal:
     def end(self) -> None:
         if self.last and self.out.isatty():
             self.out.write("\r\x1b[K")
+
+
+class Warnings(logging.Handler):
+    """Writes this program's warnings to standard error, once and beside the progress, whatever the
+    libraries do with their logs."""
+
+    def __init__(self, progress: Terminal):
+        super().__init__(logging.WARNING)
+        self.progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.progress.end()
+        print(self.format(record), file=sys.stderr)
+
+    def __enter__(self) -> None:
+        log = logging.getLogger(__package__)
+        log.addHandler(self)
+        log.propagate = False
+
+    def __exit__(self, *_: object) -> None:
+        log = logging.getLogger(__package__)
+        log.removeHandler(self)
+        log.propagate = True
 
 
 class Commands:
@@ -581,7 +605,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # libraries print where results belong
+        # Libraries print where results belong.
+        with Warnings(commands.progress), contextlib.redirect_stdout(sys.stderr):
             data, text = run()
     except (UserError, Stopped, KeyboardInterrupt) as e:
         commands.progress.end()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
 from threading import Event
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..core.errors import Stopped
 from ..core.memory import format_gib
-from ..core.store import write_atomically
+from ..core.store import keep
 from .batches import batch_tokens, batches
 from .layers import layer_weights
 from .models import LoadedModel, free_bytes
@@ -89,7 +89,7 @@ class Pass:
         told = json.dumps({"values": self.values, "seconds": self.seconds}).encode()
         tensors = {str(b): state.cpu().contiguous() for b, state in enumerate(self.states)}
         tensors["told"] = torch.tensor(list(told), dtype=torch.uint8)
-        write_atomically(self.path, safetensors.torch.save(tensors))
+        keep(self.path, safetensors.torch.save(tensors))
         self._saved = time.monotonic()
 
     def save_now_and_then(self) -> None:
@@ -178,7 +178,8 @@ def survey(
         calls.clear()  # an exception keeps its frames, and so what they refer to
         done.states.clear()
     if path:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is made again where it is in the way
+            path.unlink(missing_ok=True)
     return done
 
 
