@@ -251,7 +251,8 @@ def test_file_lists_of_another_version_are_asked_for_again(
     value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = (HubFile("model.safetensors", 92, "0" * 64),)
-    monkeypatch.setattr("lwq_ui.engine.sources.weight_files", lambda *_: files, raising=False)
+    possible = {file.name: file for file in files}
+    monkeypatch.setattr("lwq_ui.engine.sources.possible_weights", lambda *_: possible)
     source, store = Source("owner/name", tmp_path, revision="1" * 40), Store(tmp_path)
     assert listed(source, store, False) == files
     (path,) = (tmp_path / "files").rglob("*.json")
