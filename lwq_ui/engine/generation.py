@@ -21,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from ..core.errors import UserError
 from .finite import not_numbers
 from .models import LoadedModel
-from .texts import check_tokens, first_token
+from .texts import check_tokens, first_token, token_ids
 
 MOST_TOKENS = 4096  # of the prompt and what is written
 TEMPERATURE = 0.8
@@ -84,7 +84,7 @@ def fitted(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[int]
     long prompt loses its beginning, but keeps at least half of the room. Raises UserError where
     there is no token to begin with, or the model has no embedding for one."""
     longest = loaded.max_tokens(MOST_TOKENS)
-    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"]
+    ids = token_ids(loaded, prompt, verbose=False)
     if not ids:
         first = first_token(loaded)
         if first is None:

@@ -46,7 +46,7 @@ from .generation import OnlyNumbers
 from .layers import find_layers
 from .models import release_memory
 from .sweep import Rehearsal, Rehearsed, Request, Sweep, out_of_memory
-from .texts import check_tokens, embeddings, first_token
+from .texts import check_tokens, embeddings, first_token, tokenizing
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,13 @@ class SweepLM(HFLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kw: Any) -> Any:
         check(self.sweep.stop)  # tens of thousands of requests are tokenized before the walk
         tokenizer = self.tokenizer
-        if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-            # HFLM would look whether the string begins with the one or the other
-            tokens = tokenizer.encode(string, add_special_tokens=add_special_tokens is not False)
-        else:
-            tokens = super().tok_encode(string, add_special_tokens, **kw)
+        with tokenizing(self.loaded):
+            if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+                # HFLM would look whether the string begins with the one or the other
+                special = add_special_tokens is not False
+                tokens = tokenizer.encode(string, add_special_tokens=special)
+            else:
+                tokens = super().tok_encode(string, add_special_tokens, **kw)
         check_tokens(tokens, self.loaded)
         return tokens
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UserError
+from ..core.errors import Stopped, UserError
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def tokenize(
     left = most
     longest = loaded.max_tokens(longest)
     for document in text.documents:
-        ids = loaded.tokenizer(document, truncation=True, max_length=longest)["input_ids"]
+        ids = token_ids(loaded, document, truncation=True, max_length=longest)
         ids = ids if left is None else ids[:left]
         if len(ids) > 1:
             check_tokens(ids, loaded)
@@ -197,7 +198,30 @@ def tokenize(
 def cut_short(loaded: LoadedModel, documents: Iterable[str]) -> int:
     """How many documents have more tokens than `tokenize` takes of one."""
     longest = loaded.max_tokens(MAX_TOKENS)
-    return sum(len(loaded.tokenizer(d, verbose=False)["input_ids"]) > longest for d in documents)
+    return sum(len(token_ids(loaded, d, verbose=False)) > longest for d in documents)
+
+
+def token_ids(loaded: LoadedModel, text: str, **options: Any) -> list[int]:
+    """As the tokenizer does by default. Raises UserError where it cannot."""
+    with tokenizing(loaded):
+        return loaded.tokenizer(text, **options)["input_ids"]
+
+
+@contextmanager
+def tokenizing(loaded: LoadedModel) -> Iterator[None]:
+    """Makes one sentence of what a tokenizer raises: its files may hold anything."""
+    try:
+        yield
+    except (UserError, Stopped):
+        raise
+    except BaseException as e:
+        panic = type(e).__module__ == "pyo3_runtime"  # of the Rust library, and no Exception
+        if not (panic or isinstance(e, Exception)):
+            raise
+        raise UserError(
+            f"The tokenizer of '{loaded.info.model_id}' fails on a text ({type(e).__name__}: {e}). "
+            "Its files may be damaged: choose another copy of the model."
+        ) from e
 
 
 def check_tokens(ids: Sequence[int], loaded: LoadedModel) -> None:

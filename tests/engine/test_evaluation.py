@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -93,6 +94,37 @@ def test_passages_equal_the_float64_reference(bank: Bank) -> None:
         else:
             assert got.metrics["kl_divergence"].value > 1e-3
             assert got.metrics["top1_agreement"].value < 1
+
+
+@pytest.mark.parametrize("kind", ["adds", "has", "lacks"])
+def test_a_text_begins_as_the_tokenizer_begins_it(
+    kind: str, folder_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """With its beginning-of-text token once where the tokenizer adds it, else without; by a sum
+    made by hand over the plain forward pass."""
+    folder = shutil.copytree(folder_of("llama", max_position_embeddings=512), tmp_path / "model")
+    tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    bos = "<|endoftext|>"
+    if kind == "adds":
+        post = tokens["post_processor"]
+        post["single"].insert(0, {"SpecialToken": {"id": bos, "type_id": 0}})
+        post["special_tokens"] = {bos: {"id": bos, "ids": [0], "tokens": [bos]}}
+    if kind == "lacks":
+        config = {k: v for k, v in config.items() if not k.endswith("_token")}
+    (folder / "tokenizer.json").write_text(json.dumps(tokens), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    loaded = tiny.load(folder)
+    document = shipped_calibration(SETTINGS).documents[0][:300]
+    bank = Bank(loaded, quantizer_named("quanto"))
+    task = Passages(Text("x", (document,)))
+    (got,) = task.measure(Sweep(bank, [(16,) * 4], tiny.quiet, Event()), None)
+    bare = loaded.tokenizer(document, add_special_tokens=False)["input_ids"]
+    ids = [0, *bare] if kind == "adds" else bare
+    logp = tiny.logits(loaded.model, ids)[:-1].double().log_softmax(-1)
+    nats = -sum(logp[i, t].item() for i, t in enumerate(ids[1:])) / (len(ids) - 1)
+    assert got.items["tokens"] == [len(bare) if kind == "adds" else len(bare) - 1]
+    assert got.metrics["perplexity"].value == pytest.approx(math.exp(nats), rel=1e-4)
 
 
 def test_the_standard_error_is_that_of_many_samples() -> None:

@@ -15,7 +15,11 @@ import tiny
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, texts
+from lwq_ui.engine.bank import Bank
+from lwq_ui.engine.evaluation import task_named
 from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.quantizers import quantizer_named
+from lwq_ui.engine.sweep import Sweep
 from lwq_ui.engine.texts import (
     MAX_DOCUMENTS,
     MAX_TOKENS,
@@ -196,3 +200,32 @@ def test_documents_cut_at_512_tokens_are_counted(loaded_of: Callable[..., Loaded
     long = ENGLISH * 60
     assert cut_short(loaded, [long, ENGLISH, long]) == 2
     assert [len(s) for s in tokenize(loaded, Text("own", (long,)))] == [MAX_TOKENS]
+
+
+@pytest.mark.parametrize(
+    "content, said", [("", "holds no text"), (" \n\f\n", "holds no text"), ("a", "too short")]
+)
+def test_a_text_of_fewer_than_two_tokens(
+    content: str, said: str, tmp_path: Path, loaded_of: Callable[..., LoadedModel]
+) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        tokenize(loaded_of("llama"), calibration_text(str(path), SETTINGS))
+
+
+def test_a_tokenizer_that_panics_is_one_sentence(
+    loaded_of: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    """The Rust library's PanicException is no Exception."""
+    folder = tiny.save(loaded_of("llama").model, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    unknown = {"SpecialToken": {"id": "<unknown>", "type_id": 0}}
+    tokenizer["post_processor"]["single"].insert(0, unknown)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    loaded = tiny.load(folder)
+    with pytest.raises(UserError, match=r"tokenizer of .* fails on a text .* choose another copy"):
+        tokenize(loaded, Text("own", (ENGLISH,)))
+    with pytest.raises(UserError, match=r"tokenizer of .* fails on a text"):
+        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [(4,) * 4], tiny.quiet, Event())
+        task_named("endings", SETTINGS).measure(sweep, 2)
