@@ -34,21 +34,28 @@ class Batch:
         return ids.to(device), real.to(device)
 
 
-def batches(sequences: Sequence[Sequence[int]], most_tokens: int) -> list[Batch]:
-    """Longest first, each batch at most `most_tokens` (or one sequence) and little padding."""
-    groups = group([len(s) for s in sequences], most_tokens)
+def batches(
+    sequences: Sequence[Sequence[int]], most_tokens: int, kinds: Sequence[bytes] | None = None
+) -> list[Batch]:
+    """Longest first, each batch at most `most_tokens` (or one sequence), little padding and one of
+    the `kinds` of rows (see LayerWalk.kinds)."""
+    groups = group([len(s) for s in sequences], most_tokens, kinds)
     return [Batch(tuple(sequences[i] for i in g), tuple(g)) for g in groups]
 
 
-def group(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Which rows of these lengths make a batch together, longest first."""
+def group(
+    lengths: Sequence[int], most_tokens: int, kinds: Sequence[bytes] | None = None
+) -> list[list[int]]:
+    """Which rows of these lengths and kinds make a batch together, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: list[list[int]] = []
     for i in order:
         if groups:
-            longest = lengths[groups[-1][0]]
+            first = groups[-1][0]
+            longest = lengths[first]
             full = (len(groups[-1]) + 1) * longest > most_tokens
-            if not full and lengths[i] >= (1 - MOST_PADDING) * longest:
+            alike = kinds is None or kinds[i] == kinds[first]
+            if alike and not full and lengths[i] >= (1 - MOST_PADDING) * longest:
                 groups[-1].append(i)
                 continue
         groups.append([i])

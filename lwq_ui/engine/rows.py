@@ -8,6 +8,7 @@ its depth, so that it computes what it would compute in a row of its own.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,6 +134,8 @@ class Rows:
         self.ids = np.zeros((len(rows), self.length), np.int32)
         self.depth = np.zeros_like(self.ids)
         self.end = np.tile(np.arange(1, self.length + 1, dtype=np.int32), (len(rows), 1))
+        lengths = np.array([len(t.tokens) for t in trees])
+        self.real = np.arange(self.length) < lengths[:, None]  # [rows, tokens], false on padding
         found: list[tuple[int, int, int]] = []  # position, target, owner
         owner = 0
         for r, t in enumerate(trees):
@@ -176,14 +179,19 @@ def batch_rows(
     most_tokens: int,
     longest: int,
     deepest: int,
+    kinds: Sequence[bytes] | None = None,
 ) -> list[list[list[int]]]:
     """The requests of every row of every batch. It depends on the requests alone, not on their
-    order or on what else is known of them."""
-    sequences = [tuple(r.tokens) for r in requests]
-    rows = pack(sequences, cost, longest, deepest)
-    found = []
-    for branches in (False, True):
-        kind = [row for row in rows if (row.length > row.depth) == branches]
-        for g in group([row.length for row in kind], most_tokens):
-            found.append([kind[j].members for j in g])
-    return found
+    order or on what else is known of them. Sequences of different `kinds` (see LayerWalk.kinds)
+    share neither row nor batch."""
+    alike: dict[bytes, list[int]] = defaultdict(list)
+    for i in range(len(requests)):
+        alike[kinds[i] if kinds else b""].append(i)
+    batches = []
+    for _, members in sorted(alike.items()):
+        rows = pack([tuple(requests[i].tokens) for i in members], cost, longest, deepest)
+        for branches in (False, True):
+            shaped = [row for row in rows if (row.length > row.depth) == branches]
+            for g in group([row.length for row in shaped], most_tokens):
+                batches.append([[members[m] for m in shaped[j].members] for j in g])
+    return batches

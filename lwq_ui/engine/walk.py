@@ -14,18 +14,21 @@ architectures choose masks by a layer's index in its list):
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from ..core.errors import UserError
 from ..failures import out_of_memory
+from .finite import not_numbers
 from .layers import LayersInMemory, LayerSource
 from .rows import Request, Rows, tree
 
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 Tap = Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
+# What rotary embeddings of the kind 'dynamic' keep of the longest row they have met.
+LEARNT = ("max_seq_len_cached", "attention_scaling")
 TOLERANCE = 0.01  # of the largest logit; every supported architecture gives the very same bits
 
 
@@ -46,6 +51,12 @@ class LayerWalk:
         self.source = source or LayersInMemory(model)
         self.layers = self.source.modules
         self._tuple_out = self._layers_return_tuples()
+        self._fresh = [
+            (module, dict(module._buffers), {k: v for k, v in vars(module).items() if k in LEARNT})
+            for module in model.modules()
+            if "max_seq_len_cached" in vars(module)
+        ]
+        self._kinds: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -93,22 +104,62 @@ class LayerWalk:
         a small tree."""
         try:
             limit = 1e-3 if self.model.dtype == torch.float32 else 0.05
-            return self._tree_error() < limit
+            return not self.keeps_state and self._tree_error() < limit and self._leak() == 0
         except Exception as e:  # some take no such mask, or no positions
             if out_of_memory(e):
                 raise
             log.info("%s takes no trees: %r", type(self.model).__name__, e)
             return False
 
+    @cached_property
+    @torch.no_grad()
+    def keeps_state(self) -> bool:
+        """Whether a layer carries a state from token to token (Mamba, linear attention, short
+        convolutions), by the cache that the model's own code makes. True where it makes none."""
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        cache = getattr(self.model(input_ids=ids, use_cache=True), "past_key_values", None)
+        layers = getattr(cache, "layers", None)
+        return not layers or any(hasattr(layer, "recurrent_states") for layer in layers)
+
+    @torch.no_grad()
+    def _leak(self) -> float:
+        """How much of a tree's first branch the others see, which must be nothing: the change that
+        other tokens there make, relative to what a layer changes. Layers are compared one by one,
+        and the median over tokens is taken, as in `_tree_error`."""
+        sequences = self._small_tree()
+        paths = tree(sequences).paths
+        own = sorted(set(paths[0]) - set(paths[1]) - set(paths[2]))
+        others = sorted({*paths[1], *paths[2]} - set(paths[0]))
+        ids, *arguments = Rows([Request(s, ()) for s in sequences], [[0, 1, 2]]).tensors(
+            str(self.device)
+        )
+        hidden, calls = self.head(ids, *arguments)
+        ids[0, own] = ids[0, own].flip(0)
+        changed, changed_calls = self.head(ids, *arguments)
+        leaks = []
+        for i in range(len(self)):
+            beside = hidden.clone()
+            beside[:, own] = changed[:, own]
+            after, changed = self.step(i, hidden, calls), self.step(i, beside, changed_calls)
+            change = (after - hidden).float().norm(dim=-1)
+            leaks.append(((after - changed).float().norm(dim=-1) / change)[0, others].median())
+            hidden = after
+        return torch.stack(leaks).max().item()
+
+    def _small_tree(self) -> list[list[int]]:
+        """Three sequences with a common beginning of 12 tokens, in lexicographic order."""
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        ids = (torch.arange(44) * 7919 % vocabulary).sort().values.tolist()
+        context, rest = ids[:12], ids[12:]
+        return [context + rest[:12], context + rest[12:22], context + rest[12:16] + rest[22:]]
+
     @torch.no_grad()
     def _tree_error(self) -> float:
         """The largest error of a layer on the later branches of a tree, relative to what the layer
         changes. Layers are compared one by one on the same input, so rounding does not add up; the
         median over tokens, since in a mixture rounding may send a token to another expert."""
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        ids = (torch.arange(44) * 7919 % vocabulary).sort().values.tolist()
-        context, rest = ids[:12], ids[12:]
-        sequences = [context + rest[:12], context + rest[12:22], context + rest[12:16] + rest[22:]]
+        sequences = self._small_tree()
+        context = sequences[0][:12]
         if max(map(len, sequences)) >= self.window:
             return float("inf")
         device = str(self.device)
@@ -177,10 +228,34 @@ class LayerWalk:
             calls[i] = (args, kwargs)
             return hidden
 
+        for module, buffers, values in self._fresh:  # what was computed before must not matter
+            module._buffers.update(buffers)
+            vars(module).update(values)
         base = getattr(self.model, self.model.base_model_prefix, self.model)  # skips the lm_head
         with self._tapped(tap):
             base(input_ids=input_ids, use_cache=False, **self._attending(visible, positions))
         return entering[0], calls
+
+    def kinds(self, lengths: Sequence[int]) -> list[bytes]:
+        """The kind of a row of each length. Rows of different kinds share no batch: some rotary
+        embeddings (LongRoPE, dynamic) follow from the longest row of a batch, padding included."""
+        if len({self._kind(n) for n in {min(lengths), max(lengths)}}) == 1:
+            return [b""] * len(lengths)
+        return [self._kind(n) for n in lengths]
+
+    def _kind(self, length: int) -> bytes:
+        """What the model's own code makes of the second token's position in a row of this length."""
+        if length not in self._kinds:
+            ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
+            content = hashlib.sha256()
+            for tensor in tree_leaves(self.head(ids)[1]):
+                if isinstance(tensor, Tensor) and tensor.ndim > 2 and tensor.shape[-2] == length:
+                    numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+                    if numbers.is_floating_point() and tensor.shape[-1] != length:
+                        second = numbers.narrow(-3 if tensor.is_complex() else -2, 1, 1)
+                        content.update(second.float().cpu().numpy().tobytes())
+            self._kinds[length] = content.digest()
+        return self._kinds[length]
 
     def _attending(self, visible: Tensor | None, positions: Tensor | None) -> dict[str, Any]:
         if visible is None:
@@ -239,8 +314,11 @@ class LayerWalk:
         vocabulary = self.model.get_input_embeddings().num_embeddings
         ids = torch.arange(24, device=self.device).reshape(2, 12) * 7919 % vocabulary
         plain = self.model(input_ids=ids, use_cache=False).logits
+        if (plain.isnan() | plain.isposinf()).any() or not plain.isfinite().any():
+            raise self._not_numbers(ids)
         start = self.model(input_ids=ids[:, :7], use_cache=False).logits
-        change = (start - plain[:, :7]).abs().amax(-1) / plain.abs().max()
+        largest = plain[plain.isfinite()].abs().max()  # some tokens may have minus infinity
+        change = difference(start, plain[:, :7]).amax(-1) / largest
         # The median: rounding may send a single token of a mixture to another expert.
         if change.median() > (1e-3 if plain.dtype == torch.float32 else 0.02):
             raise UserError(
@@ -252,7 +330,7 @@ class LayerWalk:
             for i in range(len(self)):
                 hidden = self.step(i, hidden, calls)
             walked = self.tail(hidden.flatten(0, 1)).reshape(plain.shape)
-            same = bool((walked - plain).abs().max() <= TOLERANCE * plain.abs().max())
+            same = bool(difference(walked, plain).max() <= TOLERANCE * largest)
         except Exception as e:  # hidden states of another shape fail anywhere in the model's code
             if out_of_memory(e):
                 raise
@@ -263,3 +341,22 @@ class LayerWalk:
                 f"The architecture {type(self.model).__name__} cannot be computed layer by layer: "
                 "its layers share more than hidden states, so its figures would be wrong here."
             )
+
+    def _not_numbers(self, ids: Tensor) -> UserError:
+        """Names the first layer that gives NaN or infinity on these tokens."""
+        name, dtype = type(self.model).__name__, str(self.model.dtype).removeprefix("torch.")
+        try:
+            hidden, calls = self.head(ids)
+            for i in range(len(self)):
+                hidden = self.step(i, hidden, calls)
+                if not hidden.isfinite().all():
+                    return not_numbers(f"Layer {i} of {name}", dtype)
+        except Exception as e:  # an architecture that the walk cannot compute
+            log.info("The walk fails on %s: %r", name, e)
+            return not_numbers(name, dtype)
+        return not_numbers(f"The head of {name}", dtype)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|, 0 where both are minus infinity."""
+    return torch.where(a == b, 0.0, a - b).abs()
