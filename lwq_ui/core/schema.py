@@ -113,6 +113,13 @@ class Scores:
             left.append(f"{self.unused_bytes:,} bytes of the text not used")
         return f"{used} ({', '.join(left)})" if left else used
 
+    def __post_init__(self) -> None:
+        for layer, value in enumerate(self.values):
+            if not isfinite(value):
+                raise UserError(
+                    f"The score '{self.scorer}' of layer {layer} is no number: {value}."
+                )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -147,6 +154,15 @@ class Evaluation:
     items: Mapping[str, list[float]]
     limit: int | None
     seconds: float
+
+    def __post_init__(self) -> None:
+        named = {name: [m.value, m.stderr or 0.0] for name, m in self.metrics.items()}
+        for name, values in (*named.items(), *self.items.items()):
+            if wrong := [v for v in values if not isfinite(v)]:
+                raise UserError(
+                    f"The task '{self.task}' gives no number for '{name}' at "
+                    f"{split_name(self.split)} but {wrong[0]}: nothing is kept of it."
+                )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

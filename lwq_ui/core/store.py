@@ -36,7 +36,8 @@ os.umask(UMASK)
 
 
 def canonical(value: Any) -> bytes:
-    value = json.loads(json.dumps(value))  # keys become text before they are sorted
+    """Raises ValueError for NaN and infinity, which are not JSON."""
+    value = json.loads(json.dumps(value, allow_nan=False))  # keys become text before sorting
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -207,7 +208,8 @@ def passed_over(path: Path, cause: Exception) -> None:
 
 
 def dumps(value: Any) -> str:
-    """Indented JSON whose lists of numbers stay on one line: a person reads it, a diff shows it."""
+    """Indented JSON whose lists of numbers stay on one line: a person reads it, a diff shows it.
+    Raises ValueError for NaN and infinity, which are not JSON."""
     return _dumps(value, "")
 
 
@@ -220,10 +222,10 @@ def _dumps(value: Any, indent: str) -> str:
         isinstance(v, list | tuple | Mapping) for v in value
     ):
         return "[\n" + ",\n".join(inner + _dumps(v, inner) for v in value) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | bytearray) -> None:
     """Raises OSError, and then leaves what there was."""
     try:
         _write(path, content)
@@ -231,7 +233,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         _write(path, content)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | bytearray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

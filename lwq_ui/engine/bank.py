@@ -29,10 +29,12 @@ from ..core.errors import Stopped, UserError
 from ..core.memory import PRUNED, UNTOUCHED, format_gib
 from ..core.store import write_atomically
 from ..failures import out_of_memory
+from .finite import not_numbers
 from .layers import LayerWeight, find_layers, layer_weights, nbytes
 from .models import free_bytes
 from .quantizers import Quantizer, model_cost
 from .records import packed_path
+from .sealed import check_seal, sealed
 from .sources import Progress
 from .survey import Rider
 
@@ -62,6 +64,7 @@ class Bank:
         self._keeps = mapped or not loaded.streamed  # whose layers need not fit together either
         self._weights = [layer_weights(layer) for layer in loaded.walk.layers]
         self._packed: dict[tuple[int, float], dict[str, Any]] = {}
+        self._checked: set[Path] = set()  # files whose checksum was right when first read
 
     def packed(self, layer: int, level: float) -> dict[str, Any]:
         """Weight name -> packed weight, from memory, from disk, or packed now. Raises UserError
@@ -210,21 +213,27 @@ class Bank:
 
     def keep(self, layer: int, level: float, packed: dict[str, Any]) -> dict[str, Any]:
         """Takes in a packed layer: weight name -> packed weight. Raises UserError where it cannot
-        be written."""
+        be written, and for scales that are not numbers."""
+        tensors = {
+            f"{name}|{part}": tensor.contiguous()
+            for name, weight in packed.items()
+            for part, tensor in self.quantizer.tensors(weight).items()
+        }
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                what = f"{self.quantizer.title} at {level:g} bits of layer {layer}"
+                raise not_numbers(f"{what} ({name.partition('|')[0]})", self.loaded.info.dtype)
         if path := self._path(layer, level):
-            tensors = {
-                f"{name}|{part}": tensor.contiguous().cpu()
-                for name, weight in packed.items()
-                for part, tensor in self.quantizer.tensors(weight).items()
-            }
+            tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
             try:
-                content = safetensors.torch.save(tensors)
+                content = sealed(path, tensors)
                 write_atomically(path, content)
             except OSError as e:
                 raise UserError(
                     f"A packed layer cannot be written to '{self.folder}': {e.strerror or e}. Make "
                     "room there, or set LWQ_CACHE_DIR to another folder."
                 ) from e
+            self._checked.add(path)
             if self.folder and self.space:
                 self.space.evict(self.folder, len(content))
             if self.loaded.device == "cpu":
@@ -240,6 +249,9 @@ class Bank:
         if path is None or not path.exists():
             return None
         try:
+            if path not in self._checked:
+                check_seal(path)
+                self._checked.add(path)
             tensors = safetensors.torch.load_file(path)  # views of the mapped file
             devices = {w.parameter.device for w in self._weights[layer]} - {torch.device("meta")}
             device = next(iter(devices), self.loaded.device)  # of several GPUs, the layer's

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..core.errors import UserError
-from ..core.schema import Metric
+from ..core.schema import Metric, split_name
 from ..settings import Settings
 from .texts import Text, held_out_passages, read, tokenize
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+LARGEST_EXPONENT = 600.0  # e to this, and its standard error, are still numbers
 
 # The tasks of the paper's tables, and two corpora: all of them lm-eval's.
 PRESETS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -117,7 +119,12 @@ class Passages(Task):
                 "top1_agreement": scored.agreement[:, c].tolist(),
             }
             nats = per_token(items["negative_log_likelihood"], tokens)
-            perplexity = math.exp(min(nats.value, 700.0))
+            if nats.value > LARGEST_EXPONENT:
+                raise UserError(
+                    f"At {split_name(sweep.splits[c])} a token costs {nats.value:.0f} nats: the "
+                    "perplexity is too large to be a number. This split does not predict text."
+                )
+            perplexity = math.exp(nats.value)
             error = None if nats.stderr is None else perplexity * nats.stderr
             metrics = {
                 "perplexity": Metric(perplexity, error, nats.n),

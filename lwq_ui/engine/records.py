@@ -19,6 +19,7 @@ from .sources import Source
 from .texts import MAX_TOKENS, Text
 
 INFO_FORMAT = 3  # of ModelInfo as JSON: one more for every change of its fields or their values
+BANK_FORMAT = 2  # of files of packed layers: these carry checksums
 LIBRARIES = ("torch", "transformers", "optimum-quanto", "lm-eval")
 
 
@@ -80,6 +81,7 @@ def evaluation_key(
 
 def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
     parts = {
+        "format": BANK_FORMAT,
         "quantizer": quantizer.to_json(),
         "dtype": info.dtype,
         "versions": versions("torch", "optimum-quanto"),

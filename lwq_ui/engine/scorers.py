@@ -4,6 +4,7 @@ all at once; sensitivity, which measures, takes a sweep."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from .survey import Rider, survey
 from .sweep import Request, Sweep
 
 UPPER, SIXTEEN = np.int32(-(2**16)), np.int32(16)
-TINY = 1e-8  # norms of zero have no direction: their cosine is 0
+TINY = 1e-15  # norms of zero have no direction: their cosine is 0
+FEW_DIGITS = 1e-30  # squares below have lost digits in float32, whose smallest number is 1e-38
 
 
 class LayerScorer(Rider, ABC):
@@ -43,15 +45,22 @@ class LIM(LayerScorer):
         self.tokens = 0
 
     def states(self, entered: Tensor, left: Tensor) -> None:
-        x, y = entered.float(), left.float()
-        norms = torch.linalg.vector_norm(x, dim=-1) * torch.linalg.vector_norm(y, dim=-1)
-        self.sums.append(((x * y).sum(-1) / norms.clamp_min(TINY)).sum())
-        self.tokens += len(x)
+        total = cosines(entered.float(), left.float()).sum()
+        if not torch.isfinite(total):  # their squares are beyond float32
+            total = cosines(entered.cpu().double(), left.cpu().double()).sum()
+        self.sums.append(total.cpu())
+        self.tokens += len(entered)
 
     def value(self) -> float:
-        mean = torch.stack(self.sums).cpu().double().sum().item() / self.tokens
+        mean = sum(total.double().item() for total in self.sums) / self.tokens
         self.sums, self.tokens = [], 0
         return -mean
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """x and y [tokens, hidden] -> [tokens]."""
+    norms = [torch.linalg.vector_norm(z, dim=-1).clamp_min(TINY) for z in (x, y)]
+    return (x * y).sum(-1) / norms[0] / norms[1]
 
 
 class ZD(LayerScorer):
@@ -75,7 +84,8 @@ def share_above_one_std(matrices: Sequence[Tensor]) -> float:
     count = cpu.count_above if on_cpu else gpu_count_above
     mean, square = (sum(sums) / total for sums in zip(*map(moments, flat), strict=True))
     variance = square - mean * mean
-    if variance < mean * mean:  # few digits are left of the difference: about the mean, in float64
+    if not (max(mean * mean, FEW_DIGITS) <= variance < math.inf):
+        # Few digits are left of the difference, or float32 is too narrow: in float64.
         mean = sum(f.cpu().double().sum().item() for f in flat) / total
         variance = sum((f.cpu().double() - mean).square().sum().item() for f in flat) / total
     limit = rounded_down(mean + variance**0.5, flat[0].dtype)

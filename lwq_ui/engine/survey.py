@@ -8,6 +8,8 @@ and goes on where it was.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -23,10 +25,14 @@ from ..core.errors import Stopped
 from ..core.memory import format_gib
 from ..core.store import keep
 from .batches import batch_tokens, batches
+from .finite import not_numbers
 from .layers import layer_weights
 from .models import LoadedModel, free_bytes
+from .sealed import check_seal, sealed
 from .sources import Progress
 from .walk import Calls
+
+log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 120  # of work that is lost when a pass is killed
 SHARE_OF_ROOM = 0.25  # for hidden states; beyond that they wait in the machine's memory
@@ -68,28 +74,31 @@ class Pass:
     def layer(self) -> int:
         return len(self.values[0])
 
-    def resume(self, batches: int, most: int) -> bool:
-        """Whether there was a pass to go on with, of at most so many layers."""
+    def resume(self, batches: Sequence[Tensor], most: int) -> bool:
+        """Whether there was a pass to go on with, of at most so many layers. `batches` are the ids
+        [batch, tokens] that it must have states of."""
         if self.path is None or not self.path.exists():
             return False
         try:
-            stored = safetensors.torch.load(self.path.read_bytes())
-            told = json.loads(bytes(stored.pop("told").tolist()))
-            states = [stored[str(b)] for b in range(batches)]
-        except Exception:  # cut short, or of another version: it is made again
+            so_far = json.loads(check_seal(self.path)["so_far"])
+            stored = safetensors.torch.load_file(self.path)
+            states = [stored[str(b)] for b in range(len(batches))]
+            if any(s.shape[:2] != ids.shape for s, ids in zip(states, batches, strict=True)):
+                raise ValueError("its hidden states are of other batches")
+        except Exception as e:
+            log.warning("Damaged file of a pass %s (%s): it is made again.", self.path, e)
             return False
-        if len(told["values"]) != len(self.values) or len(told["values"][0]) > most:
+        if len(so_far["values"]) != len(self.values) or len(so_far["values"][0]) > most:
             return False
-        self.values, self.seconds, self.states = told["values"], told["seconds"], states
+        self.values, self.seconds, self.states = so_far["values"], so_far["seconds"], states
         return True
 
     def save(self) -> None:
         if self.path is None or not self.layer:
             return
-        told = json.dumps({"values": self.values, "seconds": self.seconds}).encode()
+        so_far = json.dumps({"values": self.values, "seconds": self.seconds})
         tensors = {str(b): state.cpu().contiguous() for b, state in enumerate(self.states)}
-        tensors["told"] = torch.tensor(list(told), dtype=torch.uint8)
-        keep(self.path, safetensors.torch.save(tensors))
+        keep(self.path, sealed(self.path, tensors, {"so_far": so_far}))
         self._saved = time.monotonic()
 
     def save_now_and_then(self) -> None:
@@ -114,11 +123,14 @@ def survey(
     after it are left out, and a pass that was kept beyond its start is made again."""
     walk = loaded.walk
     states = any(r.needs_states for r in riders)
-    work = batches(sequences, batch_tokens(loaded)) if states else []
+    work = []
+    if states:
+        kinds = walk.kinds([len(s) for s in sequences])
+        work = batches(sequences, batch_tokens(loaded), kinds)
     inputs = [batch.tensors(loaded.device) for batch in work]
     padded = [not bool(real.all()) for _, real in inputs]
     done = Pass(len(riders), path)
-    going_on = done.resume(len(work), within.start if within else len(walk))
+    going_on = done.resume([ids for ids, _ in inputs], within.start if within else len(walk))
     end = within.stop if within else len(walk)
     calls: list[Calls] = []
     held = sum(len(b.rows) * len(b.rows[0]) for b in work) * loaded.walk.width
@@ -139,7 +151,7 @@ def survey(
             progress(what, i / len(walk))
             with walk.source.at_hand(i) as layer:
                 see_weights(i, [w.matrix() for w in layer_weights(layer)], riders, done)
-                after = []
+                after, finite = [], []
                 for b, (_, real) in enumerate(inputs):
                     if stop.is_set():
                         raise Stopped
@@ -152,6 +164,7 @@ def survey(
                         left = walk.step(i, entered, calls[b])
                     after.append(left.to(where))
                     took = time.perf_counter() - began
+                    finite.append(torch.isfinite(left[real] if padded[b] else left).all())
                     for r, rider in enumerate(riders):
                         if rider.needs_states:
                             began = time.perf_counter()
@@ -162,11 +175,15 @@ def survey(
                             done.seconds[r] += took + time.perf_counter() - began
                 if stop.is_set():
                     raise Stopped
+                if finite and not torch.stack(finite).all():
+                    raise not_numbers(f"Layer {i}", loaded.info.dtype)
                 values = []
                 for r, rider in enumerate(riders):
                     began = time.perf_counter()
                     values.append(rider.value())
                     done.seconds[r] += time.perf_counter() - began
+                if not all(math.isfinite(value) for value in values if value is not None):
+                    raise not_numbers(f"A score of layer {i}", loaded.info.dtype)
             done.states = after
             for r, value in enumerate(values):
                 done.values[r].append(value)

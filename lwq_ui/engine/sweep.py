@@ -26,9 +26,11 @@ from torch import Tensor
 from ..core.allocation import Split
 from ..core.errors import Stopped, UserError
 from ..core.memory import PRUNED, UNTOUCHED
+from ..core.schema import split_name
 from ..failures import out_of_memory
 from .bank import Bank
 from .batches import batch_tokens
+from .finite import not_numbers
 from .journal import Journal, Scored, digest
 from .models import free_bytes, release_memory
 from .rows import Request, Rows, batch_rows
@@ -48,6 +50,9 @@ MOST_OPERATIONS = 5e15
 TOKENS = {"cpu": 2**12}
 MOST_TOKENS = 2**18
 ATTENTION = 3.0  # time of an operation of attention, relative to one of a matrix product
+# A logit of minus infinity (a token that the model never writes) has this log-probability, so that
+# two of them differ by 0 and not by NaN. Where a figure is beyond the second number, one is in it.
+IMPOSSIBLE, MOST_NATS = -1e30, 1e9
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,8 @@ class Sweep:
         longest = min(most, info.max_tokens or most)
         missing = [tuple(np.flatnonzero(~row).tolist()) for row in known]
         parts: dict[tuple[int, ...], Part] = {}
-        for batch in batch_rows(self.requests, self._row_cost, most, longest, deepest):
+        kinds = self.walk.kinds([len(r.tokens) for r in self.requests])
+        for batch in batch_rows(self.requests, self._row_cost, most, longest, deepest, kinds):
             for splits in sorted({missing[i] for row in batch for i in row} - {()}):
                 rows = [[i for i in row if missing[i] == splits] for row in batch]
                 if splits not in parts:
@@ -289,7 +295,10 @@ class Sweep:
             for batch, state in zip(shard.batches, states, strict=True):
                 found.append(self._read(batch, state, shard.splits, what))
                 state.clear()
-            return [f.cpu().numpy() for f in found]
+            arrays = [f.cpu().numpy() for f in found]
+            for batch, array in zip(shard.batches, arrays, strict=True):
+                self._check_numbers(batch, shard.splits, array)
+            return arrays
         finally:  # an exception keeps its frames, and so what they refer to
             for state in states:
                 state.clear()
@@ -331,7 +340,7 @@ class Sweep:
                 self._report(what)
                 self._check_stop()
                 logits = self.walk.tail(state[split].flatten(0, 1)[at[start:stop]]).float()
-                logp = logits.log_softmax(-1)
+                logp = logits.log_softmax(-1).clamp_min_(IMPOSSIBLE)
                 best = logits.argmax(-1)
                 rows = source[inside] - start
                 found[c, 0, inside] = logp[rows, targets[inside]]
@@ -340,10 +349,35 @@ class Sweep:
                     reference = reference or (logp, logp.exp(), best)
                     ref_logp, ref_p, ref_best = reference
                     kl = torch.linalg.vecdot(ref_p, ref_logp - logp)
-                    found[c, 2, inside] = kl[rows]
+                    found[c, 2, inside] = kl.clamp_min_(0)[rows]  # below 0 it is rounding
                     found[c, 3, inside] = (best == ref_best)[rows].float()
             self.done += self._read_cost(batch) * len(splits) * (stop - start) / len(at)
         return found
+
+    def _check_numbers(self, batch: Rows, splits: Sequence[Split], array: np.ndarray) -> None:
+        """`array` [splits, 4, targets] is what was read. Raises UserError where any of it is no
+        number, naming the first layer that gives such values."""
+        right = (np.abs(array) < MOST_NATS).all(axis=(1, 2))  # false for NaN, too
+        if right.all():
+            return
+        split = splits[int(np.argmin(right))]
+        dtype = self.bank.loaded.info.dtype
+        real = torch.from_numpy(batch.real).to(self.device)
+        hidden, calls = self.walk.head(*batch.tensors(self.device))
+        for i, level in enumerate(split):
+            if level == PRUNED:
+                continue
+            with self._weights(i, level) as weights:
+                hidden = self.walk.step(i, hidden, calls, weights)
+            if not torch.isfinite(hidden[real]).all():
+                how = "" if level == UNTOUCHED else f" at {level:g} bits"
+                raise not_numbers(f"Layer {i}{how}", dtype)
+        if np.isfinite(array).all():
+            raise UserError(
+                f"At {split_name(split)} the model gives a token of the text no probability at "
+                "all, so no log-probability can be computed. Choose another text or another model."
+            )
+        raise not_numbers("The head of the model", dtype)
 
     def _check_stop(self) -> None:
         if self.stop.is_set():

@@ -244,7 +244,7 @@ class LayerWalk:
         return [self._kind(n) for n in lengths]
 
     def _kind(self, length: int) -> bytes:
-        """What the model's own code makes of the second token's position in a row of this length."""
+        """What the model's own code makes of the second position in a row of this length."""
         if length not in self._kinds:
             ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
             content = hashlib.sha256()

@@ -169,6 +169,10 @@ class GPTQ(Calibrated):
     ) -> Iterator[int]:
         """Quantizes layers start to last, each from what the ones before it make of the text, and
         puts them into the bank -> each layer that is begun."""
+        from safetensors.torch import load_file
+
+        from ..sealed import sealed
+
         loaded, state = bank.loaded, state_path(bank, level)
         with TemporaryDirectory(prefix="lwq-gptq-", ignore_cleanup_errors=True) as folder:
             out = Path(folder)
@@ -200,7 +204,8 @@ class GPTQ(Calibrated):
                         time.sleep(0.05)
                     self._keep(bank, layer, level, packed)
                     if state and entering.exists():
-                        keep(state, entering.read_bytes())
+                        reached_layer = {"layer": str(layer + 1)}
+                        keep(state, sealed(state, load_file(entering), reached_layer))
                     for path in (packed, entering):
                         path.unlink(missing_ok=True)
         if state and last == loaded.info.num_layers - 1:
@@ -333,14 +338,13 @@ def state_path(bank: Bank, level: float) -> Path | None:
 
 def reached(bank: Bank, level: float) -> int:
     """The layer from which it can go on, 0 where it cannot."""
-    from safetensors import safe_open
+    from ..sealed import check_seal
 
     path = state_path(bank, level)
     if path is None or not path.exists():
         return 0
     try:
-        with safe_open(path, "pt") as file:
-            return int(file.metadata()["layer"])
+        return int(check_seal(path)["layer"])
     except Exception as e:
         log.warning("Damaged file %s (%s): GPTQ begins with the first layer again.", path, e)
         return 0

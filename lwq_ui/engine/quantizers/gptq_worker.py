@@ -108,8 +108,7 @@ class Steps:
             for k, tensor in enumerate(inputs)
         }
         if entering and not self.shared:
-            state = save(entering, metadata={"layer": str(layer + 1)})
-            replace(self.out / f"state-{layer + 1:03}.safetensors", state)
+            replace(self.out / f"state-{layer + 1:03}.safetensors", save(entering))
         replace(self.out / f"layer-{layer:03}.safetensors", save(packed))
         if layer == self.job["last"]:
             os._exit(0)
