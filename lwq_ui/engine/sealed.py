@@ -15,6 +15,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+METADATA = "lwq"  # one entry: safetensors writes several in any order
 SEAL = "sha256"  # of the whole file, with zeros in place of this value
 PLACE = "file"  # its folder and name: one such file in another's place gives wrong numbers, too
 ZEROS = "0" * 64
@@ -25,8 +26,8 @@ def sealed(
     path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> bytearray:
     """The content of a safetensors file that `check_seal` accepts at this path."""
-    metadata = {**(metadata or {}), PLACE: place_of(path), SEAL: ZEROS}
-    content = bytearray(safetensors.torch.save(tensors, metadata))
+    whole = json.dumps({**(metadata or {}), PLACE: place_of(path), SEAL: ZEROS})
+    content = bytearray(safetensors.torch.save(tensors, {METADATA: whole}))
     place = content.index(ZEROS.encode())  # the header stands first
     content[place : place + len(ZEROS)] = hashlib.sha256(content).hexdigest().encode()
     return content
@@ -42,7 +43,7 @@ def check_seal(path: Path) -> dict[str, str]:
             raise ValueError("its header is damaged")
         header = file.read(length)
         try:
-            metadata = dict(json.loads(header)["__metadata__"])
+            metadata = dict(json.loads(json.loads(header)["__metadata__"][METADATA]))
             seal = metadata.pop(SEAL)
             whole = hashlib.sha256(start + header.replace(seal.encode(), ZEROS.encode(), 1))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

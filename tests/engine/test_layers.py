@@ -22,6 +22,7 @@ from lwq_ui.engine.layers import LayersInMemory, StreamedLayers
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import layer_scores
+from lwq_ui.engine.sealed import check_seal
 from lwq_ui.engine.texts import Text, tokenize
 from lwq_ui.engine.walk import LayerWalk
 
@@ -131,7 +132,7 @@ def test_a_pass_is_kept_while_it_goes(
 
     def look(what: str, done: float | None) -> None:
         if path.exists():
-            kept.append(len(json.loads(bytes(load_file(path)["told"].tolist()))["values"][0]))
+            kept.append(len(json.loads(check_seal(path)["so_far"])["values"][0]))
 
     layer_scores(
         tiny.stream(folder_of("llama")), ["lim"], tiny.documents(9), look, Event(), path=path
