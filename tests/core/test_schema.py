@@ -215,7 +215,7 @@ def test_evaluation_round_trip() -> None:
         task="perplexity",
         split=(4, 4, 2, 16),
         quantizer="quanto",
-        metrics={"perplexity": Metric(12.5, 0.3, 20), "kl": Metric(math.inf, None, 0)},
+        metrics={"perplexity": Metric(12.5, 0.3, 20), "kl": Metric(0.5, None, 0)},
         items={"nll": [0.1, 0.2], "tokens": [512.0, 100.0]},
         limit=None,
         seconds=3.5,

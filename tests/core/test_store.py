@@ -120,7 +120,6 @@ def test_what_is_written_is_read(store: Store) -> None:
         False,
         [[1, 2], [], {}],
         {"a": {"b": []}},
-        {"inf": float("inf")},
         {2: "two", 10: "ten", 1: "one"},  # sorted as numbers here, as text when read again
         (1, (2, 3)),
     ],
