@@ -225,7 +225,7 @@ def _dumps(value: Any, indent: str) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def write_atomically(path: Path, content: bytes | bytearray) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Raises OSError, and then leaves what there was."""
     try:
         _write(path, content)
@@ -233,7 +233,7 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
         _write(path, content)
 
 
-def _write(path: Path, content: bytes | bytearray) -> None:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

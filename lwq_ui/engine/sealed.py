@@ -24,13 +24,13 @@ LONGEST = 100_000_000  # bytes of a header: safetensors itself reads no longer o
 
 def sealed(
     path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> bytearray:
+) -> bytes:
     """The content of a safetensors file that `check_seal` accepts at this path."""
     whole = json.dumps({**(metadata or {}), PLACE: place_of(path), SEAL: ZEROS})
     content = bytearray(safetensors.torch.save(tensors, {METADATA: whole}))
     place = content.index(ZEROS.encode())  # the header stands first
     content[place : place + len(ZEROS)] = hashlib.sha256(content).hexdigest().encode()
-    return content
+    return bytes(content)
 
 
 def check_seal(path: Path) -> dict[str, str]:
