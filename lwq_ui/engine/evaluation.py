@@ -250,8 +250,13 @@ def tasks(settings: Settings) -> dict[str, Task]:
         try:
             every.append(Harness(path))
         except UserError as e:
-            log.warning("%s", e)
+            warn_once(str(e))
     return {task.name: task for task in every}
+
+
+@functools.cache
+def warn_once(sentence: str) -> None:
+    log.warning("%s", sentence)
 
 
 def task_files(settings: Settings) -> list[Path]:

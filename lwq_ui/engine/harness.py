@@ -40,12 +40,13 @@ from transformers import LogitsProcessorList
 
 from ..core.errors import Stopped, UserError
 from ..core.schema import Metric
+from ..failures import out_of_memory
 from .checkpoint import first_line
 from .evaluation import Harness, Measured, Registered, registry
 from .generation import OnlyNumbers
 from .layers import find_layers
 from .models import release_memory
-from .sweep import Rehearsal, Rehearsed, Request, Sweep, out_of_memory
+from .sweep import Rehearsal, Rehearsed, Request, Sweep
 from .texts import check_tokens, embeddings, first_token, tokenizing
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def run_task(task: Harness | Registered, sweep: Sweep, limit: int | None) -> lis
                 f"There is too little memory for the task '{task.name}'. Close other programs, or "
                 "choose another device, a smaller dtype or a smaller model."
             ) from e
-        log.exception("The task '%s' failed", task.name)
+        log.info("The task '%s' failed", task.name, exc_info=True)
         raise UserError(why(task.name, e)) from e
 
 
