@@ -137,6 +137,7 @@ class Bank:
         if self.loaded.streamed:
             self._check_room(split, to_write)
         model = self.loaded.model
+        self.loaded.walk.positions.forget()
         shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
         composed = copy.deepcopy(model, memo=shared)
         for i, (layer, level) in enumerate(zip(find_layers(composed), split, strict=True)):

@@ -48,6 +48,7 @@ from .layers import find_layers
 from .models import release_memory
 from .sweep import Rehearsal, Rehearsed, Request, Sweep
 from .texts import check_tokens, embeddings, first_token, tokenizing
+from .walk import Positions
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,8 @@ class SweepLM(HFLM):
 
     def fit(self, requests: Sequence[Instance]) -> None:
         """As many texts at a time as their keys and values have room for. Counted as if every
-        attention head had its own, which leaves room for the activations where heads share them."""
+        attention head had its own, which leaves room for the activations where heads share them.
+        One at a time where padding beside longer texts would change what is written."""
         texts = {r.args[0]: normalize_gen_kwargs(r.args[1], self.max_gen_toks) for r in requests}
         longest = max(len(self.tok_encode(t)) + k["max_gen_toks"] for t, k in texts.items())
         config = self.model.config.get_text_config(decoder=True)
@@ -151,14 +153,18 @@ class SweepLM(HFLM):
         if self.device.type == "cuda":
             release_memory()
             room = torch.cuda.mem_get_info(self.device)[0] // 2
-        row_bytes = token_bytes * min(longest, self.max_length)
-        most = MOST_ROWS if self.pads else 1
+        longest = min(longest, self.max_length)
+        row_bytes = token_bytes * longest
+        walk = self.loaded.walk
+        alone = walk.keeps_state or len(set(walk.kinds([2, longest]))) > 1
+        most = 1 if alone or not self.pads else MOST_ROWS
         self.batch_size_per_gpu = max(1, min(most, room // row_bytes))
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         self.written, self.asked = 0, len(requests)
         torch.manual_seed(SEED)  # sampled text: the same random numbers for every split
         self._model = self.sweep.bank.compose(self.sweep.splits[self.current])
+        self.positions = Positions(self._model)
         for layer in find_layers(self._model):  # modules of its own: the hooks go with it
             layer.register_forward_pre_hook(lambda *args: check(self.sweep.stop))
         try:
@@ -172,6 +178,7 @@ class SweepLM(HFLM):
         self.sweep.progress(f"{self.title}: writing, split {self.current + 1} of {of}", done / of)
         numbers = LogitsProcessorList([OnlyNumbers(self.loaded.info.dtype)])
         kwargs |= {"logits_processor": numbers, "remove_invalid_values": False}
+        self.positions.forget()
         texts = super()._model_generate(context, *args, **kwargs)
         self.written += len(context)
         return texts

@@ -37,9 +37,26 @@ log = logging.getLogger(__name__)
 Tap = Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
-# What rotary embeddings of the kind 'dynamic' keep of the longest row they have met.
-LEARNT = ("max_seq_len_cached", "attention_scaling")
 TOLERANCE = 0.01  # of the largest logit; every supported architecture gives the very same bits
+
+
+class Positions:
+    """What a model's rotary embeddings of the kind 'dynamic' remember of the longest row they have
+    met. `forget` puts back what they had when this was made: a row must not depend on others."""
+
+    REMEMBERED = ("max_seq_len_cached", "attention_scaling")
+
+    def __init__(self, model: PreTrainedModel):
+        self._fresh = [
+            (m, dict(m._buffers), {k: v for k, v in vars(m).items() if k in self.REMEMBERED})
+            for m in model.modules()
+            if "max_seq_len_cached" in vars(m)
+        ]
+
+    def forget(self) -> None:
+        for module, buffers, values in self._fresh:
+            module._buffers.update(buffers)
+            vars(module).update(values)
 
 
 class LayerWalk:
@@ -51,11 +68,7 @@ class LayerWalk:
         self.source = source or LayersInMemory(model)
         self.layers = self.source.modules
         self._tuple_out = self._layers_return_tuples()
-        self._fresh = [
-            (module, dict(module._buffers), {k: v for k, v in vars(module).items() if k in LEARNT})
-            for module in model.modules()
-            if "max_seq_len_cached" in vars(module)
-        ]
+        self.positions = Positions(model)
         self._kinds: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -228,9 +241,7 @@ class LayerWalk:
             calls[i] = (args, kwargs)
             return hidden
 
-        for module, buffers, values in self._fresh:  # what was computed before must not matter
-            module._buffers.update(buffers)
-            vars(module).update(values)
+        self.positions.forget()
         base = getattr(self.model, self.model.base_model_prefix, self.model)  # skips the lm_head
         with self._tapped(tap):
             base(input_ids=input_ids, use_cache=False, **self._attending(visible, positions))

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from lm_eval.api.instance import Instance
 
 from lwq_ui.engine.bank import Bank
+from lwq_ui.engine.harness import SweepLM
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import layer_scores
@@ -111,6 +113,31 @@ def test_lim_where_positions_follow_from_the_batch(by_length: Callable[[], Loade
         own = layer_scores(by_length(), ["lim"], [s], tiny.quiet, Event())["lim"][0]
         weighed = [a + b * len(s) / sum(LENGTHS) for a, b in zip(weighed, own, strict=True)]
     assert together == pytest.approx(weighed, abs=1e-6)
+
+
+def written(loaded: LoadedModel, texts: list[str]) -> list[str]:
+    split = (16,) * loaded.info.num_layers
+    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.quiet, Event())
+    lm = SweepLM(sweep, "writing")
+    asked = [
+        Instance("generate_until", {}, (text, {"until": [], "max_gen_toks": 40}), i)
+        for i, text in enumerate(texts)
+    ]
+    lm.fit(asked)
+    return lm.generate_until(asked)
+
+
+@pytest.mark.parametrize("by_length", ["longrope"], indirect=True)
+def test_what_is_written_where_positions_follow_from_the_batch(
+    by_length: Callable[[], LoadedModel],
+) -> None:
+    """A longer text that passes the boundary does not change how the others go on."""
+    loaded = by_length()
+    texts = [loaded.tokenizer.decode(s) for s in tiny.documents(38, 24, 18)]
+    assert len(loaded.tokenizer(texts[0])["input_ids"]) < 64
+    expected = [written(by_length(), [text])[0] for text in texts]
+    assert written(loaded, texts) == expected
+    assert written(loaded, texts[::-1]) == expected[::-1]
 
 
 def test_other_models_have_rows_of_one_kind(loaded_of: Callable[..., LoadedModel]) -> None:
