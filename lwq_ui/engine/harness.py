@@ -14,6 +14,7 @@ import copy
 import errno
 import functools
 import logging
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -297,6 +298,8 @@ def results_of(loaded: dict[str, Any], name: str, stop: Event) -> Measured:
         count = table["sample_count"][key] if group else len(values[key])
         title = metric if one_filter else f"{metric} ({kind})"
         error = float(error) if is_number(error) else None
+        if not all(math.isfinite(v) for v in (table[key], error or 0.0)):
+            raise UserError(too_large(name))
         results[title] = Metric(float(table[key]), error, count)
         items |= items_of(title, values[key], key in weighted)
     return Measured(results, items)
@@ -421,8 +424,17 @@ def why(name: str, error: BaseException) -> str:
             f"The data of '{name}' cannot be downloaded: check the network, or copy it into the "
             "Hugging Face datasets cache."
         )
+    if isinstance(error, OverflowError):
+        return too_large(name)
     kind = f"{type(error).__name__}: " if isinstance(error, UNEXPLAINED) else ""
     return f"The task '{name}' cannot be measured: {kind}{first_line(error)}."
+
+
+def too_large(name: str) -> str:
+    return (
+        f"The task '{name}' gives a figure that is too large for a number, as the perplexity of a "
+        "model that predicts nothing is. Leave out the splits of the fewest bits."
+    )
 
 
 def apart(work: Callable[[], Any], stop: Event) -> Any:

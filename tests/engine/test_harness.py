@@ -704,7 +704,7 @@ def test_one_task_that_fails_leaves_the_others(
         (IndexError("list index out of range"), "IndexError: list index out of range"),
         (ValueError("bad"), "cannot be measured: bad"),
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
-        (OverflowError("math range error"), "OverflowError: math range error"),
+        (OverflowError("math range error"), "a figure that is too large for a number"),
         (jinja2.UndefinedError("'goal' is undefined"), "'goal' is undefined"),
         (MemoryError(), "too little memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "too little memory"),
@@ -781,30 +781,28 @@ def test_no_text_is_written_from_values_that_are_not_numbers(tmp_path: Path) -> 
 
 
 def test_threads_that_overlap_leave_the_switch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A download that was stopped goes on in its thread; meanwhile the next one begins and ends."""
+    """A download that was stopped goes on in its thread, beside the next one."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(harness, "reachable", lambda: False)
-    first_goes_on, first_is_in = Event(), Event()
+    inside = {name: Event() for name in ("first", "second")}
+    goes_on = {name: Event() for name in inside}
+    seen: list[bool] = []
 
     class Index:
         def load(self, names: list[str]) -> Any:
+            inside[names[0]].set()
+            goes_on[names[0]].wait(10)
             seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
-            if names == ["first"]:
-                first_is_in.set()
-                first_goes_on.wait(10)
             return {"tasks": {}, "groups": {}}
 
-    seen: list[bool] = []
     monkeypatch.setattr(harness, "registry", Index)
-    first = Thread(target=load_registered, args=("first",))
-    second_goes_on = Thread(target=load_registered, args=("second",))
-    first.start()
-    first_is_in.wait(10)
-    second_goes_on.start()
-    second_goes_on.join(10)
-    assert huggingface_hub.constants.HF_HUB_OFFLINE  # the first is still inside
-    first_goes_on.set()
-    first.join(10)
+    threads = [Thread(target=load_registered, args=(name,)) for name in inside]
+    for name, thread in zip(inside, threads, strict=True):
+        thread.start()
+        assert inside[name].wait(10)
+    for name, thread in zip(inside, threads, strict=True):  # the first one out leaves one inside
+        goes_on[name].set()
+        thread.join(10)
     assert seen == [True, True]
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
@@ -869,3 +867,20 @@ def test_a_task_file_that_is_wrong_is_named(
     with pytest.raises(UserError) as refused:
         task_named("own", settings).measure(sweep_of(bank, SPLITS[:1]), None)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["lambada_openai", "wikitext"])
+def test_a_perplexity_beyond_all_numbers(name: str, bank: Bank) -> None:
+    """exp overflows: of NumPy to infinity, of Python with an error."""
+    loaded = harness.load_registered(name)
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(seed=SEED)
+        task.build_all_requests(limit=2)
+        for request in task.instances:
+            log = -1e7
+            request.resps = [(log, False) if request.request_type == "loglikelihood" else log]
+            request.filtered_resps = {}
+    with pytest.raises((UserError, OverflowError)) as refused:
+        results_of(loaded, name, Event())
+    said = str(refused.value) if refused.type is UserError else why(name, refused.value)
+    assert f"'{name}' gives a figure that is too large for a number" in said
