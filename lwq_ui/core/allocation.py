@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import UserError
-from .memory import PRUNED, UNTOUCHED, ModelCost, average_bits, format_gib
+from .memory import PRUNED, UNTOUCHED, ModelCost, apart, average_bits
 
 # One level per layer: bits, which some quantizers count in fractions. Whole levels are ints.
 Split = tuple[float, ...]
@@ -50,10 +50,8 @@ class Breakpoints:
         """The largest position that fits. Raises UserError where not even the smallest does."""
         position = bisect_right(self.bytes, budget) - 1
         if position < 0:
-            raise UserError(
-                f"A budget of {format_gib(budget)} is too small: "
-                f"the smallest split takes {format_gib(self.bytes[0])} ({self.bytes[0]} bytes)."
-            )
+            given, least = apart(budget, self.bytes[0])
+            raise UserError(f"A budget of {given} is too small: the smallest split takes {least}.")
         return position
 
     def position_for_average_bits(self, bits: float) -> int:
@@ -61,8 +59,11 @@ class Breakpoints:
         total = len(self.base)
         floor = average_bits(self.base)
         if not bits >= floor - 1e-9:  # NaN too
+            given, least = f"{bits:.4g}", f"{floor:.4g}"
+            if given == least:
+                given, least = f"{bits:.12g}", f"{floor:.12g}"
             raise UserError(
-                f"An average of {bits:g} bits is too small: the smallest split has {floor:.4g}."
+                f"An average of {given} bits is too small: the smallest split has {least}."
             )
         spare = bits * total - sum(self.base) + 1e-9
         for position, layer in enumerate(self.raised):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import UserError
-from .memory import DTYPE_BYTES, GIB, format_gib
+from .memory import DTYPE_BYTES, GIB, apart, format_gib
 from .schema import ModelInfo
 
 MIB = 2**20
@@ -139,8 +139,9 @@ def weights_budget(
     beside = parts(info, usage, 0, reserve)
     left = card_bytes - beside.total
     if left < max(1, smallest):
-        room = f"{format_gib(left)} are" if left > 0 else "nothing is"
-        least = f", and the smallest split takes {format_gib(smallest)}" if smallest else ""
+        there, lowest = apart(left, smallest)
+        room = f"{there} are" if left > 0 else "nothing is"
+        least = f", and the smallest split takes {lowest}" if smallest else ""
         raise UserError(
             f"{format_gib(card_bytes)} do not hold this model: after {format_gib(beside.cache)} of "
             f"KV cache, {format_gib(beside.activations)} of activations and {format_gib(reserve)} "

@@ -121,3 +121,11 @@ def format_gib(size: float) -> str:
     """Bytes for people: '3.270 GiB', and '9.6 MiB' below 1 GiB."""
     name, unit = size_unit(size)
     return f"{size / unit:,.{size_digits(size)}f} {name}"
+
+
+def apart(a: int, b: int) -> tuple[str, str]:
+    """Two sizes of one sentence, with their bytes where they would look the same."""
+    one, other = format_gib(a), format_gib(b)
+    return (
+        (one, other) if one != other or a == b else (f"{one} ({a} bytes)", f"{other} ({b} bytes)")
+    )

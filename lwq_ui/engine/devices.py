@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from ..core.budget import RESERVE, Usage, parts
-from ..core.memory import UNTOUCHED, format_gib
+from ..core.memory import UNTOUCHED, apart, format_gib
 from ..core.schema import ModelInfo
 from .quantizers import model_cost
 
@@ -62,8 +62,9 @@ class Fit:
         d, held = self.device, [level for level, fits in self.fits.items() if fits]
         where = f"{d.name} ({format_gib(d.free)} of {format_gib(d.total)} free)"
         if not held:
-            least = min(self.needed.values())
-            return f"{where} does not hold it: that takes {format_gib(least)} at least."
+            free, least = apart(d.free, min(self.needed.values()))
+            where = f"{d.name} ({free} of {format_gib(d.total)} free)"
+            return f"{where} does not hold it: that takes {least} at least."
         packed = [str(level) for level in held if level != UNTOUCHED]
         bits = " and ".join(filter(None, (", ".join(packed[:-1]), *packed[-1:])))
         said = (["untouched"] if UNTOUCHED in held else []) + ([f"at {bits} bits"] if bits else [])

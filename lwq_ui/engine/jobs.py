@@ -108,12 +108,10 @@ def load(
     source = find(model_id, settings, progress, stop)
     known = stored_info(source, dtype, store, progress, stop)
     try:
-        with peak_memory(models.resolve_device(device)) as peak:
-            loaded = models.load(source, device, dtype, progress, stop, known=known)
+        loaded = models.load(source, device, dtype, progress, stop, known=known)
     except BaseException:
         models.release_memory()
         raise
-    loaded.load_peak = peak.bytes
     if loaded.info != known:
         key = records.info_key(loaded.info.fingerprint, dtype)
         store.write(key, loaded.info.to_json())
@@ -204,7 +202,7 @@ def zd_alone(
 class Evaluated:
     """Evaluations in the order of tasks, then splits; `computed` of them were not in the store.
     `failures` has a sentence for every task that could not be measured. `peak_bytes` is the most
-    memory in use meanwhile (see peak.py), None where all was in the store."""
+    memory that the whole program used meanwhile (see peak.py), None where all was in the store."""
 
     evaluations: list[Evaluation]
     computed: int

@@ -187,8 +187,7 @@ def model_info(
 
 @dataclass
 class LoadedModel:
-    """A model on its device. Shared by everybody who chose it; nothing ever changes its weights.
-    `load_peak` is the most memory that was in use while it was loaded, see peak.py."""
+    """A model on its device. Shared by everybody who chose it; nothing ever changes its weights."""
 
     info: ModelInfo
     device: str
@@ -197,7 +196,6 @@ class LoadedModel:
     walk: LayerWalk
     folder: Path
     banks: dict[str, Any] = field(default_factory=dict)
-    load_peak: int | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -1,4 +1,5 @@
-"""The most memory that was in use while something ran."""
+"""The most memory that the whole program used while something ran: every model that it holds and
+the program itself. How much of that one model took cannot be told apart."""
 
 from __future__ import annotations
 

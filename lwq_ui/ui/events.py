@@ -3,7 +3,7 @@ followed by polling, so that every handler alone writes what it answers for."""
 
 from __future__ import annotations
 
-import tempfile
+import html
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 
 from ..core.allocation import Split
 from ..core.duration import duration
@@ -35,15 +36,17 @@ from .layout import (
     PG19,
     VIEWS,
     Parts,
+    error_html,
     scored_html,
     status_html,
 )
 from .memorypanel import failed_html
-from .modelcard import TOO_LARGE, Held, disk_html, loaded_card, looked_card, truth_html
+from .modelcard import TOO_LARGE, disk_html, loaded_card, looked_card, truth_html
 from .quantizerpanel import levels_of
 from .selection import from_config, from_split, ready
 from .shown import Plan, Shown, Updates, Values, is_measured, limit_of, model_key
 from .state import Choice, Level, OtherModel, Page, Session
+from .values import check
 from .wording import quantizer_title
 from .worker import Job, unexpected
 
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 Handler = Callable[["Handlers", Values, gr.Request], Iterator[Updates]]
+Live = Callable[[Values], Updates]
 LIVE: dict[str, Any] = {
     "queue": False,
     "show_progress": "hidden",
@@ -80,52 +84,50 @@ def wire(p: Parts, page: Page) -> None:
     shown |= {p.versus}
     text = {p.text, p.own_text}
     model = {p.model, p.device, p.dtype}
+
+    def at_once(event: Any, handler: Live, inputs: set[Any], outputs: Any, **more: Any) -> Any:
+        """`event` is one, a list of several, or what follows another event."""
+        events = partial(gr.on, event) if isinstance(event, list) else event
+        shows = list(dict.fromkeys([*outputs, p.status, p.error]))
+        return events(do.at_once(handler, **more), inputs, shows, **LIVE)
+
     with p.demo:
         opened = p.demo.load(do.open, shown, anything, **JOB)
         p.demo.unload(do.close)
-        p.stop.click(do.stop, **LIVE)
+        p.stop.click(do.stop, None, p.error, **LIVE)
 
-        p.levels.input(do.fresh_table, shown, anything, **LIVE)
-        named = gr.on([c.input for c in packer], do.another_quantizer, shown, anything, **LIVE)
-        named.then(do.count_splits, swept, p.forecast, **LIVE)
+        at_once(p.levels.input, do.fresh_table, shown, anything)
+        changed = [c.input for c in packer]
+        gr.on(changed, None, js="() => document.body.classList.add('stale')")
+        named = at_once(changed, do.another_quantizer, shown, anything)
+        named.then(None, js="() => document.body.classList.remove('stale')")
+        at_once(named.then, do.count_splits, swept, [p.forecast], chosen=False)
         order = [p.ordering.input, p.seed.input]
-        gr.on(order, do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes], **LIVE)
-        fitted = [p.bar, p.left, p.use, p.own_size, p.fitted]
-        gr.on([c.input for c in card], do.fit, shown | {p.fitted}, fitted, **LIVE)
+        at_once(order, do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes])
+        fitted = [p.into, p.bar, p.left, p.use, p.own_size, p.fitted]
+        at_once([c.input for c in card], do.fit, shown | {p.fitted}, fitted)
         # `pin` and `select` are events because heatmap.js and curvechart.js name them.
-        p.bar.pin(do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes], **LIVE)
-        p.bar.change(do.compare_again, shown, p.comparison, **LIVE)
-        gr.on(
-            [
-                p.metric.change,
-                p.quick.input,
-                p.orderings.input,
-                p.sweep_levels.change,
-                p.redraw.change,
-            ],
-            do.show_results,
-            shown,
-            anything,
-            **LIVE,
-        )
+        at_once(p.bar.pin, do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes])
+        at_once(p.bar.change, do.compare_again, shown, [p.comparison], chosen=False)
+        at_once([p.quick.input, p.orderings.input], do.show_results, shown, anything)
+        follows = [p.metric.change, p.sweep_levels.change, p.redraw.change]
+        at_once(follows, do.show_results, shown, anything, chosen=False)
         p.ordering.change(lambda o: gr.update(visible=o == "random"), p.ordering, p.seed, **LIVE)
         p.text.change(lambda t: gr.update(visible=t == OWN), p.text, p.own_text, **LIVE)
-        p.chart.select(do.load_split, shown | {p.chart}, anything, **LIVE)
-        p.other.change(do.draw_other, shown | {p.other}, anything, **LIVE)
+        at_once(p.chart.select, do.load_split, shown | {p.chart}, anything)
+        at_once(p.other.change, do.draw_other, shown | {p.other}, anything, chosen=False)
         for name, button in p.views.items():
             given = shown | {p.other, p.tasks, p.others}
-            chosen = button.click(partial(do.view, name), given, anything, **LIVE)
-            chosen.then(do.show_results, shown, anything, **LIVE)
-        p.versus.change(do.versus, shown, [p.compare, p.comparison], **LIVE)
+            viewed = at_once(button.click, partial(do.view, name), given, anything)
+            at_once(viewed.then, do.show_results, shown, anything, chosen=False)
+        at_once(p.versus.input, do.versus, shown, [p.compare, p.comparison])
         choices: list[Any] = [p.orderings, p.sweep_levels, p.every, p.tasks, p.others, p.quick]
-        choices.append(p.also)
-        gr.on(
-            [c.change for c in [*choices, p.levels]],
-            do.count_splits,
-            swept,
-            p.forecast,
-            **LIVE,
-        )
+        counted = [c.change for c in [*choices, p.also, p.levels, p.redraw]]
+        at_once(counted, do.count_splits, swept, [p.forecast], chosen=False)
+        # What these change is answered above, whoever changed it; here the user did.
+        answered = (p.metric, p.other, p.sweep_levels, p.every, p.tasks, p.others, p.also)
+        at_once([c.input for c in answered], lambda v: {}, {p.session}, [])
+        at_once(p.bar.settle, lambda v: {}, {p.session}, [])
 
         loaded = gr.on(
             [p.load.click, p.model.submit], do.load, shown | text | model, anything, **JOB
@@ -133,22 +135,23 @@ def wire(p: Parts, page: Page) -> None:
         p.look.click(do.look, {p.session, p.model, p.dtype}, anything, **JOB)
         scored = p.score.click(do.score, split | text, anything, **JOB)
         sensed = p.measure.click(do.measure_sensitivity, split, anything, **JOB)
-        evaluated = p.evaluate.click(do.evaluate, measured | {p.metric}, anything, **JOB)
+        evaluated = p.evaluate.click(do.evaluate, swept | {p.metric}, anything, **JOB)
         ran = p.sweep.click(do.sweep, swept | {p.metric}, anything, **JOB)
-        compared = p.compare.click(do.compare, measured | {p.metric, p.versus}, anything, **JOB)
+        compared = p.compare.click(do.compare, swept | {p.metric, p.versus}, anything, **JOB)
         p.how_long.click(do.how_long, swept, anything, **JOB)
         wrote = p.write.click(do.write, split | {p.prompt, p.write_seed, p.length}, anything, **JOB)
         imported = p.config.upload(do.load_config, shown | {p.config}, anything, **JOB)
         # What was chosen while a job ran is not among the inputs it began with.
         for job in (opened, loaded, scored, sensed, evaluated, ran, compared, imported, wrote):
-            job.then(do.refresh, shown, anything, **LIVE).then(
-                do.count_splits, swept, p.forecast, **LIVE
-            ).then(do.disk, None, p.disk, **LIVE)
-        cleared = p.clear_disk.click(do.clear_disk, None, p.disk, **LIVE)
-        cleared.then(do.what_packing_takes, shown, p.packing, **LIVE)
+            ended = at_once(job.then, do.refresh, shown, anything, chosen=False)
+            ended = at_once(ended.then, do.count_splits, swept, [p.forecast], chosen=False)
+            at_once(ended.then, do.disk, {p.session}, [p.disk], chosen=False)
+        cleared = at_once(p.clear_disk.click, do.clear_disk, {p.session}, [p.disk])
+        at_once(cleared.then, do.what_packing_takes, shown, [p.packing], chosen=False)
 
         # A DownloadButton downloads what it held when it was clicked: fill a hidden one first.
-        p.export.click(do.export, split, anything, **LIVE).success(
+        exported = at_once(p.export.click, do.export, split, [p.file], failing={p.file: None})
+        exported.success(
             None,
             p.file,
             js="file => file && setTimeout(() => document.querySelector('#file').click(), 50)",
@@ -156,25 +159,64 @@ def wire(p: Parts, page: Page) -> None:
 
 
 def safely(handler: Handler) -> Handler:
-    """Whatever ends a handler early is one sentence in the status line."""
+    """Whatever ends a handler early is one sentence: the error line holds the last one. What
+    failed before the job is over with it."""
 
     @wraps(handler)
     def run(self: Handlers, v: Values, request: gr.Request) -> Iterator[Updates]:
+        self.failures.pop(user(request), None)
+        yield {self.parts.error: ""}
         try:
+            check(v)
             yield from handler(self, v, request)
         except Stopped:
             yield self.idle(request, "Stopped. What was packed and measured by then is kept.")
         except UserError as e:
-            yield self.buttons(request) | self.failed(e)
+            yield self.buttons(request) | self.failed(e, request)
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as e:  # a tokenizer's panic is no Exception
-            yield self.buttons(request) | self.failed(unexpected(e, self.page.settings.cache))
+            error = unexpected(e, self.page.settings.cache)
+            yield self.buttons(request) | self.failed(error, request)
 
     return run
 
 
 class Handlers(Shown):
+    def __init__(self, parts: Parts, page: Page):
+        super().__init__(parts, page)
+        self.failures: dict[str, float] = {}  # user -> when what stands in the error line failed
+
+    def at_once(
+        self, handler: Live, chosen: bool = True, failing: Updates | None = None
+    ) -> Callable[[Values, gr.Request], Updates]:
+        """Guards what answers without a job. A user who has `chosen` something that succeeds is
+        over with what failed before it; what only follows from something else leaves the error.
+        `failing` is shown together with an error."""
+        p = self.parts
+
+        def run(v: Values, request: gr.Request) -> Updates:
+            began = time.monotonic()
+            try:
+                check(v)
+                shown = handler(v)
+            except UserError as e:
+                return self.failed(e, request) | (failing or {})
+            except Exception as e:
+                error = unexpected(e, self.page.settings.cache)
+                return self.failed(error, request) | (failing or {})
+            if p.error in shown:  # it did what it could
+                self.failures[user(request)] = time.monotonic()
+                shown = {p.status: status_html("")} | shown
+            if self.page.worker.job_of(user(request)):
+                shown = {c: update for c, update in shown.items() if c is not p.status}
+            if chosen and self.failures.get(user(request), began) <= began:
+                self.failures.pop(user(request), None)
+                shown = {p.error: ""} | shown
+            return shown or {p.error: gr.skip()}
+
+        return run
+
     # ---- a browser comes and goes
 
     @safely
@@ -196,9 +238,9 @@ class Handlers(Shown):
                 return
         text = page.shipped_text
         work = self.load_and_score(request, session.choice, lambda: text)
-        info, held, text, scores = yield from self.follow(request, work)
-        session = replace(session, held=held)
-        yield {p.session: session, p.card: loaded_card(info, held)}
+        info, streamed, text, scores = yield from self.follow(request, work)
+        session = replace(session, streamed=streamed)
+        yield {p.session: session, p.card: loaded_card(info, streamed)}
         if not session.info:
             session = page.with_model(session, info, scores)
             selection = self.selection(v)
@@ -208,9 +250,11 @@ class Handlers(Shown):
     def close(self, request: gr.Request) -> None:
         self.page.worker.stop(user(request))
         self.page.shelf.leave(user(request))
+        self.failures.pop(user(request), None)
 
-    def stop(self, request: gr.Request) -> None:
+    def stop(self, request: gr.Request) -> str:
         self.page.worker.stop(user(request))
+        return ""  # of the error line
 
     # ---- jobs
 
@@ -220,8 +264,8 @@ class Handlers(Shown):
         p = self.parts
         choice = Choice(v[p.model].strip(), v[p.device], v[p.dtype])
         work = self.load_and_score(request, choice, lambda: self.text_of(v))
-        info, held, text, scores = yield from self.follow(request, work)
-        session = self.page.with_model(Session(choice, text=text, held=held), info, scores)
+        info, streamed, text, scores = yield from self.follow(request, work)
+        session = self.page.with_model(Session(choice, text=text, streamed=streamed), info, scores)
         selection = replace(self.selection(v), budget=None, pins={})
         told = f"{info.model_id} is loaded and scored."
         yield self.show_model(session, selection, v) | self.idle(request, told)
@@ -339,8 +383,22 @@ class Handlers(Shown):
         low = (sensitivity[1],) * ready(session)[0].num_layers if sensitivity else None
         if low and (why := self.unpackable(session, quantizer, [low])):
             raise UserError(why)
+        one_split = weighed is not None
         if weighed and self.unpackable(session, quantizer, [weighed]):
             weighed = None
+        # What the chart does not show yet of a sweep, it shows as that is measured.
+        lacking = [
+            task
+            for task in tasks
+            if any(
+                self.lacking(session, v, one, every, [task]) for one, every in plan.splits.items()
+            )
+        ]
+        drawn = (v[p.metric] or "").split("/")[0]
+        focus = {} if one_split or drawn in lacking else self.focus(session, v, lacking[:1])
+        drawn = lacking[0] if focus else drawn
+        # A forecast is of what was to do before this job, on a machine that did nothing else.
+        yield {p.forecast: html.escape(self.counted(session, v))} | focus
 
         def work(job: Job) -> Any:
             nonlocal known
@@ -357,7 +415,7 @@ class Handlers(Shown):
                 known = (
                     known.with_evaluations(new) if whole else known.with_evaluations([], early=new)
                 )
-                job.partial = known
+                job.partial = known, next((e.task for e in new if e.task in lacking), "")
 
             whole, each = plan_of(known).splits, []
             failures: list[str] = []
@@ -396,14 +454,13 @@ class Handlers(Shown):
             jobs.bank_of(loaded, quantizer, page.store).fill([weighed], job.progress, job.stop)
             return done, jobs.truth(loaded, weighed, quantizer, page.store)
 
-        shown = (v[p.metric] or "").split("/")[0] in tasks
-
-        def told_early(so_far: Session) -> Updates:
-            nonlocal shown
+        def told_early(partial: tuple[Session, str]) -> Updates:
+            nonlocal drawn
+            so_far, task = partial
             updates = {p.session: so_far, p.redraw: time.time()}
-            if not shown:
-                updates |= self.focus(so_far, v, tasks)
-                shown = True
+            if task not in ("", drawn) and not (one_split and drawn in tasks):
+                updates |= self.focus(so_far, v, [task])
+                drawn = task
             return updates
 
         try:
@@ -419,12 +476,12 @@ class Handlers(Shown):
             else (f"Measured before ({name}): answered from the cache.")
         )
         told = " ".join([told, *plan.left_out])
-        updates = {p.session: known} | ({} if shown else self.focus(known, v, tasks))
+        updates = {p.session: known} | ({} if drawn in tasks else self.focus(known, v, tasks))
         if truth:
             updates[p.truth] = truth_html(truth, done.peak_bytes)
-        yield updates | self.idle(request, told)
         if done.failures:
-            yield self.failed(UserError(" ".join([told, "But:", *done.failures])))
+            updates |= self.failed(UserError(" ".join(done.failures)), request)
+        yield updates | self.idle(request, told)
 
     @safely
     def how_long(self, v: Values, request: gr.Request) -> Iterator[Updates]:
@@ -459,7 +516,7 @@ class Handlers(Shown):
             )
 
         found = yield from self.follow(request, work)
-        parts = [self.count_splits(v)]
+        parts = [self.counted(session, v)]
         if found.seconds:
             calibrating = ""
             if found.calibrating:
@@ -467,7 +524,7 @@ class Handlers(Shown):
             parts.append(f"That takes {duration(found.seconds)} on this machine{calibrating}.")
         if found.unknown:
             parts.append(f"Not known before it starts: {', '.join(found.unknown)}.")
-        yield {p.forecast: " ".join(parts)} | self.idle(request, "Ready.")
+        yield {p.forecast: html.escape(" ".join(parts))} | self.idle(request, "Ready.")
 
     @safely
     def write(self, v: Values, request: gr.Request) -> Iterator[Updates]:
@@ -520,8 +577,10 @@ class Handlers(Shown):
             choice = Choice(config.model_id, "auto", config.dtype)
             text = self.page.shipped_text
             work = self.load_and_score(request, choice, lambda: text, config)
-            info, held, text, scores = yield from self.follow(request, work)
-            session = self.page.with_model(Session(choice, text=text, held=held), info, scores)
+            info, streamed, text, scores = yield from self.follow(request, work)
+            session = self.page.with_model(
+                Session(choice, text=text, streamed=streamed), info, scores
+            )
         session, selection, told = from_config(session, config)
         selection = replace(selection, target=self.selection(v).target)
         choice = session.choice
@@ -569,8 +628,8 @@ class Handlers(Shown):
         choice: Choice,
         text_of: Callable[[], Text],
         config: Config | None = None,
-    ) -> Callable[[Job], tuple[ModelInfo, Held, Text, dict[str, Scores]]]:
-        def work(job: Job) -> tuple[ModelInfo, Held, Text, dict[str, Scores]]:
+    ) -> Callable[[Job], tuple[ModelInfo, bool, Text, dict[str, Scores]]]:
+        def work(job: Job) -> tuple[ModelInfo, bool, Text, dict[str, Scores]]:
             from ..engine.devices import local_devices
 
             text = text_of()
@@ -580,7 +639,7 @@ class Handlers(Shown):
                 check_fingerprint(config, loaded.info)
             scores = self.score_with(loaded, text, job)
             self.page.shelf.assign(user(request), choice, loaded)
-            return loaded.info, Held.of(loaded), text, scores
+            return loaded.info, loaded.streamed, text, scores
 
         return work
 
@@ -602,7 +661,7 @@ class Handlers(Shown):
         """Other levels have another range of bytes: the budget goes back to its middle."""
         session: Session = v[self.parts.session]
         if session.info is None:
-            return gr.skip()
+            return {}
         selection = replace(self.selection(v), budget=None, pins={})
         return self.everything(session, selection, v, {"value": selection.value(session)})
 
@@ -613,7 +672,7 @@ class Handlers(Shown):
         shown = {p.fitted: now}
         if now == v[p.fitted]:
             return shown
-        shown |= self.asked(v)
+        shown |= self.asked(v) | self.cards()  # whoever loads a model looks at the devices again
         session: Session = v[p.session]
         if session.info is None:
             return shown
@@ -643,47 +702,49 @@ class Handlers(Shown):
         if selection.quantizer == v[p.drawn]:  # a list that is left as it was, too
             return {p.packing: self.packing(session, selection, v)}
         bar, levels = v[p.bar], levels_of(v[p.levels])
-        before = replace(selection, quantizer=v[p.drawn], levels=levels, pins=bar["pins"])
+        before = replace(
+            selection, quantizer=v[p.drawn], levels=levels, pins=bar["pins"] if bar else {}
+        )
         selection = selection.following(session, before)
         value = selection.value(session)
         thumb = {"value": value} if value != bar else None
         return shown | self.everything(session, selection, v, thumb)
 
-    def what_packing_takes(self, v: Values) -> str:
-        return self.packing(v[self.parts.session], self.selection(v), v)
+    def what_packing_takes(self, v: Values) -> Updates:
+        packing = self.packing(v[self.parts.session], self.selection(v), v)
+        return {self.parts.packing: packing}
 
     def new_table(self, v: Values) -> Updates:
         """Another order, or other pins. The budget is the browser's: the user may be dragging."""
         session: Session = v[self.parts.session]
         if session.info is None:
-            return gr.skip()
+            return {}
         selection = self.selection(v)
         return self.bar(session, selection, v) | self.comparison(session, selection, v)
 
     def compare_again(self, v: Values) -> Updates:
         session: Session = v[self.parts.session]
-        return self.comparison(session, self.selection(v), v) if session.info else gr.skip()
+        return self.comparison(session, self.selection(v), v) if session.info else {}
 
     def versus(self, v: Values) -> Updates:
         """Other things to compare: what the button measures changes with them."""
         p = self.parts
         return {p.compare: MEASURE[v[p.versus]]} | self.compare_again(v)
 
-    def load_split(self, v: Values, request: gr.Request) -> Updates:
+    def load_split(self, v: Values) -> Updates:
         """A click on a point of the chart: that split, and the quantizer that it was packed by."""
-        p = self.parts
+        p, clicked = self.parts, v[self.parts.chart]
         session: Session = v[p.session]
-        try:
-            split, name = tuple(v[p.chart]["split"]), v[p.chart]["quantizer"]
-            selection = self.selection(v)
-            if name != "none":
-                selection = replace(selection, quantizer=quantizer_named(name).name)
-            selection, told = from_split(session, selection, split)
-        except UserError as e:
-            return self.failed(e)
+        if clicked is None:
+            raise UserError("Click a point of the chart to load its split.")
+        selection = self.selection(v)
+        if clicked["quantizer"] != "none":
+            name = quantizer_named(clicked["quantizer"]).name
+            selection = replace(selection, quantizer=name)
+        selection, told = from_split(session, selection, tuple(clicked["split"]))
         value = {"value": selection.value(session)}
         shown = self.everything(session, selection, v, value) | self.controls(selection)
-        return shown | ({} if self.page.worker.job_of(user(request)) else self.idle(request, told))
+        return shown | {p.status: status_html(told)}
 
     def view(self, name: str, v: Values) -> Updates:
         """A figure or table of the paper: sets the sweep and the chart, and measures nothing."""
@@ -720,7 +781,7 @@ class Handlers(Shown):
                 "No other model is measured yet. Load one, sweep it, and load this one again: "
                 "then both can be drawn."
             )
-            return updates | {p.status: status_html(told, failed=True)}
+            return updates | {p.error: error_html(told)}
         # Loaded here, too: what is drawn next must not depend on which event comes first.
         key = v[p.other] or model_key(others[0])
         return updates | {p.other: key, p.beside: self.beside(v[p.session], key)}
@@ -737,10 +798,12 @@ class Handlers(Shown):
         every = self.page.other_models(session.info)
         return next((self.page.other_model(m) for m in every if model_key(m) == key), None)
 
-    def count_splits(self, v: Values) -> str:
+    def count_splits(self, v: Values) -> Updates:
         """How much there is to sweep, before anything is computed."""
+        return {self.parts.forecast: html.escape(self.counted(v[self.parts.session], v))}
+
+    def counted(self, session: Session, v: Values) -> str:
         p = self.parts
-        session: Session = v[p.session]
         if session.info is None:
             return ""
         try:
@@ -769,31 +832,28 @@ class Handlers(Shown):
             told += f" Sensitivity at {title} is measured first."
         return " ".join([told, *plan.left_out])
 
-    def disk(self) -> str:
-        return disk_html(self.page.store.banks, self.page.shelf.banks())
+    def disk(self, v: Values) -> Updates:
+        return {self.parts.disk: disk_html(self.page.store.banks, self.page.shelf.banks())}
 
-    def clear_disk(self) -> str:
+    def clear_disk(self, v: Values) -> Updates:
         self.page.store.banks.clear(self.page.shelf.banks())
-        return self.disk()
+        return self.disk(v)
 
     def export(self, v: Values) -> Updates:
         p = self.parts
-        try:
-            self.quantizer(v)
-            config = self.selection(v).config(v[p.session])
-        except UserError as e:
-            return self.failed(e) | {p.file: None}
+        self.quantizer(v)
+        config = self.selection(v).config(v[p.session])
         average = sum(config.bits_per_layer) / config.num_layers
         name = f"lwq-{Path(config.model_id).name}-{average:.2f}bit.json"
-        path = Path(tempfile.mkdtemp(prefix="lwq_"), name)
-        path.write_text(EXPORTS["json"](config), encoding="utf-8")
-        return {p.file: str(path)}
+        content = EXPORTS["json"](config).encode()
+        # Into the folder that Gradio serves from: a file beside it would be copied there, and stay.
+        return {p.file: save_bytes_to_cache(content, name, p.file.GRADIO_CACHE)}
 
     def refresh(self, v: Values) -> Updates:
         """The session's results with what the controls say now."""
         session: Session = v[self.parts.session]
         if session.info is None:
-            return gr.skip()
+            return {}
         try:
             self.selection(v).split(session)
         except UserError:  # levels chosen meanwhile, for which the budget is too small
@@ -802,7 +862,7 @@ class Handlers(Shown):
 
     def show_results(self, v: Values) -> Updates:
         session: Session = v[self.parts.session]
-        return self.everything(session, self.selection(v), v) if session.info else gr.skip()
+        return self.everything(session, self.selection(v), v) if session.info else {}
 
     def buttons(self, request: gr.Request) -> Updates:
         """Those that start a job while the user has none, and Stop while they have one."""
@@ -813,8 +873,12 @@ class Handlers(Shown):
     def idle(self, request: gr.Request, told: str) -> Updates:
         return self.buttons(request) | {self.parts.status: status_html(told)}
 
-    def failed(self, error: UserError) -> Updates:
-        return {self.parts.status: status_html(str(error), failed=True)}
+    def failed(self, error: UserError, request: gr.Request) -> Updates:
+        """Stands in the status line's place, but below it while a job of the user runs."""
+        p, name = self.parts, user(request)
+        self.failures[name] = time.monotonic()
+        shown = {p.error: error_html(str(error))}
+        return shown if self.page.worker.job_of(name) else shown | {p.status: status_html("")}
 
     # ---- pieces
 
@@ -830,7 +894,9 @@ class Handlers(Shown):
         chosen = {OWN: v[p.own_text], PG19: PG19_TEXT}.get(v[p.text])
         return calibration_text(chosen, self.page.settings)
 
-    def read_config(self, path: str) -> Config:
+    def read_config(self, path: str | None) -> Config:
+        if path is None:
+            raise UserError("Choose a config (JSON) to load.")
         try:
             config = import_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as e:

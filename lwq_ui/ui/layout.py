@@ -23,6 +23,7 @@ from .modelfield import ModelField
 from .quantizerpanel import build_quantizer, note
 from .selection import Selection
 from .state import Page, Session
+from .values import Blocks
 from .wording import quantizer_title
 
 CSS, ANNOUNCE, MARK_ROW = (
@@ -166,6 +167,7 @@ class Parts:
     demo: gr.Blocks
     session: gr.State
     status: gr.HTML
+    error: gr.HTML
     stop: gr.Button
     model: ModelField
     device: gr.Dropdown
@@ -252,7 +254,7 @@ def build(page: Page) -> Parts:
     parts: dict[str, Any] = {}
     session = page.opening_session()
     selection = Selection()
-    with gr.Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as demo:
+    with Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as demo:
         parts["session"] = gr.State(session)
         parts["axis"] = gr.State("bits")
         parts["beside"] = gr.State(None)  # the other model that is drawn
@@ -260,7 +262,11 @@ def build(page: Page) -> Parts:
         parts["redraw"] = gr.Number(0, label="Redraw", visible="hidden", elem_id="redraw")
         with gr.Row(elem_id="strip"):
             gr.HTML("<h1>LWQ Explorer</h1>", elem_id="head")
-            parts["status"] = gr.HTML(status_html("Ready."), elem_id="status", js_on_load=ANNOUNCE)
+            with gr.Column(elem_id="messages", min_width=0):
+                parts["status"] = gr.HTML(
+                    status_html("Ready."), elem_id="status", js_on_load=ANNOUNCE
+                )
+                parts["error"] = gr.HTML(elem_id="error")
             parts["stop"] = gr.Button(
                 "Stop", size="sm", elem_id="stop", min_width=80, interactive=False
             )
@@ -512,7 +518,6 @@ def status_html(
     share: float | None = None,
     left: str = "",
     running: bool = False,
-    failed: bool = False,
 ) -> str:
     """One line of fixed height, with a bar while something runs; `left` is the time it still
     takes."""
@@ -520,9 +525,15 @@ def status_html(
     bar = f'<progress max="1"{value} aria-label="Progress"></progress>' if running else ""
     percent = f"<b>{share:.0%}</b>" if running and share is not None else ""
     time = f"<i>{html.escape(left)}</i>" if left else ""
-    kind = "failed" if failed else "running" if running else "idle"
-    role = ' role="alert"' if failed else ""
-    return f'<div class="{kind}"{role}><span>{html.escape(text)}</span>{percent}{bar}{time}</div>'
+    kind = "running" if running else "idle"
+    return f'<div class="{kind}"><span>{html.escape(text)}</span>{percent}{bar}{time}</div>'
+
+
+def error_html(text: str) -> str:
+    """What failed last. A line of its own, so that the progress of a job does not end it."""
+    # Half a surrogate pair, as a file's name can hold, would break the connection to the browser.
+    readable = text.encode(errors="replace").decode()
+    return f'<div class="failed" role="alert">{html.escape(readable)}</div>'
 
 
 def scored_html(info: ModelInfo, scores: Mapping[str, Scores]) -> str:

@@ -110,11 +110,12 @@ def card_choices(devices: Sequence[Device]) -> list[tuple[str, str]]:
 
 
 def own_memories(devices: Sequence[Device]) -> dict[str, tuple[str, int, int]]:
-    """Title, bytes and reserve of each memory of this machine: all of it, and what is free."""
+    """Title, bytes and reserve of each memory of this machine: all of it, and what was free when
+    `devices` were looked at, which every load of a model does."""
     found = {}
     for d in devices:
         number = f" {d.index + 1}" if sum(d.kind == other.kind for other in devices) > 1 else ""
-        for what, size in (("", d.total), (", free now", d.free)):
+        for what, size in (("", d.total), (", free at the last load", d.free)):
             title = f"{d.name}{number}{what}: {format_gib(size)}"
             found[f"{d.kind} {d.index}{what}"] = title, size, d.reserve
     return found
@@ -141,7 +142,7 @@ def kept_context(typed: Any, before: ModelInfo | None, info: ModelInfo | None) -
 
 def target(into: str, own_size: Any, usage: Usage, devices: Sequence[Device] = ()) -> Target | None:
     """What the panel's controls say; None without a card. Raises UserError where the card's size is
-    none."""
+    none, and for a memory of this machine that is gone."""
     if into == NO_CARD:
         return None
     if into == OWN_SIZE:
@@ -150,7 +151,9 @@ def target(into: str, own_size: Any, usage: Usage, devices: Sequence[Device] = (
         return Target(f"Card of {own_size:g} GiB", int(own_size * GIB), RESERVE, usage)
     if into in (here := own_memories(devices)):
         return Target(*here[into], usage)
-    return Target(into, dict(CARDS)[into], RESERVE, usage)
+    if into not in (cards := dict(CARDS)):
+        raise UserError("That memory is not known any more. Choose again what it must fit into.")
+    return Target(into, cards[into], RESERVE, usage)
 
 
 def read_usage(context: Any, batch: Any, cache: str) -> Usage:

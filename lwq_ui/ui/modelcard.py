@@ -4,7 +4,6 @@ disk."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from ..engine.quantizers import DEFAULT, model_cost
 if TYPE_CHECKING:
     from ..engine.devices import Fit
     from ..engine.jobs import Looked, Truth
-    from ..engine.models import LoadedModel
 
 TOO_LARGE = "The unquantized model does not fit into this machine's memory."
 STREAMED = (
@@ -27,29 +25,13 @@ STREAMED = (
 WILL_STREAM = "Larger than this machine's memory: its layers will be read from the disk one by one."
 
 
-@dataclass(frozen=True)
-class Held:
-    """How a loaded model is held; `peak_bytes` is the most memory that loading it took, None where
-    that is not known."""
-
-    streamed: bool
-    peak_bytes: int | None
-
-    @staticmethod
-    def of(loaded: LoadedModel) -> Held:
-        return Held(loaded.streamed, loaded.load_peak)
-
-
-def loaded_card(info: ModelInfo, held: Held | None = None) -> str:
-    """`held` None: the model is known, and on its way into memory."""
+def loaded_card(info: ModelInfo, streamed: bool = False) -> str:
+    """`streamed`: its layers are read from the disk as they are needed."""
     facts = about(info) | {
         "Size": f"{format_gib(info.total_bytes)} in {info.dtype}",
         "Quantizers reach": reach(info.packable_share),
     }
-    if held and held.peak_bytes is not None:
-        facts["Memory while loading"] = format_gib(held.peak_bytes)
-    notes = [STREAMED] if held and held.streamed else []
-    return card_html(info, "Loaded", facts, notes)
+    return card_html(info, "Loaded", facts, [STREAMED] if streamed else [])
 
 
 def looked_card(looked: Looked, shown: ModelInfo | None) -> str:
@@ -128,13 +110,15 @@ def card_html(info: ModelInfo, state: str, facts: dict[str, str], notes: Iterabl
 
 def truth_html(truth: Truth, peak_bytes: int | None) -> str:
     """What the model's weights really take, beside what the page had said."""
-    told = [
-        f"Weights at this split: {format_gib(truth.measured)} measured, "
-        f"{format_gib(truth.estimated)} estimated"
-    ]
+    line = (
+        f"<p>Weights at this split: {format_gib(truth.measured)} measured, "
+        f"{format_gib(truth.estimated)} estimated.</p>"
+    )
     if peak_bytes is not None:
-        told.append(f"most memory in use while evaluating: {format_gib(peak_bytes)}")
-    line = f"<p>{'; '.join(told)}.</p>"
+        line += (
+            "<p>Meanwhile the whole program, with every model that it holds, used at most "
+            f"{format_gib(peak_bytes)} of memory.</p>"
+        )
     apart = truth.measured - truth.estimated
     if not apart:
         return line

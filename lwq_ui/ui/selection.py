@@ -15,13 +15,14 @@ from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_lay
 from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
-from .heatmap import expected_at, first_value, slider_range, table
+from .heatmap import LARGEST_BUDGET, expected_at, first_value, slider_range, table
 from .memorypanel import Target, left_html
 from .state import Session
 from .tables import sizes_table
 from .wording import metric_title
 
 SEEDS_TRIED = 20
+LARGEST_SEED = 2**53  # a browser's numbers are exact up to here
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
         if level not in costs[i].packed:
             possible = ", ".join(f"{b:g}" for b in sorted(costs[i].packed))
             raise misfit("bits_per_layer", f"{level:g} for layer {i}; this page has {possible}")
+    if abs(seed := config.ordering.get("seed", 0)) > LARGEST_SEED:
+        raise misfit("ordering", f"of the seed {seed}; choose one of at most {LARGEST_SEED}")
     scorer = ORDERINGS[config.ordering["name"]].scorer
     values = config.ordering.get("scores")
     low = (config.quantizer["name"], config.levels[1])
@@ -203,9 +206,9 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
     selection = Selection(
         levels=config.levels,
         ordering=config.ordering["name"],
-        seed=config.ordering.get("seed", 0),
+        seed=seed,
         quantizer=config.quantizer["name"],
-        budget=config.budget_bytes,
+        budget=min(config.budget_bytes, LARGEST_BUDGET),
         pins=dict(config.pinned),
     )
     try:
@@ -215,15 +218,21 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
     if exact:
         return session, selection, "The config is loaded."
     total = model_cost(info, selection.quantizer).total(config.bits_per_layer)
-    pinned = replace(selection, budget=total, pins=dict(enumerate(config.bits_per_layer)))
+    pins = dict(enumerate(config.bits_per_layer))
+    pinned = replace(with_known_order(session, selection), budget=total, pins=pins)
     return session, pinned, "The config is loaded. Its bits follow no order: all layers are pinned."
 
 
 def from_split(session: Session, selection: Selection, split: Split) -> tuple[Selection, str]:
     """The selection that gives exactly this split, and what to say about it: by the present
-    ordering where it can, by another one where that can, else with all layers pinned. Raises
-    UserError for a split that the slider cannot have."""
+    ordering and pins where they can, by another ordering where that can, else with all layers
+    pinned. Raises UserError for a split that the slider cannot have."""
     info, _ = ready(session)
+    n = info.num_layers
+    if len(split) != n:
+        raise UserError(
+            f"This split has {len(split)} layers, the model has {n}. Click a point of its chart."
+        )
     if PRUNED in split:
         raise UserError(
             "A split with pruned layers cannot be loaded: the slider leaves no layer out. "
@@ -246,20 +255,34 @@ def from_split(session: Session, selection: Selection, split: Split) -> tuple[Se
     pair = next((pair for pair in (present, *offered) if levels <= set(pair)), present)
     total = model_cost(info, selection.quantizer).total(split)
     start = replace(selection, levels=pair, budget=total, pins={})
-    orders = {
-        (selection.ordering, selection.seed): None,
-        **{(o, 0): None for o in ORDERINGS if o != "random" and not ORDERINGS[o].prunes},
-        **{("random", seed): None for seed in range(SEEDS_TRIED)},
-    }
-    for ordering, seed in orders:
-        tried = replace(start, ordering=ordering, seed=seed)
-        scorer = ORDERINGS[ordering].scorer
+    holds = all(split[i] == level for i, level in selection.pins.items())
+    tries = [replace(start, pins=selection.pins)] if holds else []
+    if levels <= set(pair):  # no order alone gives more levels than two
+        tries += [
+            replace(start, ordering=ordering, seed=seed)
+            for ordering, seed in {
+                (selection.ordering, selection.seed): None,
+                **{(o, 0): None for o in ORDERINGS if o != "random" and not ORDERINGS[o].prunes},
+                **{("random", seed): None for seed in range(SEEDS_TRIED)},
+            }
+        ]
+    for tried in tries:
+        scorer = ORDERINGS[tried.ordering].scorer
         if scorer and scorer not in tried.scores(session):
             continue
-        if tried.split(session) == split:
-            return tried, f"Loaded: {split_name(split)}, {ordering_title(ordering, seed)}."
-    pinned = replace(start, pins=dict(enumerate(split)))
+        points = tried._breakpoints(session)
+        if total >= points.bytes[0] and points.split(points.position(total)) == split:
+            title = ordering_title(tried.ordering, tried.seed)
+            return tried, f"Loaded: {split_name(split)}, {title}."
+    pinned = replace(with_known_order(session, start), pins=dict(enumerate(split)))
     return pinned, f"Loaded: {split_name(split)}. It follows no order: all layers are pinned."
+
+
+def with_known_order(session: Session, selection: Selection) -> Selection:
+    """With LIM, which every model has, where the order's scores are not known."""
+    scorer = ORDERINGS[selection.ordering].scorer
+    known = scorer is None or scorer in selection.scores(session)
+    return selection if known else replace(selection, ordering="lim")
 
 
 def orders_of(

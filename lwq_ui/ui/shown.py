@@ -81,7 +81,7 @@ class Shown(MemoryPanel, QuantizerPanel):
             selection = replace(selection, ordering="lim")
         possible = {*chosen.levels, UNTOUCHED}
         n = session.info.num_layers
-        if any(i >= n or level not in possible for i, level in selection.pins.items()):
+        if any(not 0 <= i < n or level not in possible for i, level in selection.pins.items()):
             selection = replace(selection, pins={})
         return selection
 
@@ -223,7 +223,7 @@ class Shown(MemoryPanel, QuantizerPanel):
             usage = replace(target.usage, context=context)
             selection = replace(selection, target=replace(target, usage=usage))
         return (
-            {p.session: session, p.card: loaded_card(info, session.held), p.truth: ""}
+            {p.session: session, p.card: loaded_card(info, session.streamed), p.truth: ""}
             | {p.beside: None}
             | {p.context: gr.update(choices=context_choices(info), value=context)}
             | {p.fitted: self.controls_of_memory({**v, p.context: context})}

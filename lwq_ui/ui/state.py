@@ -20,7 +20,6 @@ from ..engine.quantizers import quantizer_named
 from ..engine.sources import DEMO, find
 from ..engine.texts import Text, calibration_text
 from ..settings import Settings
-from .modelcard import Held
 from .worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Session:
     evaluations: tuple[Evaluation, ...] = ()
     early: tuple[Evaluation, ...] = ()
     measured: Split | None = None  # the split that was evaluated last
-    held: Held | None = None
+    streamed: bool = False  # its layers are read from the disk as they are needed
 
     def with_evaluations(
         self, new: Iterable[Evaluation], early: Iterable[Evaluation] = ()

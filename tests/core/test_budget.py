@@ -88,7 +88,8 @@ def test_a_card_that_is_too_small_says_what_takes_the_room() -> None:
     assert weights_budget(exact, INFO, use, smallest=3 * GIB) == 3 * GIB
     with pytest.raises(UserError, match=r"1\.000 GiB.*fewer tokens.*larger card") as e:
         weights_budget(exact - 1, INFO, use, smallest=3 * GIB)
-    assert "3.000 GiB" in str(e.value)
+    assert f"3.000 GiB ({3 * GIB - 1} bytes) are left" in str(e.value)
+    assert f"takes 3.000 GiB ({3 * GIB} bytes)" in str(e.value)
     with pytest.raises(UserError, match="nothing is left"):
         weights_budget(GIB, INFO, use)
 

@@ -103,10 +103,11 @@ def test_jobs_tell_it(folder_of: Callable[..., Path], settings: Settings, store:
     folder = str(folder_of("llama"))
     where = (settings, store, tiny.quiet, jobs.Event())
     loaded: LoadedModel = jobs.load(folder, "cpu", "auto", *where)
-    assert loaded.load_peak and loaded.load_peak > 50 * MIB  # torch alone is more
     splits = [(4, 4, 2, 2)]
     first, again = (
         jobs.evaluate(loaded, splits, "quanto", ["perplexity"], 1, *where) for _ in range(2)
     )
-    assert first.computed == 1 and first.peak_bytes and first.peak_bytes > 50 * MIB
+    assert (
+        first.computed == 1 and first.peak_bytes and first.peak_bytes > 50 * MIB
+    )  # torch alone is more
     assert again.computed == 0 and again.peak_bytes is None

@@ -153,11 +153,11 @@ def test_every_card_of_the_list_can_be_chosen():
     assert values[0] == NO_CARD and values[-1] == OWN_SIZE and len(set(values)) == len(values)
     assert [title for title, _ in choices[1:7]] == [
         "NVIDIA L4 1: 22.00 GiB",
-        "NVIDIA L4 1, free now: 21.00 GiB",
+        "NVIDIA L4 1, free at the last load: 21.00 GiB",
         "NVIDIA L4 2: 22.00 GiB",
-        "NVIDIA L4 2, free now: 9.000 GiB",
+        "NVIDIA L4 2, free at the last load: 9.000 GiB",
         "This machine's memory: 16.00 GiB",
-        "This machine's memory, free now: 10.00 GiB",
+        "This machine's memory, free at the last load: 10.00 GiB",
     ]
     found = [target(value, 11.5, Usage(), DEVICES) for value in values]
     assert found[0] is None
@@ -313,7 +313,7 @@ def test_a_card_on_the_page(page):
 
     # this machine's memory was found when the model was loaded; other levels are fitted, too
     page.locator("#into input").click()
-    page.get_by_role("option", name="This machine's memory, free now").click()
+    page.get_by_role("option", name="This machine's memory, free at the last load").click()
     page.locator("#bar .card").wait_for()
     assert page.locator("#bar .parts .reserve").count() == 0
     page.locator("#levels label").filter(has_text="8 / 4").click()

@@ -23,7 +23,6 @@ from lwq_ui.engine.jobs import Looked, Truth
 from lwq_ui.ui.modelcard import (
     STREAMED,
     WILL_STREAM,
-    Held,
     disk_html,
     download,
     in_words,
@@ -91,8 +90,7 @@ def test_the_card_before_and_after_loading():
     card = loaded_card(INFO)
     assert "<span>Loaded</span>" in card and "99.9 % of its layers" in card
     assert "memory" not in card
-    card = loaded_card(INFO, Held(streamed=True, peak_bytes=2 * GIB))
-    assert escape(STREAMED) in card and f"<dd>{format_gib(2 * GIB)}</dd>" in card
+    assert escape(STREAMED) in loaded_card(INFO, streamed=True)
 
 
 def test_names_of_models_are_no_html():
@@ -108,8 +106,10 @@ def test_shares_and_downloads():
 
 def test_measured_beside_estimated():
     line = truth_html(Truth(GIB, GIB), 2 * GIB)
-    assert "1.000 GiB measured, 1.000 GiB estimated; most memory" in line and "wrong" not in line
-    assert "most memory" not in truth_html(Truth(GIB, GIB), None)
+    assert "1.000 GiB measured, 1.000 GiB estimated." in line and "wrong" not in line
+    # not this model's alone: the program and every other model are in it
+    assert "the whole program" in line and "used at most 2.000 GiB" in line
+    assert "program" not in truth_html(Truth(GIB, GIB), None)
     assert "differ by 1 bytes" in truth_html(Truth(GIB, GIB + 1), None)
     assert "too small" in truth_html(Truth(GIB, GIB + 1), None)
 

@@ -173,8 +173,9 @@ def test_the_handlers_say_the_whole_name_or_why_not(known, tmp_path):
 
     wrong = {**another, made.drawn: "outliers", documents: 0, group: 64}
     assert "Documents: choose a whole number" in do.another_quantizer(wrong)[made.packing]
-    assert do.count_splits(wrong).startswith("Documents: choose")
-    assert "Documents: choose" in do.export(wrong)[made.status]
+    assert do.counted(wrong[made.session], wrong).startswith("Documents: choose")
+    with pytest.raises(UserError, match="Documents: choose"):
+        do.export(wrong)
 
 
 # ---- the page
@@ -261,16 +262,16 @@ def test_options_levels_and_fractions_on_the_page(world, page):
     page.fill("#option-documents input", "51")
     shows(page, "#packing [role=alert]", "Documents: choose a whole number from 1 to 50.")
     page.click("#evaluate")
-    shows(page, "#status [role=alert]", "Documents: choose a whole number from 1 to 50.")
+    shows(page, "#error [role=alert]", "Documents: choose a whole number from 1 to 50.")
     assert page.evaluate("document.querySelector('.gradio-container').scrollWidth <= innerWidth")
 
     pick(page, "#quantizer", "Made-up package")
     shows(page, "#packing", ABSENT)
     shows(page, "#bar .legend", "4-bit layer")
     measure_only(page, "Grammar pairs")
-    page.evaluate("document.querySelector('#status [role=alert]').remove()")
+    page.wait_for_selector("#error [role=alert]", state="detached")  # what was chosen since works
     page.click("#evaluate")
-    shows(page, "#status [role=alert]", ABSENT)
+    shows(page, "#error [role=alert]", ABSENT)
     assert not world.worker.busy
 
 
@@ -314,8 +315,8 @@ def test_packing_is_followed_stopped_and_gone_on_with(world, page, monkeypatch):
         ("levels", {**config, "quantizer": {"name": "quanto"}}),
     ):
         upload(two, wrong)
-        shows(two, "#status [role=alert]", f"Config field '{field}'")
-        two.evaluate("document.querySelector('#status [role=alert]').remove()")
+        shows(two, "#error [role=alert]", f"Config field '{field}'")
+        two.evaluate("document.querySelector('#error [role=alert]').remove()")
     upload(two, config)
     shows(two, "#status .idle span", "The config is loaded.")
     shows(two, "#packing", "Packed already")

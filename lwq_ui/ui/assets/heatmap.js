@@ -266,6 +266,7 @@ function setBudget(budget, settled) {
   const wait = settled ? posted + POST_MS - performance.now() : POST_MS;
   if (wait <= 0) post();
   else timer ||= setTimeout(post, wait);
+  if (settled) trigger('settle');
 }
 
 function step(by) {

@@ -1,0 +1,401 @@
+"""Every event of the page, called as Gradio calls it but without a browser: with values that no
+control can have, with errors, and with what succeeds after them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio")
+
+import gradio as gr
+
+from lwq_ui.core.curves import THREE_LEVELS, Curve, curves
+from lwq_ui.core.errors import UserError
+from lwq_ui.core.memory import PRUNED, UNTOUCHED
+from lwq_ui.core.orderings import ORDERINGS
+from lwq_ui.core.schema import Config, Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
+from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from lwq_ui.settings import Settings
+from lwq_ui.ui import events
+from lwq_ui.ui.events import Handlers
+from lwq_ui.ui.layout import build
+from lwq_ui.ui.selection import LARGEST_SEED, Selection, from_config, from_split
+from lwq_ui.ui.state import Choice, Page, Session
+from lwq_ui.ui.values import UNREADABLE, check
+
+ANN = SimpleNamespace(session_hash="ann")
+LAYERS = 8
+
+
+def model(layers: int = LAYERS) -> ModelInfo:
+    weights = tuple(WeightSpec(f"{i}.weight", 256, 256) for i in range(4))
+    numel = layers * 4 * 256 * 256
+    names = ("somebody/small", None, "f" * 64, "LlamaForCausalLM", "bfloat16")
+    specs = (LayerSpec(weights, 512, cached=64),) * layers
+    return ModelInfo(*names, numel, 2 * numel, 0, 128, specs)
+
+
+def session(layers: int = LAYERS) -> Session:
+    known = {
+        name: Scores(name, tuple(-(i % 5) / layers for i in range(layers)), "text", 1, 1, 0.0)
+        for name in ("lim", "zd")
+    }
+    some = ((UNTOUCHED,) * layers, (4,) * layers, (2,) * layers, (4, 2) * (layers // 2))
+    measured = tuple(
+        Evaluation(
+            "minimal_pairs",
+            split,
+            "none" if UNTOUCHED in split else "quanto",
+            {"acc": Metric(0.5, 0.05, 60)},
+            {"acc": [0.0, 1.0] * 30},
+            60,
+            1.0,
+        )
+        for split in some
+    )
+    return Session(Choice("somebody/small"), model(layers), scores=known, evaluations=measured)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The page's events, and a value of every control that is possible."""
+    page = Page(Settings(cache=tmp_path_factory.mktemp("cache")))
+    parts = build(page)
+    events.wire(parts, page)
+    controls = {c for fn in parts.demo.fns.values() for c in fn.inputs}
+    v = {c: getattr(c, "value", None) for c in controls}
+    v[parts.session] = session()
+    v[parts.bar] = Selection().value(session())
+    v[parts.drawn] = "quanto"
+    v[parts.other] = ""
+    v[parts.metric] = "minimal_pairs/acc"
+    page.worker.submit = lambda user, work: (_ for _ in ()).throw(UserError("It would start."))
+    return SimpleNamespace(page=page, parts=parts, values=v, fns=[*parts.demo.fns.values()])
+
+
+def sent(world, fn, values) -> str:
+    """What a user reads after the event; empty where that is nothing."""
+    given = [values.get(c) for c in fn.inputs]
+    try:
+        read = asyncio.run(world.parts.demo.preprocess_data(fn, given, None))
+    except gr.Error as e:
+        return e.message
+    # Gradio hands the server's own states over, whatever the browser sent.
+    read = [
+        value if isinstance(c, gr.State) else r
+        for c, value, r in zip(fn.inputs, given, read, strict=True)
+    ]
+    every = fn.fn(dict(zip(fn.inputs, read, strict=True)), ANN)
+    shown = {}
+    for updates in [every] if isinstance(every, dict) else every:
+        assert set(updates) <= set(fn.outputs)
+        shown |= updates
+    return shown.get(world.parts.error) or ""
+
+
+def answered(world):
+    """The events that take what controls say."""
+    return [fn for fn in world.fns if fn.inputs_as_dict]
+
+
+HOSTILE = [
+    None,
+    "",
+    "x",
+    "4",
+    "4,4",
+    "nan,nan",
+    "quanto:group=²",
+    "\ud800",
+    -1,
+    1e30,
+    math.nan,
+    math.inf,
+    True,
+    [],
+    [5],
+    ["\ud800"],
+    [[]],
+    {},
+    {"budget": 10**400, "pins": {}},
+    {"budget": 1, "pins": {"-1": 4}},
+    {"budget": 10**7, "pins": {"0": 1e999}},
+    {"split": [], "quantizer": "quanto"},
+    {"split": [4] * LAYERS, "quantizer": "quanto:group=²"},
+    {"split": [4] * LAYERS, "quantizer": "\ud800"},
+]
+
+
+def test_no_value_is_a_traceback(world, monkeypatch):
+    """Of every control, each in one of the events that read it."""
+    failures = []
+    monkeypatch.setattr(
+        events, "unexpected", lambda e, cache: failures.append(repr(e)) or UserError("Something.")
+    )
+    readers: dict[Any, list[Any]] = {}
+    for fn in answered(world):
+        for component in fn.inputs:
+            if not isinstance(component, gr.State):
+                readers.setdefault(component, []).append(fn)
+    rng = random.Random(1)
+    for component, reading in readers.items():
+        for value in HOSTILE:
+            fn = rng.choice(reading)
+            sent(world, fn, {**world.values, component: value}).encode()
+            assert not failures, (fn.fn, component, value, failures)
+    assert len(readers) > 30
+
+
+def test_possible_values_are_possible(world):
+    check(world.values)
+    p = world.parts
+    check({p.seed: -3, p.others: ["piqa"], p.context: "8k", p.levels: "3.945,3.657"})
+    for component, value in (
+        (p.seed, 2 * LARGEST_SEED),
+        (p.write_seed, 1e30),
+        (p.length, 1000),
+        (p.prompt, None),
+        (p.others, [5]),
+        (p.ordering, "prune-by-lim"),
+        (p.model, "\ud800"),
+        (p.levels, "x"),
+        (p.tasks, None),
+    ):
+        with pytest.raises(UserError, match=r"^[A-Z'].*\.$"):
+            check({component: value})
+
+
+def test_what_gradio_cannot_read_is_one_sentence(world):
+    (fn,) = [f for f in answered(world) if getattr(f.fn, "__name__", "") == "sweep"]
+    assert sent(world, fn, {**world.values, world.parts.seed: "x"}) == UNREADABLE
+    assert sent(world, fn, {**world.values, world.parts.tasks: None}) == UNREADABLE
+
+
+# ---- how long an error stays
+
+
+@pytest.fixture
+def do(world):
+    """Handlers of a page on which no job of anybody runs."""
+    handlers = Handlers(world.parts, world.page)
+    yield handlers
+    handlers.failures.clear()
+
+
+def fail(v):
+    raise UserError("It failed.")
+
+
+def test_an_error_ends_with_the_next_choice_that_succeeds(world, do):
+    p, v = world.parts, world.values
+    fails, works = do.at_once(fail), do.at_once(lambda v: {})
+    assert "It failed." in fails(v, ANN)[p.error]
+    follows = do.at_once(lambda v: {}, chosen=False)
+    assert follows(v, ANN) == {p.error: gr.skip()}  # nobody chose that
+    assert works(v, ANN) == {p.error: ""}
+    assert 'role="alert"' in do.at_once(lambda v: 1 / 0)(v, ANN)[p.error]
+
+
+def test_a_success_that_began_before_an_error_leaves_it(world, do):
+    """Events answer in any order: a slow one must not take away what failed meanwhile."""
+    p, v = world.parts, world.values
+
+    def slow(v):
+        do.at_once(fail)(v, ANN)
+        return {p.forecast: "counted"}
+
+    assert do.at_once(slow)(v, ANN) == {p.forecast: "counted"}
+    assert do.at_once(slow)(v, SimpleNamespace(session_hash="bob"))[p.error] == ""  # another's
+
+
+def test_a_job_neither_hides_an_error_nor_takes_its_place(world, do, monkeypatch):
+    p, v = world.parts, world.values
+    assert p.status in do.failed(UserError("It failed."), ANN)
+    monkeypatch.setattr(world.page.worker, "job_of", lambda user: object())
+    assert list(do.failed(UserError("It failed."), ANN)) == [p.error]
+    assert list(do.at_once(fail)(v, ANN)) == [p.error]
+    assert list(do.at_once(lambda v: {p.status: "said"}, chosen=False)(v, ANN)) == [p.error]
+
+
+def test_a_job_begins_without_the_last_error(world, do):
+    p = world.parts
+    do.at_once(fail)(world.values, ANN)
+    first, *_, last = do.sweep(world.values, ANN)
+    assert first == {p.error: ""} and "It would start." in last[p.error]
+
+
+def test_a_view_that_lacks_a_model_says_so_once(world, do, monkeypatch):
+    p, v = world.parts, world.values
+    monkeypatch.setattr(world.page, "other_models", lambda info: [])
+    shown = do.at_once(lambda v: do.view("figure3", v))(v, ANN)
+    assert "No other model" in shown[p.error] and shown[p.orderings] == ["lim"]
+    shown = do.at_once(lambda v: do.view("figure4", v))(v, ANN)
+    assert shown[p.error] == ""
+
+
+def test_an_export_that_fails_downloads_nothing(world, tmp_path):
+    p = world.parts
+    (fn,) = [f for f in answered(world) if p.file in f.outputs and len(f.outputs) == 3]
+    bad = {**world.values, p.bar: {"budget": 1, "pins": {}}}
+    shown = fn.fn(bad, ANN)
+    assert shown[p.file] is None and "too small" in shown[p.error]
+    first, second = (fn.fn(world.values, ANN)[p.file] for _ in range(2))
+    assert first == second and Config.from_json(json.loads(Path(first).read_text()))
+
+
+# ---- what a forecast is worth
+
+
+def test_a_forecast_is_withdrawn_when_a_job_starts(world, do):
+    p = world.parts
+    v = {**world.values, p.tasks: ["minimal_pairs"], p.every: 4}
+    for start in (do.evaluate, do.sweep, do.compare):
+        shown = {}
+        for updates in start(v, ANN):
+            shown |= updates
+        assert "splits" in shown[p.forecast] and "takes" not in shown[p.forecast]
+
+
+def test_a_sweep_shows_what_it_measures(world, do):
+    """Of two tasks, the one that is complete already stays off the chart."""
+    p = world.parts
+    one = session()
+    limit = world.page.tasks["last_word"].limited(60)
+    other = tuple(replace(e, task="last_word", limit=limit) for e in one.evaluations)
+    both = replace(one, evaluations=(*one.evaluations, *other))
+    v = {**world.values, p.session: both, p.orderings: ["lim"], p.every: 4}
+    v |= {p.tasks: ["minimal_pairs", "last_word"], p.metric: "minimal_pairs/acc"}
+    (every,) = do.planned(both, v).splits.values()
+    more = [replace(one.evaluations[1], split=split) for split in every]
+    full = replace(both, evaluations=(*both.evaluations, *more))
+    shown = {}
+    for updates in do.sweep({**v, p.session: full}, ANN):
+        shown |= updates
+    assert shown[p.metric]["value"] == "last_word/acc"
+    shown = {}
+    for updates in do.sweep(v, ANN):
+        shown |= updates
+    assert p.metric not in shown  # what is on the chart is being measured
+
+
+# ---- what a click on the chart loads
+
+
+@cache
+def charted() -> list[tuple[str, tuple[float, ...], Curve]]:
+    """(quantizer, levels, curve) of all that a chart can draw."""
+    known = {name: s.values for name, s in session().scores.items()}
+    known["sensitivity"] = known["zd"]
+    found = []
+    for q in QUANTIZERS.values():
+        triples = [THREE_LEVELS] if set(THREE_LEVELS) <= set(q.levels) else []
+        for levels in (*q.pairs, *triples):
+            names = [o.name for o in ORDERINGS.values() if len(levels) == 2 or not o.prunes]
+            found += [(q.name, levels, c) for c in curves(names, known, LAYERS, levels)]
+        alike = tuple((level,) * LAYERS for level in (UNTOUCHED, *q.levels))
+        found.append((q.name, q.pairs[0], Curve("alike", 0, alike)))
+    return found
+
+
+PINS = {0: 8, 3: 2, 5: 4}
+HELD = [
+    Selection(),
+    Selection(levels=(8, 4)),
+    Selection(levels=(8, 2), ordering="random", seed=3),
+    Selection(pins=PINS),
+    Selection(levels=(8, 4), ordering="reverse-zd", pins={1: 4}),
+    Selection(ordering="sensitivity"),  # whose scores nobody measured
+]
+
+
+@pytest.mark.parametrize("present", HELD)
+def test_every_point_of_every_chart_is_loaded_exactly_or_refused_in_a_sentence(present):
+    s, tried = session(), 0
+    for name, split in dict.fromkeys((name, each) for name, _, c in charted() for each in c.splits):
+        try:
+            loaded, _ = from_split(s, replace(present, quantizer=name), split)
+        except UserError as e:
+            assert {PRUNED, UNTOUCHED} & set(split), (name, split, e)
+            continue
+        tried += 1
+        assert loaded.split(s) == split, (name, split)
+        assert tried % 9 or json.loads(loaded.table(s))["base"]  # what the page draws of it
+    assert tried > 200
+
+
+def test_a_click_keeps_pins_that_hold():
+    s, held = session(), Selection(pins={2: 2, 6: 4})
+    points = held._breakpoints(s)
+    for k in range(len(points.bytes)):
+        loaded, told = from_split(s, held, points.split(k))
+        assert loaded.split(s) == points.split(k) and loaded.pins == held.pins
+        assert "LIM" in told
+
+
+def test_a_split_of_another_model_is_refused():
+    for split in ((), (4,), (4,) * (LAYERS + 1)):
+        with pytest.raises(UserError, match="layers"):
+            from_split(session(), Selection(), split)
+
+
+def config(split, levels=(4, 2), **changed) -> Config:
+    s = session()
+    cost = model_cost(s.info, "quanto")
+    total = cost.total(split)
+    return Config(
+        **{
+            "model_id": s.info.model_id,
+            "revision": None,
+            "fingerprint": s.info.fingerprint,
+            "dtype": s.info.dtype,
+            "num_layers": LAYERS,
+            "levels": levels,
+            "bits_per_layer": split,
+            "pinned": {},
+            "ordering": {"name": "first", "seed": 0, "scores": None, "calibration": None},
+            "quantizer": quantizer_named("quanto").to_json(),
+            "bytes": {"layers": cost.layer_bytes(split), "rest": 0, "total": total},
+            "budget_bytes": total,
+            "evaluations": (),
+            "versions": {},
+            **changed,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"budget_bytes": 0},
+        {"budget_bytes": 10**40},
+        {"ordering": {"name": "sensitivity", "seed": 0, "scores": None, "calibration": None}},
+        {"ordering": {"name": "random", "seed": 5, "scores": None, "calibration": None}},
+    ],
+)
+def test_every_config_comes_back_exactly(changed):
+    for _, levels, curve in charted():
+        for split in curve.splits[:3]:
+            if set(split) <= {8, 4, 2} and levels in quantizer_named("quanto").pairs:
+                pins = {i: level for i, level in enumerate(split) if level not in levels}
+                given = config(split, levels, pinned=pins, **changed)
+                s, selection, _ = from_config(session(), given)
+                assert selection.split(s) == split
+                assert selection.value(s)["budget"] < 2**63
+                selection.table(s)
+
+
+def test_a_seed_that_the_page_cannot_hold_is_refused():
+    ordering = {"name": "random", "seed": 10**30, "scores": None, "calibration": None}
+    with pytest.raises(UserError, match=r"^Config field 'ordering' is of the seed 10{30};"):
+        from_config(session(), config((4,) * LAYERS, ordering=ordering))
