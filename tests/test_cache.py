@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sources import Source, file_hash, find, known_hash, listed
 from lwq_ui.engine.texts import Text, shipped_calibration
 from lwq_ui.settings import ROOT, Settings
-from lwq_ui.ui.state import Page
+from lwq_ui.ui.state import Choice, Page
 
 REPORT = "cannot be written"
 MODEL = str(ROOT / "assets" / "demo_model")
@@ -302,3 +304,25 @@ def test_old_journals_and_passes_go_when_they_are_too_much(tmp_path: Path) -> No
     (journal,) = (tmp_path / "journals").rglob("*.npz")
     assert journal.stat().st_size > 99  # what is in use may exceed the bound
     assert evaluation.seconds > 0
+
+
+def test_the_bank_of_a_model_that_is_scored_before_it_arrives_is_in_use(tmp_path: Path) -> None:
+    """Nothing that is being packed is deleted, and a load that ends early leaves nothing."""
+    page = Page(Settings(cache=tmp_path))
+    page.store = Store(tmp_path)
+    job = SimpleNamespace(progress=quiet, stop=Event())
+    page.shelf.come("user")
+    loaded = page.shelf.load(Choice(MODEL), page, job)
+    assert page.shelf.banks() == []
+    bank = jobs.bank_of(loaded, "quanto", page.store)
+    bank.packed(0, 4)
+    size = page.store.banks.total()
+    assert page.shelf.banks() == [bank.folder]
+    assert page.store.banks.clear(page.shelf.banks()) == 0
+    page.shelf.assign("user", Choice(MODEL), loaded)
+    assert set(page.shelf.banks()) == {bank.folder}
+    page.shelf.leave("user")
+    del loaded, bank
+    gc.collect()
+    assert page.shelf.banks() == []
+    assert page.store.banks.clear(page.shelf.banks()) == size > 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ class Shelf:
     def __init__(self) -> None:
         self._models: dict[Choice, LoadedModel] = {}
         self._users: dict[str, Choice | None] = {}
+        self._arriving: Callable[[], LoadedModel | None] = lambda: None
         self._lock = threading.Lock()
 
     def load(self, choice: Choice, page: Page, job: Job) -> LoadedModel:
@@ -107,7 +109,9 @@ class Shelf:
         for loaded in self.models():
             if loaded.key == key:  # one copy, under the name that this user gave it
                 return replace(loaded, info=replace(loaded.info, model_id=info.model_id))
-        return jobs.load(choice.model_id, choice.device, choice.dtype, *where)
+        loaded = jobs.load(choice.model_id, choice.device, choice.dtype, *where)
+        self._arriving = weakref.ref(loaded)
+        return loaded
 
     def device(self, choice: Choice) -> str:
         """Where a model is; where it shall be, as long as it is not in memory."""
@@ -118,8 +122,9 @@ class Shelf:
         return list(self._models.values())
 
     def banks(self) -> list[Path]:
-        """The folders of their packed layers."""
-        return [bank.folder for m in self.models() for bank in list(m.banks.values())]
+        """The folders of their packed layers, and of a model that is scored before it arrives."""
+        models = [*self.models(), *filter(None, [self._arriving()])]
+        return [bank.folder for m in models for bank in list(m.banks.values())]
 
     def come(self, user: str) -> None:
         with self._lock:
