@@ -34,7 +34,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TextIO
 
 from benchmarks.report import arguments, report
 
@@ -189,14 +189,13 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def in_process(way: str, argv: Sequence[str]) -> dict[str, Any]:
+def in_process(way: str, argv: Sequence[str], out: TextIO) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.sweep", *argv, "--only", way]
-    print(f"{way} ...", file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     measured = json.loads(done.stdout.splitlines()[-1])
     scaled = f", scaled from {len(measured['metrics'])} splits" if way != WAYS[0] else ""
     cost = f"{measured['CPU s']:.0f} CPU s, {measured['wall s']:.0f} wall s"
-    print(f"{way}: {cost}{scaled}", file=sys.stderr, flush=True)
+    print(f"{way}: {cost}{scaled}", file=out, flush=True)
     return measured
 
 
@@ -223,11 +222,12 @@ def main() -> None:
     if options.only:
         print(json.dumps(measure(options.only, options)))
         return
+    out = sys.stderr if options.json == "-" else sys.stdout
     passed = sys.argv[1:]
     if options.json:
         at = next(i for i, a in enumerate(passed) if a.startswith("--json"))
         del passed[at : at + (1 if "=" in passed[at] else 2)]
-    found = {way: in_process(way, passed) for way in WAYS}
+    found = {way: in_process(way, passed, out) for way in WAYS}
     ours = found["ours"]
     rows, ratio = [], {}
     for way, m in found.items():
