@@ -214,7 +214,8 @@ class Bank:
 
     def keep(self, layer: int, level: float, packed: dict[str, Any]) -> dict[str, Any]:
         """Takes in a packed layer: weight name -> packed weight. Raises UserError where it cannot
-        be written, and for scales that are not numbers."""
+        be written, for scales that are not numbers, and where the weights have changed since."""
+        self.loaded.walk.source.check_unchanged()
         tensors = {
             f"{name}|{part}": tensor.contiguous()
             for name, weight in packed.items()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -252,10 +252,16 @@ class Checkpoint:
         neither their number format nor their shape has to change."""
         assert self.folder is not None
         with ExitStack() as stack:
-            files = {
-                file: stack.enter_context(safe_open(self.folder / file, framework="pt"))
-                for file in sorted({self.headers.tensors[name].file for name in names})
-            }
+            files = {}
+            for file in sorted({self.headers.tensors[name].file for name in names}):
+                try:
+                    opened = safe_open(self.folder / file, framework="pt")
+                except (OSError, SafetensorError) as e:  # gone or replaced since it was checked
+                    raise UserError(
+                        f"The file {file} of '{self.model_id}' can no longer be read "
+                        f"({first_line(e)}). Load the model again."
+                    ) from e
+                files[file] = stack.enter_context(opened)
             tensors = {
                 name: files[self.headers.tensors[name].file].get_slice(name) for name in names
             }

@@ -398,6 +398,7 @@ def generate(
     model that is streamed does not fit into memory and writes nothing."""
     from .generation import fitted, write_on
 
+    loaded.walk.source.check_unchanged()
     tokens, most = fitted(loaded, prompt, max_tokens)
     bank = bank_of(loaded, quantizer, store)
     bank.fill([split], progress, stop)
@@ -431,6 +432,7 @@ def quantize(
     try:
         bank.quantizer.write(bank, config.bits_per_layer, part)
         (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
+        loaded.walk.source.check_unchanged()
         if stop.is_set():
             raise Stopped
         if out.exists():

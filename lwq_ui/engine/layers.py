@@ -5,7 +5,7 @@ bank and sweep do not know which."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -102,11 +102,22 @@ class LayerSource(ABC):
 
     modules: nn.ModuleList
     streamed: bool
+    check_unchanged: Callable[[], None] = staticmethod(lambda: None)
+    """Raises UserError where the files have changed since the model was loaded from them."""
+
+    @contextmanager
+    def at_hand(self, i: int) -> Iterator[nn.Module]:
+        """Layer i with its weights on the device, for as long as the context lasts. Raises
+        UserError where they hold values that are not numbers, or where the files have changed,
+        which is seen at the end as well."""
+        self.check_unchanged()
+        with self._at_hand(i) as layer:
+            yield layer
+        self.check_unchanged()
 
     @abstractmethod
-    def at_hand(self, i: int) -> AbstractContextManager[nn.Module]:
-        """Layer i with its weights on the device, for as long as the context lasts. Raises
-        UserError where they hold values that are not numbers."""
+    def _at_hand(self, i: int) -> AbstractContextManager[nn.Module]:
+        """As `at_hand`, whatever has become of the files."""
 
     @abstractmethod
     def standing_in(self) -> AbstractContextManager[None]:
@@ -120,7 +131,7 @@ class LayersInMemory(LayerSource):
     def __init__(self, model: PreTrainedModel):
         self.modules = find_layers(model)
 
-    def at_hand(self, i: int) -> AbstractContextManager[nn.Module]:
+    def _at_hand(self, i: int) -> AbstractContextManager[nn.Module]:
         return nullcontext(self.modules[i])
 
     def standing_in(self) -> AbstractContextManager[None]:
@@ -145,7 +156,7 @@ class StreamedLayers(LayerSource):
         checkpoint.open([name for name in checkpoint.names if name not in streamed])
 
     @contextmanager
-    def at_hand(self, i: int) -> Iterator[nn.Module]:
+    def _at_hand(self, i: int) -> Iterator[nn.Module]:
         self._users[i] += 1
         try:
             if self._users[i] == 1:

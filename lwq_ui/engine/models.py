@@ -206,6 +206,14 @@ class LoadedModel:
         """Whether its layers are read from the checkpoint as they are needed."""
         return self.walk.source.streamed
 
+    def is_current(self, stop: Event | None = None) -> bool:
+        """Whether its files are still those that it was loaded from. A revision of the Hub never
+        changes."""
+        if self.info.revision is not None:
+            return True
+        source = Source(self.info.model_id, self.folder)
+        return source.fingerprint(stop) == self.info.fingerprint
+
     def max_tokens(self, at_most: int) -> int:
         return min(at_most, self.info.max_tokens or at_most)
 
@@ -223,6 +231,7 @@ def load(
     the checkpoint one by one (`streamed` says so, or asks for it). Raises UserError naming the
     cause and the way out."""
     device = resolve_device(device)
+    check_unchanged = source.watch()
     info = known or describe(source, dtype)
     if info.packable_share < 0.5:
         raise UserError(
@@ -252,6 +261,8 @@ def load(
         raise unreadable(source.model_id, e) from e
     if sum(map(nbytes, walk.model.parameters())) != info.total_bytes:  # a head that is not tied
         info = model_info(walk.model, source, info.dtype, info.fingerprint)
+    check_unchanged()
+    walk.source.check_unchanged = check_unchanged
     return LoadedModel(info, device, walk.model, tokenizer, walk, source.folder)
 
 

@@ -187,12 +187,35 @@ class Source:
             whole.update(f"{name} {content}\n".encode())
         return whole.hexdigest()
 
+    def watch(self) -> Callable[[], None]:
+        """-> a check that raises UserError where a weight file is not the one that was there when
+        this was called. Weights in memory may be a file's pages, which change with the file; those
+        of a deleted file stay."""
+        before = {path: stamp(path) for path in self.weight_files()}
+
+        def check() -> None:
+            for path, known in before.items():
+                try:
+                    now = stamp(path)
+                except OSError:
+                    continue
+                if now != known:
+                    raise changed(self.model_id, path.name)
+
+        return check
+
     def is_hashed(self) -> bool:
         """Whether the fingerprint can be had without reading large files."""
         store = self._store
         return bool(self.on_hub) or all(
             p.stat().st_size <= LARGE or known_hash(p.resolve(), store) for p in self.weight_files()
         )
+
+
+def changed(model_id: str, file: str) -> UserError:
+    return UserError(
+        f"The file {file} of '{model_id}' has changed since the model was loaded. Load it again."
+    )
 
 
 def quantized_already(model_id: str) -> UserError:
@@ -240,15 +263,17 @@ def stored_hash(value: Any) -> str:
 
 
 def content_key(real: Path) -> Key:
+    """Changes with the file's content."""
+    size, changed, inode_changed, inode = stamp(real)
+    parts = {"bytes": size, "changed": [changed, inode_changed], "inode": inode}
+    return Key("hashes", digest(str(real)), parts)
+
+
+def stamp(path: Path) -> tuple[int, int, int, int]:
     """Changes with the file's content. A copy may bring an older file's time of change along; the
     inode and the time of the inode's change belong to this file alone."""
-    stat = real.stat()
-    parts = {
-        "bytes": stat.st_size,
-        "changed": [stat.st_mtime_ns, stat.st_ctime_ns],
-        "inode": stat.st_ino,
-    }
-    return Key("hashes", digest(str(real)), parts)
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def find(

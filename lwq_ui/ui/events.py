@@ -884,6 +884,11 @@ class Handlers(Shown):
 
     def model_of(self, session: Session, request: gr.Request, job: Job) -> LoadedModel:
         loaded = self.page.shelf.load(session.choice, self.page, job)
+        if session.info and loaded.info.fingerprint != session.info.fingerprint:
+            raise UserError(
+                f"The files of '{loaded.info.model_id}' have changed since it was loaded. Press "
+                "Load: its scores and figures are of other weights."
+            )
         self.page.shelf.assign(user(request), session.choice, loaded)
         return loaded
 

@@ -97,11 +97,13 @@ class Shelf:
         self._lock = threading.Lock()
 
     def load(self, choice: Choice, page: Page, job: Job) -> LoadedModel:
-        """The model, loaded now if nobody has it yet. Runs in the worker thread."""
+        """The model as its files are now, loaded if nobody has it yet. Runs in the worker
+        thread."""
         from ..engine import jobs
         from ..engine.models import resolve_device
 
-        if known := self._models.get(choice):
+        known = self._models.get(choice)
+        if known and known.is_current(job.stop):
             return known
         where = (page.settings, page.store, job.progress, job.stop)
         info = jobs.describe(choice.model_id, choice.dtype, *where)

@@ -23,8 +23,9 @@ from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sealed import check_seal
-from lwq_ui.engine.texts import Text, tokenize
+from lwq_ui.engine.texts import Text, shipped_calibration, tokenize
 from lwq_ui.engine.walk import LayerWalk
+from lwq_ui.settings import Settings
 
 Folder = Callable[..., Path]
 
@@ -258,3 +259,61 @@ def test_a_streamed_model_is_composed_and_written_as_one_in_memory_is(
     assert torch.equal(*logits)
     assert written[0].keys() == written[1].keys()
     assert all(torch.equal(written[0][key], written[1][key]) for key in written[0])
+
+
+# Files that change while the model is in use.
+
+
+def other_weights(folder: Path, in_place: bool) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name: t + 1 for name, t in load_file(path).items()}
+    other = folder / "other"
+    save_file(tensors, other, metadata={"format": "pt"})
+    if in_place:
+        path.write_bytes(other.read_bytes())
+        other.unlink()
+    else:
+        other.replace(path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("make", [tiny.load, tiny.stream])
+def test_weights_that_change_under_a_loaded_model_are_seen(
+    make: Callable[[Path], LoadedModel],
+    in_place: bool,
+    copy: Path,
+    settings: Settings,
+    store: Store,
+) -> None:
+    """Mapped weights change with their file, streamed ones are read again: no result mixes two
+    models, and none is stored."""
+    loaded = make(copy)
+    assert loaded.is_current()
+    text = shipped_calibration(settings)
+    jobs.score(loaded, ["zd"], text, store, tiny.quiet, Event())
+    kept = sorted(settings.cache.rglob("*.*"))
+    other_weights(copy, in_place)
+    assert not loaded.is_current()
+    expected = "The file model.safetensors of '.*' has changed since the model was loaded. Load it"
+    with pytest.raises(UserError, match=expected):
+        jobs.score(loaded, ["lim"], text, store, tiny.quiet, Event())
+    with pytest.raises(UserError, match=expected):
+        jobs.bank_of(loaded, "quanto", store).fill([(4, 4, 2, 2)], tiny.quiet, Event())
+    assert sorted(settings.cache.rglob("*.*")) == kept
+    again = make(copy)
+    assert again.info.fingerprint != loaded.info.fingerprint and again.is_current()
+
+
+def test_weights_that_change_while_a_layer_is_used_are_seen(copy: Path) -> None:
+    loaded = tiny.stream(copy)
+    with pytest.raises(UserError, match="has changed since"), loaded.walk.source.at_hand(0):
+        other_weights(copy, in_place=False)
+
+
+def test_a_file_that_is_gone_is_named(copy: Path) -> None:
+    loaded, streamed = tiny.load(copy), tiny.stream(copy)
+    (copy / "model.safetensors").unlink()
+    with loaded.walk.source.at_hand(0):  # its pages stay
+        pass
+    with pytest.raises(UserError, match="can no longer be read"), streamed.walk.source.at_hand(0):
+        pass
