@@ -37,6 +37,13 @@ log = logging.getLogger(__name__)
 Tap = Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
+# How configs call the most tokens that a token sees, also where a layer chooses these itself; and
+# what limits them along the row.
+WINDOWS = (
+    *("sliding_window", "sliding_window_size", "sliding_window_len"),
+    *("attention_window", "attention_window_size", "keep_window_size", "index_topk"),
+)
+ALONG_THE_ROW = ("window_size", "attention_chunk_size", "index_topk_blocks", "index_block_size")
 TOLERANCE = 0.01  # of the largest logit; every supported architecture gives the very same bits
 
 
@@ -106,9 +113,10 @@ class LayerWalk:
         """How many tokens a layer looks back at, where some are limited. 0 where an architecture
         counts them along the row, in which branches would lie between a token and its context."""
         config = self.model.config.get_text_config(decoder=True)
-        if any(getattr(config, name, None) for name in ("window_size", "attention_chunk_size")):
+        if any(getattr(config, name, None) for name in ALONG_THE_ROW):
             return 0
-        return getattr(config, "sliding_window", None) or 2**31
+        sizes = [getattr(config, name, None) for name in WINDOWS]
+        return min((size for size in sizes if size), default=2**31)
 
     @cached_property
     def shares_prefixes(self) -> bool:

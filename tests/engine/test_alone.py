@@ -177,3 +177,15 @@ def test_a_leak_between_branches_is_seen(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(LayerWalk, "step", leaking)
     assert walk._leak() > 0
     assert not walk.shares_prefixes
+
+
+def test_no_tree_is_deeper_than_what_a_layer_chooses_to_see(
+    loaded_of: Callable[..., LoadedModel],
+) -> None:
+    """Layers that pick the tokens they see pick among the branches of a tree, too, once there are
+    more tokens than they pick."""
+    name = "doge"
+    model = tiny.build(name, **{**tiny.BASE, "keep_window_size": 40, "num_hidden_layers": 2})
+    walk = LayerWalk(model)
+    assert walk.window == 40
+    assert loaded_of("llama").walk.window > 2**30
