@@ -38,13 +38,16 @@ class Estimate:
         """0 where all items agree; NaN of a single item."""
         if self.n < 2:
             return math.nan
-        return math.sqrt(float(np.square(self.influence).sum()) * self.n / (self.n - 1))
+        return math.sqrt(float(self.influence @ self.influence) * self.n / (self.n - 1))
 
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference. Both must be of the same items, in the same order."""
         if self.n != other.n:
             raise ValueError(f"{self.n} items cannot be paired with {other.n}")
         return Estimate(self.value - other.value, self.influence - other.influence)
+
+    def times(self, factor: float) -> Estimate:
+        return Estimate(self.value * factor, self.influence * factor)
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -71,18 +74,18 @@ def candidates(e: Evaluation, metric: str) -> Iterable[Estimate]:
         yield exponential(ratio) if metric == "perplexity" else ratio
     if metric not in e.items:
         return
-    values = e.items[metric]
-    weights = e.items.get(f"{metric}_weight")  # lm-eval's word and byte perplexities
-    ratio = ratio_of(values, weights or [1.0] * len(values))
+    # lm-eval's word and byte perplexities have weights
+    ratio = ratio_of(e.items[metric], e.items.get(f"{metric}_weight"))
     yield ratio
     loss = Estimate(-ratio.value, -ratio.influence)  # the values are log-likelihoods
     yield exponential(loss)
     yield Estimate(loss.value / math.log(2), loss.influence / math.log(2))  # bits per byte
 
 
-def ratio_of(sums: Sequence[float], weights: Sequence[float]) -> Estimate:
-    """sum(sums) / sum(weights), the items being the units that vary."""
-    s, w = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
+def ratio_of(sums: Sequence[float], weights: Sequence[float] | None = None) -> Estimate:
+    """sum(sums) / sum(weights), the items being the units that vary; without weights, the mean."""
+    s = np.asarray(sums, np.float64)
+    w = np.asarray(weights, np.float64) if weights else np.ones(len(s))
     value = float(s.sum() / w.sum())
     return Estimate(value, (s - value * w) / w.sum())
 

@@ -72,7 +72,9 @@ class ModelCost:
     rest_bytes: int
 
     def layer_bytes(self, split: Sequence[float]) -> int:
-        return sum(c.bytes(level) for c, level in zip(self.layers, split, strict=True))
+        # LayerCost.bytes written out: a chart asks for a thousand splits.
+        pairs = zip(self.layers, split, strict=True)
+        return sum([c.packed[level] + c.other_bytes for c, level in pairs if level != PRUNED])
 
     def total(self, split: Sequence[float]) -> int:
         return self.layer_bytes(split) + self.rest_bytes

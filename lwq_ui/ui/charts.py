@@ -1,5 +1,8 @@
 """Measured results: curves as a Plotly figure, in sentences and as CSV.
 
+Nothing is drawn or said of splits that were not measured: lines end at gaps, errors are those of
+differences on the same items, and a share that is kept is a range.
+
 The figure is a plain dict, ready for JSON, which curvechart.js draws: nothing imports plotly here.
 """
 
@@ -10,26 +13,37 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
-from itertools import cycle, groupby
+from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 from ..core.allocation import Split
+from ..core.comparison import Estimate, estimate, mean_of
 from ..core.curves import KEPT, Curve, Kept, Line, Point, kept, measured_lines
-from ..core.memory import GIB, UNTOUCHED, ModelCost, average_bits, format_gib
+from ..core.memory import (
+    PRUNED,
+    UNTOUCHED,
+    ModelCost,
+    average_bits,
+    format_gib,
+    size_digits,
+    size_unit,
+)
 from ..core.metrics import metric_spec
-from ..core.orderings import ALIKE
+from ..core.orderings import ALIKE, ORDERINGS
 from ..core.schema import Evaluation, Metric, split_name
 from ..engine.quantizers import DEFAULT
 from .wording import better, figure, lower_first, metric_title, quantizer_title, ranked_quantizers
 
 Figure = dict[str, Any]
-Orders = Mapping[Split, str | None]  # the name of the ordering that gives a split
+Orders = Mapping[Split, str | None]  # the names of the orderings that give a split
 Costs = Mapping[str, ModelCost]  # by quantizer, that of every evaluation among them
 NO_ORDERS: Orders = {}
-MIXED, ONE = "mixed levels", "one level"
-# Name -> symbol, colour, of splits on no line and of lines. The colours have a contrast of 3 or
-# more on the light and the dark page; where they are alike to some eyes, the symbols are not.
+ONE, NO_ORDER = "one level", "in no order"
+# Name -> symbol, colour, of splits on no line, and of orderings. The colours have a contrast of 3
+# or more on the light and the dark page; where they are alike to some eyes, the symbols are not.
 MARKS = {
     "unquantized": ("diamond", "#0d9488"),
     "all 8-bit": ("square", "#8b5cf6"),
@@ -37,7 +51,7 @@ MARKS = {
     "all 3-bit": ("pentagon", "#3b82f6"),
     "all 2-bit": ("triangle-down", "#dc5a5a"),
     ONE: ("hexagon", "#8d7d10"),
-    MIXED: ("circle", "#d9660a"),
+    NO_ORDER: ("circle", "#7b8494"),
 }
 INK = "#7b8494"
 STYLES = {
@@ -53,15 +67,15 @@ STYLES = {
     "prune-by-lim": ("diamond", "#9e3cf6"),
     ALIKE: ("hexagon", "#8d7d10"),
 }
-# Beside the chosen quantizer's lines, which are solid and in their order's colour, those of every
-# other one have its own colour and dashes; the symbol is the order's for all of them.
-OTHERS = (
-    ("#0891b2", "dot"),
-    ("#a8688f", "dashdot"),
-    ("#948200", "longdash"),
-    ("#6b7fd7", "longdashdot"),
-    ("#bb6a43", "dash"),
-)
+# A colour is always the same order and a dash always the same quantizer, whichever is chosen.
+DASHES = {
+    "quanto": "solid",
+    "quanto-hqq": "dash",
+    "quanto-clip": "dot",
+    "gptq": "dashdot",
+    "spqr": "longdash",
+}
+OTHER_DASHES = ("longdashdot", "12px,3px,2px,3px,2px,3px", "2px,8px", "8px,8px", "16px,4px,4px,4px")
 FONT = "Source Sans Pro, system-ui, sans-serif"
 GRID = "rgba(128,136,152,.28)"
 HEIGHT, TOP, BOTTOM = 380, 30, 52  # pixels: the whole, above the axes, below them
@@ -71,7 +85,6 @@ COLUMNS = (
 )
 LOG_FROM = 20.0  # where the largest value is so many times the smallest, the axis is logarithmic
 NO_SHARE = {"kl_divergence"}  # close to 0 with all layers high: a share of that says nothing
-PRIMARY = "lim"
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,8 @@ class Other:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A line as the chart names it. `theirs`: it is the second model's."""
+    """A line as the chart names it. `theirs`: it is the second model's. `reach` is how far its band
+    reaches at each point, None where that is not known."""
 
     line: Line
     title: str
@@ -95,6 +109,7 @@ class Drawn:
     symbol: str
     colour: str
     dash: str
+    reach: tuple[float | None, ...]
 
     @property
     def ordering(self) -> str:
@@ -104,6 +119,52 @@ class Drawn:
     def uid(self) -> str:
         """Survives updates, so that a line that the user has hidden stays hidden."""
         return "-".join(["theirs"] * self.theirs + [self.line.quantizer, self.ordering])
+
+
+class Paired:
+    """Estimates of one metric: made once for each evaluation, and compared on the same items."""
+
+    def __init__(self, evaluations: Sequence[Evaluation], metric: str) -> None:
+        self.metric = metric
+        self.made: dict[int, Estimate | None] = {}  # by the evaluation's id: it has no hash
+        self.untouched = {e.limit: e for e in evaluations if set(e.split) == {UNTOUCHED}}
+
+    def one(self, e: Evaluation) -> Estimate | None:
+        if id(e) not in self.made:
+            self.made[id(e)] = estimate(e, self.metric)
+        return self.made[id(e)]
+
+    def at(self, point: Point) -> Estimate | None:
+        """Of a mean over orders, their mean. None where the items do not say."""
+        each = [made for e in point.evaluations if (made := self.one(e))]
+        if len(each) < len(point.evaluations) or len({made.n for made in each}) > 1:
+            return None
+        return each[0] if len(each) == 1 else mean_of(each)
+
+    def reach(self, line: Line) -> tuple[float | None, ...]:
+        """The standard error of each point's difference to the unquantized model, or, without one,
+        to all layers high. Of random orders the deviation between them, as in the paper."""
+        if line.orderings[0] == "random" and len(line.curves) > 1:
+            return tuple(drawable(p.spread) for p in line.points)
+        first = self.untouched.get(line.limit)
+        base = self.one(first) if first else self.at(line.points[0]) if line.from_all_high else None
+        if base is None:
+            return (None,) * len(line.points)
+        return tuple(self.error(self.at(p), base) for p in line.points)
+
+    def differ(self, a: Point, b: Point) -> bool:
+        """By more than two standard errors of the difference, or where that is not known."""
+        one, other = self.at(a), self.at(b)
+        error = self.error(one, other) if other else None
+        return not (one and other and error is not None) or (
+            abs(one.value - other.value) > 2 * error
+        )
+
+    def error(self, value: Estimate | None, base: Estimate) -> float | None:
+        """Of their difference; None where they cannot be paired, or are of one item."""
+        if value is None or value.n != base.n or base.n < 2:
+            return None
+        return value.minus(base).stderr
 
 
 def of_metric(evaluations: Sequence[Evaluation], chosen: str) -> list[Evaluation]:
@@ -119,78 +180,133 @@ def drawn_lines(
     other: Other | None,
     model: str,
     quantizer: str,
+    paired: Mapping[bool, Paired],
+    beside: set[str] | None,
 ) -> list[Drawn]:
-    """The lines of the chosen `quantizer` first."""
+    """The lines of the chosen `quantizer` first. It is named where lines of others, of which all or
+    those of `beside` show at once, stand beside it."""
     metric = chosen.partition("/")[2]
     lines = [
-        (line, model if other else "", costs, False)
+        (line, costs[line.quantizer], model if other else "", False)
         for line in measured_lines(of_metric(evaluations, chosen), metric, curves)
     ]
     if other:
-        found = measured_lines(of_metric(other.evaluations, chosen), metric, other.curves)
-        lines += [(line, other.title, other.costs, True) for line in found]
-    others = ranked_quantizers({line.quantizer for line, *_ in lines} - {quantizer})
-    named = any(line.quantizer != quantizer for line, *_ in lines)
-    looks = dict(zip(others, cycle(OTHERS), strict=False))
-    lines.sort(key=lambda one: (one[3], [quantizer, *others].index(one[0].quantizer)))
+        measured = measured_lines(of_metric(other.evaluations, chosen), metric, other.curves)
+        lines += [(line, other.costs[line.quantizer], other.title, True) for line in measured]
+    names = {line.quantizer for line, *_ in lines}
+    ranked = [quantizer, *ranked_quantizers(names - {quantizer})]
+    dashes = dashes_of(ranked)
+    others = names - {quantizer}
+    unnamed = set() if (others if beside is None else others & beside) else {quantizer}
+    limits = {e.limit for e in of_metric(evaluations, chosen)}
+    lines.sort(key=lambda one: (one[3], ranked.index(one[0].quantizer)))
     drawn = []
-    for line, name, its_costs, theirs in lines:
-        by = quantizer_title(line.quantizer) if named else ""
+    for line, cost, name, theirs in lines:
+        by = quantizer_title(line.quantizer) if line.quantizer not in unnamed else ""
+        items = f"{line.limit or 'all'} items" if len(limits) > 1 else ""
         symbol, colour = STYLES.get(line.orderings[0], ("circle", INK))
-        colour, dash = looks.get(line.quantizer, (colour, "dash" if theirs else "solid"))
-        title = ", ".join(filter(None, [name, line.title, by]))
-        cost = its_costs[line.quantizer]
-        drawn.append(Drawn(line, title, cost, theirs, symbol, colour, dash))
+        title = ", ".join(filter(None, [name, line.title, by, items]))
+        dash, reach = dashes[line.quantizer], paired[theirs].reach(line)
+        drawn.append(Drawn(line, title, cost, theirs, symbol, colour, dash, reach))
     return drawn
+
+
+def dashes_of(quantizers: Iterable[str]) -> dict[str, str]:
+    """Those with options of their own take what is left over, in their order."""
+    others = sorted(name for name in quantizers if name not in DASHES)
+    rest = {name: OTHER_DASHES[k % len(OTHER_DASHES)] for k, name in enumerate(others)}
+    return {**DASHES, **rest}
 
 
 # ---- how far down 90 % is kept
 
 
-def kept_of(drawn: Drawn, metric: str, sizes: bool) -> Kept | None:
-    """In average bits or bytes. None unless the line begins with all layers at the high level, and
-    for ALIKE, which has no splits in between."""
+def margins(
+    drawn: Drawn, metric: str, paired: Paired, most: int
+) -> list[tuple[Point, float, float]]:
+    """How far each point, from all layers high to the first gap, is on the good side of 90 % of the
+    first one's value, and the standard error of that. Of a figure of which less is better, keeping
+    90 % means at most 1 / 0.9 of it. Empty unless the line begins with all layers at the high level
+    and was measured on all items, and for ALIKE, which has no splits in between."""
     line = drawn.line
     if metric in NO_SHARE or line.curves[0].constant or not line.from_all_high:
-        return None
-    if drawn.ordering == ALIKE:
-        return None
-    points = [
-        (float(drawn.cost.total(p.split) if sizes else average_bits(p.split)), p.metric.value)
-        for p in line.points
-    ]
-    return kept(points, metric_spec(metric).larger_is_better)
+        return []
+    points = line.stretches[0]
+    if drawn.ordering == ALIKE or any(p.metric.n != most for p in points):
+        return []
+    larger = metric_spec(metric).larger_is_better
+    factor = KEPT if larger else 1 / KEPT
+    first, base = points[0].metric, paired.at(points[0])
+    bound = base.times(factor) if base else None
+    found = []
+    for p in points:
+        margin = (p.metric.value - first.value * factor) * (1 if larger else -1)
+        error = paired.error(paired.at(p), bound) if bound else None
+        if error is None:  # as if they had no items in common
+            error = math.hypot(drawable(p.metric.stderr), factor * drawable(first.stderr))
+        found.append((p, margin, error))
+    return found
+
+
+def kept_of(drawn: Drawn, found: Sequence[tuple[Point, float, float]], sizes: bool) -> Kept | None:
+    """In average bits or bytes, from the line's margins."""
+    place = drawn.cost.total if sizes else average_bits
+    return kept([(float(place(p.split)), margin, error) for p, margin, error in found])
 
 
 def kept_sentences(
-    evaluations: Sequence[Evaluation],
-    chosen: str,
-    curves: Sequence[Curve],
-    costs: Costs,
-    other: Other | None = None,
-    model: str = "",
-    quantizer: str = DEFAULT,
+    lines: Sequence[tuple[Drawn, Sequence[tuple[Point, float, float]]]],
+    metric: str,
+    sizes: bool,
+    paired: Mapping[bool, Paired],
 ) -> list[str]:
-    """How far down each line keeps 90 % of what it begins with, the best first. Beside a second
-    model in GiB, since the bits of two models do not compare."""
-    metric = chosen.partition("/")[2]
+    """How far down each line, with its margins, keeps 90 % of what it begins with, the best first.
+    Beside a second model in bytes, since the bits of two models do not compare."""
     spec = metric_spec(metric)
-    told = []
-    for drawn in drawn_lines(evaluations, chosen, curves, costs, other, model, quantizer):
-        end = kept_of(drawn, metric, sizes=bool(other))
+    said = []
+    for drawn, found in lines:
+        end = kept_of(drawn, found, sizes)
         if end is None:
             continue
-        where = format_gib(round(end.x)) if other else f"{end.x:.2f} bits"
-        down = f"{'everywhere ' if end.everywhere else ''}down to {where}"
-        first = drawn.line.points[0]
-        high = first.split[0]
+        points = drawn.line.stretches[0]
+        first, last = points[0], points[-1]
+        if end.high is None and not drawn.line.complete:  # what follows the gap is not known
+            continue
+        high, value = f"{first.split[0]:g}", first.metric.value
         if spec.larger_is_better:
-            text = f"{100 * KEPT:g} % of the {high:g}-bit score is kept {down}"
+            text = f"90 % of the {high}-bit score ({figure(KEPT * value, 3)} of {figure(value, 3)})"
+            text += " is kept"
         else:
-            reference = f"the {high:g}-bit one ({figure(first.metric.value, 3)})"
-            text = f"{lower_first(spec.title)} stays within 1/{KEPT} of {reference} {down}"
-        told.append((end.x, not end.everywhere, f"{drawn.title}: {text}"))
-    return [text for *_, text in sorted(told)]
+            text = f"{lower_first(spec.title)} is at most {1 / KEPT - 1:.0%} worse than the "
+            text = text.replace("%", " %") + f"{high}-bit one ({figure(value, 3)})"
+        if end.high is None:
+            x = drawn.cost.total(last.split) if sizes else average_bits(last.split)
+            down = f"everywhere down to {format_gib(x) if sizes else f'{x:g} bits'}"
+            if spec.larger_is_better and not paired[drawn.theirs].differ(first, last):
+                # Chance keeps 90 % of chance.
+                text = f"the {high}-bit score ({figure(value, 3)}) falls by no more than noise"
+        else:
+            down = f"down to {reach_text(end, sizes)}"
+        rank = (end.high or 0, end.low or 0)
+        said.append((rank, f"{drawn.title}: {text} {down}"))
+    return [text for _, text in sorted(said)]
+
+
+def reach_text(end: Kept, sizes: bool) -> str:
+    """'about 3.2–3.4 bits': rounded outwards, since a figure with an error is not known closer."""
+    high = end.high or 0.0
+    unit_name, unit, digits = "bits", 1, 1
+    if sizes:
+        unit_name, unit = size_unit(high)
+        digits = size_digits(high)
+    step = 10.0**-digits
+    top = math.ceil(high / unit / step - 1e-9) * step
+    if end.low is None:
+        return f"about {top:.{digits}f} {unit_name} or lower"
+    bottom = math.floor(end.low / unit / step + 1e-9) * step
+    if f"{bottom:.{digits}f}" == f"{top:.{digits}f}":
+        return f"about {top:.{digits}f} {unit_name}"
+    return f"about {bottom:.{digits}f}–{top:.{digits}f} {unit_name}"
 
 
 # ---- the figure
@@ -208,80 +324,193 @@ def results_figure(
     other: Other | None = None,
     model: str = "",
     quantizer: str = DEFAULT,
+    ordering: str = "lim",
+    beside: set[str] | None = None,
 ) -> Figure:
-    """The `chosen` "task/metric" over average bits ("bits") and over GiB ("size"), as {data, keys,
-    axes, axis, layout, title, caption, name, csv}. A trace has its places on every axis and its
-    points' quantizers in `meta`, and their splits in `customdata`; `axes` are the parts of the
-    layout that differ, and `axis` is the one to begin with. Curves of three levels have one average
-    all along (paper, appendix A.2): where only they were measured, the one axis, "raised", counts
-    the layers that were raised.
+    """The `chosen` "task/metric" over average bits ("bits") and over bytes ("size"), as {data,
+    keys, axes, axis, layout, title, caption, sentences, name, csv}. A trace has its places on every
+    axis and its points' quantizers in `meta`, and their splits in `customdata`; one whose meta is
+    `off` is hidden until it is asked for. `axes` are the parts of the layout that differ, and
+    `axis` is the one to begin with. Curves of three levels have one average all along (paper,
+    appendix A.2): then the one axis, "raised", counts the layers that were raised.
 
-    `current`, the split that was measured last, is ringed. `model` names the shown model beside the
-    `other` one, whose lines are dashed. Every line and point has the bytes of its own quantizer;
-    `quantizer` is the chosen one, whose uniform splits are the horizontal lines.
+    The chart has splits of the levels that `curves` have, and all uniform ones; what else was
+    measured is `off`. So are lines of quantizers that are neither the chosen one nor `beside` it,
+    None for all. `ordering` is the chosen one, whose band shows at once. `current`, the split that
+    was measured last, is ringed. `model` names the shown model beside the `other` one. Every line
+    and point has the bytes of its own quantizer; `quantizer` is the chosen one, whose uniform
+    splits are the horizontal lines.
     """
     task, _, metric = chosen.partition("/")
     found = of_metric(evaluations, chosen)
-    lines = drawn_lines(evaluations, chosen, curves, costs, other, model, quantizer)
-    raised = bool(lines) and all(d.line.curves[0].constant for d in lines)
-    if not raised:
-        lines = [d for d in lines if not d.line.curves[0].constant]
+    paired = {False: Paired(found, metric)}
+    if other:
+        paired[True] = Paired(of_metric(other.evaluations, chosen), metric)
+    lines = drawn_lines(evaluations, chosen, curves, costs, other, model, quantizer, paired, beside)
+    raised = any(c.constant for c in curves)
+    lines = [d for d in lines if d.line.curves[0].constant == raised]
     on_lines = {
-        (e.split, e.quantizer)
+        (e.split, e.quantizer, e.limit)
         for d in lines
         if not d.theirs
         for point in d.line.points
         for e in point.evaluations
     }
-    singles = [e for e in found if (e.split, e.quantizer) not in on_lines and not raised]
-    # What another quantizer has beside its lines, or at other levels, would only be in the way.
+    singles = [e for e in found if (e.split, e.quantizer, e.limit) not in on_lines]
     own = {quantizer, "none"}
-    asked = {level for c in curves for split in c.splits for level in split}
-    with_lines = {d.line.quantizer for d in lines}
-    singles = [
+    uniform = [] if raised else [e for e in singles if len(set(e.split)) == 1]
+    uniform = [e for e in uniform if e.quantizer in own]
+    mixed = [] if raised else [e for e in singles if len(set(e.split)) > 1]
+    by_rank = sorted(curves, key=lambda c: c.ordering != ordering)  # the chosen one first
+    orderings_of = {split: c.ordering for c in reversed(by_rank) for split in c.splits}
+    levels = {level for c in curves if c.ordering != ALIKE for s in c.splits for level in s}
+    placed_singles = [
         e
-        for e in singles
-        if e.quantizer in own or (e.quantizer not in with_lines and set(e.split) <= asked)
+        for e in mixed
+        if e.quantizer in own
+        and (e.split == current or not curves or (e.split in orderings_of and levels >= {*e.split}))
     ]
-    axes = {"raised": raised_axis(lines)} if raised else make_axes(lines, singles, costs)
-    levels = uniform_levels([e for e in found if e.quantizer in own], metric)
+    shown = [*uniform, *placed_singles]
+    ends = [s for c in curves[:1] for s in (c.splits[0], c.splits[-1]) if PRUNED not in s]
+    axes: dict[str, Axis] = (
+        {"raised": raised_axis(curves)}
+        if raised
+        else make_axes(lines, shown, costs, [(costs[quantizer], s) for s in ends])
+    )
+    heights = uniform_levels([e for e in found if e.quantizer in own], metric)
     scale = Scale(
-        [(p.metric.value, reach(d, p)) for d in lines for p in d.line.points]
-        + [(e.metrics[metric].value, drawable(e.metrics[metric].stderr)) for e in singles]
-        + [(value, 0.0) for value in levels.values()],
+        [
+            (p.metric.value, reach or 0.0)
+            for d in lines
+            for p, reach in zip(d.line.points, d.reach, strict=True)
+        ]
+        + [(e.metrics[metric].value, 0.0) for e in shown]
+        + [(value, 0.0) for value in heights.values()],
         metric_spec(metric).larger_is_better,
     )
     most = max(
         [e.metrics[metric].n for e in found] + [p.metric.n for d in lines for p in d.line.points],
         default=0,
     )
+    visible = [d for d in lines if d.theirs or beside is None or d.line.quantizer in own | beside]
+    off = {d.uid for d in lines if d not in visible} | {"others"}
     # The chosen quantizer's come first.
-    primary = next((d for d in lines if d.ordering == PRIMARY), lines[0] if lines else None)
+    primary = next((d for d in visible if ordering in d.line.orderings), next(iter(visible), None))
     traces = [line_band(d, axes, scale, d is primary) for d in lines]
     on_top = sorted(lines, key=lambda d: d is primary)
-    traces += [line_trace(d, axes, scale, metric, most, d is primary) for d in on_top]
-    traces += single_traces(singles, axes, scale, metric, most, orders, costs)
+    traces += [line_trace(d, axes, scale, metric, most, d is primary, orders) for d in on_top]
+    for name, uid, (symbol, colour), group in grouped(uniform, placed_singles, orderings_of):
+        look = Look(uid, name, symbol, colour)
+        traces.append(single_trace(look, group, axes, scale, metric, most, orders, costs))
+    if rest := [e for e in mixed if e not in placed_singles]:
+        rest = within(rest, axes, scale, metric, costs)
+        look = Look("others", f"{len(rest)} other splits", "circle", INK)
+        traces.append(single_trace(look, rest, axes, scale, metric, most, orders, costs))
     last = [e for e in found if e.split == current and e.quantizer in own]
     traces.append(ring_trace(last, axes, scale, metric, costs))
     traces = [trace for trace in traces if trace]
+    for trace in traces:
+        trace["meta"]["off"] = trace["uid"] in off
     title = metric_title(task, metric, titles)
+    measured_here = any(d.line.quantizer == quantizer and not d.theirs for d in lines)
+    notice = "" if measured_here or placed_singles else nothing_at(curves, quantizer)
+    named = {False: model, True: other.title} if other else {}
+    of = [(d, margins(d, metric, paired[d.theirs], most)) for d in visible]
+    ranges = {
+        name: kept_of(d, found_of, name == "size")
+        for d, found_of in of
+        if d is primary
+        for name in axes
+    }
+    layouts = {
+        name: its_axis.layout()
+        | guides(
+            its_axis, scale, heights, ranges.get(name), metric, f"{model}: " * bool(other), notice
+        )
+        | {"reach": its_axis.high, "unit": its_axis.unit}  # beyond its reach is the break
+        for name, its_axis in axes.items()
+    }
+    for name in axes:
+        layouts[name]["annotations"] += name_models(lines, named, axes, scale, name)
     return {
         "data": traces,
         # The legend names the lines in their own order, however they are laid over each other.
         "keys": [d.uid for d in lines] + [t["uid"] for t in traces if t["mode"] == "markers"],
-        "axes": {
-            name: its_axis.layout()
-            | guides(its_axis, scale, levels, primary, metric, name, f"{model}: " * bool(other))
-            | {"reach": its_axis.high}  # beyond it is the break
-            for name, its_axis in axes.items()
-        },
+        "axes": layouts,
         "axis": "raised" if raised else axis,
         "layout": base_layout(title, better(metric), scale),
         "title": title,
-        "caption": caption(lines, primary, scale, most),
+        "caption": caption(visible, primary, scale, most, found, metric),
+        "sentences": kept_sentences(of, metric, bool(other), paired),
         "name": f"lwq-{task}-{metric}".replace(" ", "-"),
         "csv": results_csv(evaluations, chosen, curves, costs, other, model),
     }
+
+
+def nothing_at(curves: Sequence[Curve], quantizer: str) -> str:
+    """Said on a chart without a split of the levels that are asked for."""
+    levels = {level for c in curves if c.ordering != ALIKE for s in c.splits for level in s}
+    if not levels:
+        return ""
+    *others, low = (f"{level:g}" for level in sorted(levels - {PRUNED}, reverse=True))
+    return (
+        f"No mix of {', '.join(others)} and {low} bits is measured yet with "
+        f"{quantizer_title(quantizer)}. Press Sweep, or Quantize and evaluate."
+    )
+
+
+def grouped(
+    uniform: Sequence[Evaluation], mixed: Sequence[Evaluation], orderings_of: Mapping[Split, str]
+) -> Iterable[tuple[str, str, tuple[str, str], list[Evaluation]]]:
+    """Single splits as (name, uid, look, evaluations): uniform ones by level, others by the first
+    ordering that gives them."""
+    for name, look in MARKS.items():
+        if group := [e for e in uniform if mark(e.split) == name]:
+            yield name, name.replace(" ", "-"), look, group
+    for order, look in STYLES.items():
+        if group := [e for e in mixed if orderings_of.get(e.split) == order]:
+            yield f"{ORDERINGS[order].title}, single splits", f"single-{order}", look, group
+    if group := [e for e in mixed if e.split not in orderings_of]:
+        yield NO_ORDER, "no-order", MARKS[NO_ORDER], group
+
+
+def name_models(
+    lines: Sequence[Drawn],
+    named: Mapping[bool, str],
+    axes: Mapping[str, Axis],
+    scale: Scale,
+    axis: str,
+) -> list[Figure]:
+    """Two models' lines have the same colours: each name stands at its first line's beginning."""
+    notes = []
+    for theirs, name in named.items():
+        line = next((d for d in lines if d.theirs == theirs), None)
+        if line is None or not scale.has(line.line.points[0].metric.value):
+            continue
+        first = line.line.points[0]
+        (x,) = placed(axes, [(line.cost, first.split, first.step)])[axis]
+        place = {"x": x, "y": scale.at(first.metric.value), "xanchor": "right"}
+        notes.append(note(f"<b>{escape(name)}</b>", place | {"yanchor": "bottom", "yshift": 6}))
+    return notes
+
+
+def within(
+    rest: Sequence[Evaluation],
+    axes: Mapping[str, Axis],
+    scale: Scale,
+    metric: str,
+    costs: Costs,
+) -> list[Evaluation]:
+    """Those that have a place on what is drawn: beyond it lies a break, or the edge."""
+    bits, size = axes["bits"], axes["size"]
+    return [
+        e
+        for e in rest
+        if bits.low <= average_bits(e.split) <= bits.high
+        and size.low <= costs[e.quantizer].total(e.split) / size.unit <= size.high
+        and scale.has(value := e.metrics[metric].value)
+        and scale.low <= scale.at(value) <= scale.high
+    ]
 
 
 def uniform_levels(found: Sequence[Evaluation], metric: str) -> dict[int, float]:
@@ -291,12 +520,15 @@ def uniform_levels(found: Sequence[Evaluation], metric: str) -> dict[int, float]
 
 
 class Axis:
-    """Places along x. `far` are uniform splits, value -> tick: those beyond everything else (16 and
-    8 bits beside 4 to 2) would squeeze the rest into a corner and stand after a break."""
+    """Places along x, in `unit` bytes where they are sizes. `far` are uniform splits, value ->
+    tick: those beyond everything else (16 and 8 bits beside 4 to 2) would squeeze the rest into a
+    corner and stand after a break."""
 
-    def __init__(self, title: str, values: Iterable[float], far: Mapping[float, str]) -> None:
+    def __init__(
+        self, title: str, values: Iterable[float], far: Mapping[float, str], unit: int = 1
+    ) -> None:
         near = sorted(values) or sorted(far)
-        self.title = title
+        self.title, self.unit = title, unit
         self.far = {v: far[v] for v in sorted(far) if v > near[-1]} if near else {}
         near = sorted([*near, *(far.keys() - self.far.keys())]) or [0.0, 1.0]
         self.low, self.high = near[0], near[-1]
@@ -311,8 +543,12 @@ class Axis:
             return self.high + self.gap * (1.5 + list(self.far).index(value))
         return value
 
+    @property
+    def end(self) -> float:
+        return self.place(max(self.far)) if self.far else self.high
+
     def layout(self) -> dict[str, Any]:
-        end = self.place(max(self.far)) if self.far else self.high
+        end = self.end
         pad = max(end - self.low, self.step) / 24
         axis: dict[str, Any] = {
             "title": {"text": self.title, "font": {"size": 13}},
@@ -336,15 +572,22 @@ def nice_step(span: float) -> float:
 
 
 def make_axes(
-    lines: Sequence[Drawn], singles: Sequence[Evaluation], costs: Costs
+    lines: Sequence[Drawn],
+    singles: Sequence[Evaluation],
+    costs: Costs,
+    ends: Sequence[tuple[ModelCost, Split]],
 ) -> dict[str, Axis]:
+    """`ends` are on the axes whatever was measured."""
     uniform = [
         e for e in singles if len(set(e.split)) == 1 and (lines or set(e.split) == {UNTOUCHED})
     ]
     far = {e.split for e in uniform}
     places = [(d.cost, p.split) for d in lines for p in d.line.points]
     places += [(costs[e.quantizer], e.split) for e in singles if e.split not in far]
-    sizes = [costs[e.quantizer].total(e.split) / GIB for e in uniform]
+    places += ends
+    near = [its_cost.total(split) for its_cost, split in places]
+    beyond = [costs[e.quantizer].total(e.split) for e in uniform]
+    name, unit = size_unit(max(near or beyond or [0]))
     return {
         "bits": Axis(
             "Average bits per layer",
@@ -352,17 +595,19 @@ def make_axes(
             {average_bits(split): f"{split[0]:g}" for split in far},
         ),
         "size": Axis(
-            "Size of the model, GiB",
-            [its_cost.total(split) / GIB for its_cost, split in places],
-            {size: f"{size:.3g}" for size in sizes},
+            f"Size of the model, {name}",
+            [size / unit for size in near],
+            {size / unit: f"{size / unit:.3g}" for size in beyond},
+            unit,
         ),
     }
 
 
-def raised_axis(lines: Sequence[Drawn]) -> Axis:
-    levels = sorted(set(lines[0].line.curves[0].splits[-1]))
+def raised_axis(curves: Sequence[Curve]) -> Axis:
+    *_, least = (c for c in curves if c.constant)
+    levels = sorted(set(least.splits[-1]))
     title = f"Layers raised to {levels[-1]} bits (twice as many are lowered to {levels[0]})"
-    return Axis(title, [float(p.step) for d in lines for p in d.line.points], {})
+    return Axis(title, [float(k) for k in range(len(least.splits))], {})
 
 
 def placed(
@@ -370,11 +615,11 @@ def placed(
 ) -> dict[str, list[float]]:
     """Where (its cost, split, step) stand on every axis."""
     values = {
-        "bits": [average_bits(split) for _, split, _ in splits],
-        "size": [cost.total(split) / GIB for cost, split, _ in splits],
-        "raised": [float(step) for *_, step in splits],
+        "bits": lambda axis: [average_bits(split) for _, split, _ in splits],
+        "size": lambda axis: [cost.total(split) / axis.unit for cost, split, _ in splits],
+        "raised": lambda axis: [float(step) for *_, step in splits],
     }
-    return {name: [axis.place(v) for v in values[name]] for name, axis in axes.items()}
+    return {name: [axis.place(v) for v in values[name](axis)] for name, axis in axes.items()}
 
 
 class Scale:
@@ -423,118 +668,139 @@ class Scale:
         }
 
 
-def reach(drawn: Drawn, point: Point) -> float:
-    """How far the band reaches: the standard deviation between random orders, as in the paper; the
-    standard error of everything else."""
-    return drawable(point.spread if drawn.ordering == "random" else point.metric.stderr)
-
-
 def drawable(error: float | None) -> float:
-    return error if error is not None and math.isfinite(error) else 0.0
+    return error or 0.0
 
 
 def line_trace(
-    d: Drawn, axes: Mapping[str, Axis], scale: Scale, metric: str, most: int, primary: bool
+    d: Drawn,
+    axes: Mapping[str, Axis],
+    scale: Scale,
+    metric: str,
+    most: int,
+    primary: bool,
+    orders: Orders,
 ) -> Figure:
-    points = [p for p in d.line.points if scale.has(p.metric.value)]
+    """Solid from point to point of a stretch; a gap, of which nothing is known, is left open."""
+    points: list[Point | None] = []
+    for stretch in d.line.stretches:
+        points += [*([None] if points else []), *stretch]
+    points = [p for p in points if p is None or scale.has(p.metric.value)]
+    there = [p for p in points if p is not None]
+    places = placed(axes, [(d.cost, p.split, p.step) for p in there])
     trace = {
         "type": "scatter",
         "uid": d.uid,
         "name": d.title,
         "mode": "lines+markers",
-        "y": [p.metric.value for p in points],
+        "y": with_gaps(points, [p.metric.value for p in there]),
         "line": {
             "color": d.colour,
-            "width": 3 if primary else 1.75,
+            "width": 1.25 if d.theirs else 3 if primary else 1.75,
             "dash": d.dash,
         },
         "marker": {
             "color": d.colour,
-            "size": 4 if d.theirs else 7,  # small enough to see the dashes between
+            # small enough to see the dashes between; the second model's are smaller still
+            "size": 4 if d.theirs else 7 if d.dash == "solid" else 5,
             # Hollow: measured on fewer items so far.
-            "symbol": [d.symbol + "-open" * (p.metric.n < most) for p in points],
+            "symbol": [d.symbol + "-open" * bool(p and p.metric.n < most) for p in points],
         },
-        "text": [point_text(d, p, metric, most) for p in points],
+        "text": with_gaps(points, [point_text(d, p, metric, most, orders) for p in there]),
         "hovertemplate": "%{text}<extra></extra>",
         "meta": {
-            **placed(axes, [(d.cost, p.split, p.step) for p in points]),
+            **{name: with_gaps(points, xs) for name, xs in places.items()},
             "quantizers": [d.line.quantizer] * len(points),
         },
     }
     if not d.theirs:  # another model's split is none of this one's
-        trace["customdata"] = [list(p.split) for p in points]
+        trace["customdata"] = with_gaps(points, [list(p.split) for p in there])
     return trace
+
+
+def with_gaps(points: Sequence[Point | None], values: Sequence[Any]) -> list[Any]:
+    """One value for each point, None for each gap."""
+    rest = iter(values)
+    return [None if p is None else next(rest) for p in points]
 
 
 def line_band(d: Drawn, axes: Mapping[str, Axis], scale: Scale, primary: bool) -> Figure:
     """`shown` all the time, or only while the pointer is on its line: eight at once hide the
     lines."""
-    points = [p for p in d.line.points if scale.has(p.metric.value)]
-    if not any(reach(d, p) for p in points):
+    if not any(d.reach):
         return {}
-    place = placed(axes, [(d.cost, p.split, p.step) for p in points])
-    up = [p.metric.value + reach(d, p) for p in points]
-    down = [scale.clamped(p.metric.value - reach(d, p)) for p in points]
+    reaches = dict(zip((p.step for p in d.line.points), d.reach, strict=True))
+    edges: list[float | None] = []
+    places: dict[str, list[float | None]] = {name: [] for name in axes}
+
+    def known(p: Point) -> bool:
+        return reaches[p.step] is not None and scale.has(p.metric.value)
+
+    pieces = [(there, list(run)) for s in d.line.stretches for there, run in groupby(s, known)]
+    for points in (run for there, run in pieces if there):
+        up = [p.metric.value + (reaches[p.step] or 0.0) for p in points]
+        down = [scale.clamped(p.metric.value - (reaches[p.step] or 0.0)) for p in points]
+        gap = [None] * bool(edges)
+        edges += [*gap, *up, *down[::-1]]
+        for name, xs in placed(axes, [(d.cost, p.split, p.step) for p in points]).items():
+            places[name] += [*gap, *xs, *xs[::-1]]
     red, green, blue = (int(d.colour[k : k + 2], 16) for k in (1, 3, 5))
     return {
         "type": "scatter",
         "uid": f"{d.uid}-band",
         "mode": "lines",
-        "y": up + down[::-1],
+        "y": edges,
         "fill": "toself",
         "fillcolor": f"rgba({red},{green},{blue},.2)",
         "line": {"width": 0},
         "hoverinfo": "skip",
         "showlegend": False,
-        "meta": {name: xs + xs[::-1] for name, xs in place.items()}
-        | {"of": d.uid, "shown": primary or d.ordering == "random"},
+        "meta": places | {"of": d.uid, "shown": primary or d.ordering == "random"},
     }
 
 
-def single_traces(
-    singles: Sequence[Evaluation],
+@dataclass(frozen=True)
+class Look:
+    uid: str
+    name: str
+    symbol: str
+    colour: str
+
+
+def single_trace(
+    look: Look,
+    group: Sequence[Evaluation],
     axes: Mapping[str, Axis],
     scale: Scale,
     metric: str,
     most: int,
     orders: Orders,
     costs: Costs,
-) -> list[Figure]:
-    """Splits that lie on no line, by kind."""
-    traces = []
-    for name, (symbol, colour) in MARKS.items():
-        group = [e for e in singles if mark(e.split) == name]
-        group = [e for e in group if scale.has(e.metrics[metric].value)]
-        if not group:
-            continue
-        group.sort(key=lambda e: sum(e.split))
-        values = [e.metrics[metric] for e in group]
-        places: dict[str, list[Any]] = {
-            **placed(axes, [(costs[e.quantizer], e.split, 0) for e in group])
-        }
-        traces.append(
-            {
-                "type": "scatter",
-                "uid": name.replace(" ", "-"),
-                "name": name,
-                "mode": "markers",
-                "y": [m.value for m in values],
-                "error_y": {
-                    "type": "data",
-                    "array": [drawable(m.stderr) for m in values],
-                    "visible": any(drawable(m.stderr) for m in values),
-                    "color": colour,
-                    "thickness": 1.2,
-                    "width": 4,
-                },
-                "marker": {"symbol": symbol, "size": 10, "color": colour},
-                "text": [single_text(e, metric, most, orders, costs) for e in group],
-                "hovertemplate": "%{text}<extra></extra>",
-                "customdata": [list(e.split) for e in group],
-                "meta": places | {"quantizers": [e.quantizer for e in group]},
-            }
-        )
-    return traces
+) -> Figure:
+    """Splits that lie on no line, without bars: their errors are in the texts."""
+    group = [e for e in group if scale.has(e.metrics[metric].value)]
+    if not group:
+        return {}
+    group = sorted(group, key=lambda e: sum(e.split))
+    places: dict[str, list[Any]] = {
+        **placed(axes, [(costs[e.quantizer], e.split, 0) for e in group])
+    }
+    return {
+        "type": "scatter",
+        "uid": look.uid,
+        "name": look.name,
+        "mode": "markers",
+        "y": [e.metrics[metric].value for e in group],
+        "marker": {
+            "symbol": [look.symbol + "-open" * (e.metrics[metric].n < most) for e in group],
+            "size": 6 if look.uid == "others" else 10,
+            "color": look.colour,
+        },
+        "text": [single_text(e, metric, most, orders, costs) for e in group],
+        "hovertemplate": "%{text}<extra></extra>",
+        "customdata": [list(e.split) for e in group],
+        "meta": places | {"quantizers": [e.quantizer for e in group]},
+    }
 
 
 def ring_trace(
@@ -562,21 +828,22 @@ def ring_trace(
 
 
 def mark(split: Split) -> str:
+    """Of a uniform split."""
     name = split_name(split)
-    return name if name in MARKS else ONE if len(set(split)) == 1 else MIXED
+    return name if name in MARKS else ONE
 
 
 def guides(
     axis: Axis,
     scale: Scale,
     levels: Mapping[int, float],
-    primary: Drawn | None,
+    end: Kept | None,
     metric: str,
-    name: str,
     model: str,
+    notice: str,
 ) -> dict[str, Any]:
-    """The paper's lines: dotted ones at 16, 8 and 4 bits, a grey one where 90 % is kept. Levels
-    that would be written over each other share a label."""
+    """The paper's lines: dotted ones at 16, 8 and 4 bits, and a grey band where the 90 % end.
+    Levels that would be written over each other share a label."""
     shapes: list[Figure] = []
     notes: list[Figure] = []
     shown = sorted((v, level) for level, v in levels.items() if scale.has(v))
@@ -596,16 +863,32 @@ def guides(
         text = f"{', '.join(others)} and {last}" if others else last
         place = {"xref": "paper", "x": 0.004, "xanchor": "left", "yanchor": "bottom"}
         notes.append(note(f"{model}{text} bits", place | {"y": scale.at(value)}))
-    end = kept_of(primary, metric, sizes=name == "size") if primary and name != "raised" else None
-    if end and not end.everywhere:
-        x = end.x / GIB if name == "size" else end.x
-        shapes.append(guide({"yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1}))
-        text = f"90 % kept: {x:.3g} {'GiB' if name == 'size' else 'bits'}"
+    if notice:  # in the middle, in lines that fit on a phone
+        place = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.6}
+        notes.append(note("<br>".join(wrap(notice, 26)), place | {"font": {"size": 15}}))
+    if end and end.high is not None:
+        x0 = axis.low if end.low is None else end.low / axis.unit
+        x1 = end.high / axis.unit
+        larger = metric_spec(metric).larger_is_better
+        shapes.append(
+            {
+                "type": "rect",
+                "layer": "below",
+                "yref": "paper",
+                **{"x0": x0, "x1": x1, "y0": 0, "y1": 1},
+                "fillcolor": "rgba(128,136,152,.2)",
+                "line": {"color": INK, "width": 0.5},
+            }
+        )
+        what = (
+            f"{100 * KEPT:g} % kept" if larger else f"{1 / KEPT - 1:.0%} worse".replace("%", " %")
+        )
+        text = f"{what}:<br>{reach_text(end, sizes=axis.unit > 1)}"
         # Where good values are up, curves come from the upper right; else from the lower right.
-        down = metric_spec(metric).larger_is_better
-        right = x < (axis.low + axis.high) / 2
-        place = {"yref": "paper", "y": 0 if down else 1, "yanchor": "bottom" if down else "top"}
-        notes.append(note(text, place | {"x": x, "xanchor": "left" if right else "right"}))
+        right = x0 + x1 < axis.low + axis.end
+        place = {"yref": "paper", "y": 0 if larger else 1, "yanchor": "bottom" if larger else "top"}
+        side = {"x": x1, "xanchor": "left"} if right else {"x": x0, "xanchor": "right"}
+        notes.append(note(text, place | side | {"align": side["xanchor"]}))
     return {"shapes": shapes, "annotations": notes}
 
 
@@ -615,7 +898,8 @@ def guide(ends: Figure, dash: str = "solid") -> Figure:
 
 
 def note(text: str, place: Figure) -> Figure:
-    return {"text": text, "showarrow": False, "font": {"size": 12, "color": INK}, **place}
+    font = {"size": 12, "color": INK}
+    return {"text": text, "showarrow": False, **place, "font": font | place.get("font", {})}
 
 
 def base_layout(title: str, which: str, scale: Scale) -> dict[str, Any]:
@@ -644,25 +928,42 @@ def base_layout(title: str, which: str, scale: Scale) -> dict[str, Any]:
     }
 
 
-def caption(lines: Sequence[Drawn], primary: Drawn | None, scale: Scale, most: int) -> str:
-    told = []
-    if primary and any(reach(primary, p) for p in primary.line.points):
-        told.append(f"Band of {primary.title}: ± 1 standard error (the others' show on hover).")
+def caption(
+    lines: Sequence[Drawn],
+    primary: Drawn | None,
+    scale: Scale,
+    most: int,
+    found: Sequence[Evaluation],
+    metric: str,
+) -> str:
+    said = []
+    if len({d.line.quantizer for d in lines}) > 1:
+        said.append("A colour is an order, a dash a quantizer.")
+    if primary and primary.ordering != "random" and any(primary.reach):
+        same = any(set(e.split) == {UNTOUCHED} for e in found) and not primary.theirs
+        to = "the unquantized model" if same else "all layers high"
+        said.append(
+            f"Band of {primary.title}: ± 1 standard error of the difference to {to}, on the same "
+            "items (the others' show on hover)."
+        )
     randoms = {len(d.line.curves) for d in lines if d.ordering == "random"}
     if randoms:
-        told.append(f"Random: mean and standard deviation of up to {max(randoms)} orders.")
+        said.append(f"Random: mean and standard deviation of {max(randoms)} orders.")
+    if any(not d.line.complete for d in lines):
+        said.append("Where a line is broken, nothing was measured.")
     fewest = min((p.metric.n for d in lines for p in d.line.points), default=most)
+    fewest = min([fewest, *(e.metrics[metric].n for e in found)])
     if fewest < most:
-        told.append(f"Hollow points rest on {fewest:,} of {most:,} items so far.")
+        said.append(f"Hollow points rest on {fewest:,} of {most:,} items so far.")
     if scale.left_out:
-        told.append("Values of 0 have no place on a logarithmic axis.")
-    return " ".join(told)
+        said.append("Values of 0 have no place on a logarithmic axis.")
+    return " ".join(said)
 
 
 # ---- texts of points
 
 
-def point_text(d: Drawn, p: Point, metric: str, most: int) -> str:
+def point_text(d: Drawn, p: Point, metric: str, most: int, orders: Orders) -> str:
     by = escape(quantizer_title(d.line.quantizer))
     named = escape(d.title)
     head = f"<b>{named}</b>" if named.endswith(by) else f"<b>{named}</b>, {by}"
@@ -670,20 +971,31 @@ def point_text(d: Drawn, p: Point, metric: str, most: int) -> str:
     if len(p.evaluations) > 1:
         values = ", ".join(figure(e.metrics[metric].value, 3) for e in p.evaluations)
         lines += [f"mean of {len(p.evaluations)} orders: {values}", "the first of them:"]
-    return "<br>".join(lines + split_lines(p.split))
+    same = None if d.theirs else orders.get(p.split)
+    if same and " = " in same:
+        lines += wrapped(f"one split: {same}")
+    return "<br>".join([*lines, *split_lines(p.split)])
+
+
+def wrapped(text: str) -> list[str]:
+    return [escape(line) for line in wrap(text, 48)]
 
 
 def single_text(e: Evaluation, metric: str, most: int, orders: Orders, costs: Costs) -> str:
-    told = [f"<b>{split_name(e.split)}</b>", escape(orders.get(e.split) or "")]
+    lines = [f"<b>{split_name(e.split)}</b>"]
     if set(e.split) != {UNTOUCHED}:
-        told.append(escape(quantizer_title(e.quantizer)))
-    lines = [", ".join(filter(None, told))]
+        lines[0] += f", {escape(quantizer_title(e.quantizer))}"
+    lines += wrapped(orders.get(e.split) or "")
     lines += figures_text(e.split, e.metrics[metric], metric, most, costs[e.quantizer])
-    return "<br>".join(lines + (split_lines(e.split) if len(set(e.split)) > 1 else []))
+    return "<br>".join([*lines, *(split_lines(e.split) if len(set(e.split)) > 1 else ())])
 
 
 def figures_text(split: Split, value: Metric, metric: str, most: int, cost: ModelCost) -> list[str]:
-    error = f" ± {figure(value.stderr, 2)}" if value.stderr is not None else ""
+    error = (
+        f" ± {figure(value.stderr, 2)}"
+        if value.stderr is not None and math.isfinite(value.stderr)
+        else ""
+    )
     so_far = f" of {most:,} so far" if value.n < most else ""
     return [
         f"{metric_spec(metric).title} <b>{figure(value.value, 4)}{error}</b>",
@@ -692,7 +1004,8 @@ def figures_text(split: Split, value: Metric, metric: str, most: int, cost: Mode
     ]
 
 
-def split_lines(split: Split, width: int = 44) -> list[str]:
+@lru_cache(10_000)  # the same few hundred at every change of the page
+def split_lines(split: Split, width: int = 44) -> tuple[str, ...]:
     """A split for a small box: '10 × 4, 14 × 2', or every layer's bits where that is shorter."""
     runs = [(level, len(list(same))) for level, same in groupby(split)]
     pieces = [f"{count} × {level:g}" for level, count in runs]
@@ -708,7 +1021,12 @@ def split_lines(split: Split, width: int = 44) -> list[str]:
             lines.append(piece)
         else:
             lines[-1] += joint + piece
-    return lines
+    return tuple(lines)
+
+
+@lru_cache(10_000)
+def levels_text(split: Split) -> str:
+    return " ".join(f"{level:g}" for level in split)
 
 
 def is_whole(level: float) -> bool:
@@ -746,7 +1064,7 @@ def results_csv(
                     " ".join(str(c.seed) for c in on if c.ordering == "random"),
                     average_bits(e.split),
                     its_costs[e.quantizer].total(e.split),
-                    " ".join(f"{level:g}" for level in e.split),
+                    levels_text(e.split),
                     chosen,
                     m.value,
                     "" if m.stderr is None else m.stderr,

@@ -201,7 +201,8 @@ def panel(
     if lacks := [r.title for r in rows if r.value is None]:
         words.append(escape(f"Not measured yet: {listed(lacks)}."))
     words += map(escape, left_out)
-    note = f"{base.n:,} items, the same for every split, compared item by item; ± standard error. "
+    note = f"{base.n:,} items, the same for every split, compared item by item; ± standard error "
+    note += "of the difference. "
     note += sizes(every) + beyond_noise(comparisons)
     head = "Quantizer" if quantizers else "Order of importance"
     top = Row(first.title, base, None, True, first.told if quantizers else "")
@@ -266,8 +267,9 @@ def alike_panel(
         )
     note = (
         f"{', '.join(f'{n:,}' for n in sorted(items))} items, compared item by item; ± standard "
-        "error. A mix has at most as many bits on average, and takes at most as many bytes, as the "
-        "one level beside it; with all layers at the high or the low level both are the same."
+        "error of the difference. A mix has at most as many bits on average, and takes at most as "
+        "many bytes, as the one level beside it; with all layers at the high or the low level both "
+        "are the same."
     )
     heads = (
         ("All layers at", ""),
@@ -416,7 +418,8 @@ def titled(row: Row) -> str:
 
 
 def shown(value: Estimate) -> str:
-    return f"{figure(value.value, 4)}<small>± {figure(value.stderr, 2)}</small>"
+    """Without its own error: what is compared is known much better, item by item."""
+    return figure(value.value, 4)
 
 
 def signed(difference: Estimate) -> str:

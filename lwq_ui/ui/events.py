@@ -81,7 +81,7 @@ def wire(p: Parts, page: Page) -> None:
     measured = split | {p.quick, p.tasks, p.others}
     swept = measured | {p.orderings, p.also, p.sweep_levels, p.every}
     shown = split | {p.drawn, p.metric, p.quick, p.orderings, p.sweep_levels, p.axis, p.beside}
-    shown |= {p.versus}
+    shown |= {p.versus, p.also}
     text = {p.text, p.own_text}
     model = {p.model, p.device, p.dtype}
 
@@ -103,13 +103,14 @@ def wire(p: Parts, page: Page) -> None:
         named.then(None, js="() => document.body.classList.remove('stale')")
         at_once(named.then, do.count_splits, swept, [p.forecast], chosen=False)
         order = [p.ordering.input, p.seed.input]
-        at_once(order, do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes])
+        ordered = at_once(order, do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes])
+        at_once(ordered.then, do.show_results, shown, anything, chosen=False)  # the order's band
         fitted = [p.into, p.bar, p.left, p.use, p.own_size, p.fitted]
         at_once([c.input for c in card], do.fit, shown | {p.fitted}, fitted)
         # `pin` and `select` are events because heatmap.js and curvechart.js name them.
         at_once(p.bar.pin, do.new_table, shown, [p.bar, p.left, p.comparison, p.sizes])
         at_once(p.bar.change, do.compare_again, shown, [p.comparison], chosen=False)
-        at_once([p.quick.input, p.orderings.input], do.show_results, shown, anything)
+        at_once([p.quick.input, p.orderings.input, p.also.input], do.show_results, shown, anything)
         follows = [p.metric.change, p.sweep_levels.change, p.redraw.change]
         at_once(follows, do.show_results, shown, anything, chosen=False)
         p.ordering.change(lambda o: gr.update(visible=o == "random"), p.ordering, p.seed, **LIVE)

@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import quantiles
@@ -23,11 +23,11 @@ import gradio as gr
 from ..core import curves
 from ..core.allocation import Breakpoints, breakpoints
 from ..core.budget import Parts
-from ..core.comparison import rank_correlation
+from ..core.comparison import Estimate, estimate, rank_correlation
 from ..core.curves import Expected
-from ..core.memory import ModelCost, average_bits, format_gib, size_digits, size_unit
+from ..core.memory import UNTOUCHED, ModelCost, average_bits, format_gib, size_digits, size_unit
 from ..core.orderings import ORDERINGS, SCORERS, ScorerSpec, rank_layers
-from ..core.schema import Evaluation
+from ..core.schema import Evaluation, Metric
 from ..engine.quantizers import DEFAULT, Quantizer, quantizer_named
 from .wording import figure
 
@@ -262,21 +262,35 @@ def position_texts(
 def expected_at(
     points: Breakpoints, evaluations: Sequence[Evaluation], task: str, metric: str
 ) -> list[Expected | None]:
-    """The metric at every position, from what was measured of their splits."""
-    found = {
-        e.split: e.metrics[metric] for e in evaluations if e.task == task if metric in e.metrics
-    }
+    """The metric at every position, from what was measured of their splits; its error is that of
+    the difference to the unquantized model, on the same items."""
+    found = {e.split: e for e in evaluations if e.task == task if metric in e.metrics}
     splits = [points.split(k) for k in range(len(points.bytes))]
-    known = {k: found[split] for k, split in enumerate(splits) if split in found}
-    return curves.expected(known, len(splits))
+    base = found.get((UNTOUCHED,) * len(points.base))
+    made = estimate(base, metric) if base else None
+    known = {
+        k: beside(found[split], metric, made) for k, split in enumerate(splits) if split in found
+    }
+    return curves.expected(known, len(splits), made.value if made else None)
+
+
+def beside(e: Evaluation, metric: str, base: Estimate | None) -> Metric:
+    """A figure with its error beside `base`; without one where the items cannot be paired."""
+    own = estimate(e, metric) if base else None
+    paired = own is not None and base is not None and own.n == base.n > 1
+    error = own.minus(base).stderr if paired and own and base else None
+    return replace(e.metrics[metric], stderr=error)
 
 
 def expected_texts(expected: Expected | None) -> dict[str, str]:
     if expected is None:
         return {"expected": "–", "expected_how": "not measured here"}
-    error = f" ± {figure(expected.stderr, 2)}" if expected.stderr is not None else ""
     how = "measured" if expected.measured else "interpolated"
-    return {"expected": f"{figure(expected.value, 4)}{error}", "expected_how": how}
+    if expected.base is not None and expected.stderr is not None:
+        apart = expected.value - expected.base
+        sign = "−" if apart < 0 else "+"
+        how += f": {sign}{figure(abs(apart), 2)} ± {figure(expected.stderr, 2)} to unquantized"
+    return {"expected": figure(expected.value, 4), "expected_how": how}
 
 
 def card_parts(card: Card, weights: Sequence[int]) -> dict[str, Any]:

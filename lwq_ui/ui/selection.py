@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from ..core.allocation import Breakpoints, Split
-from ..core.curves import Curve, alike, curves, levels_between
+from ..core.curves import RANDOM_SEEDS, Curve, alike, curves, levels_between
 from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_layers
@@ -145,9 +144,9 @@ class Selection:
         quantizers: Iterable[str] = (),
     ) -> list[Curve]:
         """The curve of every ordering whose scores are known: what a chart may draw. Block
-        influence, which ranks as LIM, only where it is asked for; so too all layers alike, at every
-        level that one of the `quantizers` has between these two. Three levels keep the average, so
-        what prunes has no place beside them."""
+        influence, which ranks as LIM, only where it is asked for; so too all layers alike, at the
+        levels that each of the `quantizers` has between these two. Three levels keep the average,
+        so what prunes has no place beside them."""
         info, _ = ready(session)
         values = self.values(session)
         known = [
@@ -159,9 +158,10 @@ class Selection:
         ]
         lines = curves(known, values, info.num_layers, levels)
         if ALIKE in asked and len(levels) == 2:
-            each = (quantizer_named(name).levels for name in {self.quantizer, *quantizers})
-            found = {level for its in each for level in levels_between(its, *levels)}
-            lines.append(alike([*found], info.num_layers))
+            for name in sorted({self.quantizer, *quantizers}):
+                between = levels_between(quantizer_named(name).levels, *levels)
+                if between:
+                    lines.append(alike(between, info.num_layers, name))
         return lines
 
     def _breakpoints(self, session: Session) -> Breakpoints:
@@ -288,26 +288,45 @@ def with_known_order(session: Session, selection: Selection) -> Selection:
 def orders_of(
     splits: Iterable[Split], values: Mapping[str, Sequence[float]], seed: int
 ) -> dict[Split, str | None]:
-    """The ordering that gives each split, which knows only its bits: two splits of the same average
-    would look the same. None where no ordering does, as with pins, or where all do."""
-    ranked: dict[str, tuple[bool, list[int]]] = {}
+    """All orderings that give each split, 'LIM = ZD = Random 0': a split knows only its bits, and
+    two of the same average would look the same. Of random ones those of the sweeps and the chosen
+    seed; another where nothing else gives the split. None where no ordering does, as with pins, or
+    where all do."""
     every = list(dict.fromkeys(splits))
     n = len(every[0]) if every else 0
+    usual, rare = Leading(n), Leading(n)
     for o in ORDERINGS.values():
-        if o.scorer is None or o.scorer in values:
-            for s in (seed, *range(SEEDS_TRIED)) if o.name == "random" else (0,):
-                ranked[ordering_title(o.name, s)] = o.prunes, rank_layers(o.name, values, n, s)
-    return {split: order_of(split, ranked) for split in every}
+        if o.name == "block-influence" or (o.scorer and o.scorer not in values):
+            continue  # the first ranks as LIM, whatever the scores
+        for s in dict.fromkeys((seed, *range(SEEDS_TRIED))) if o.name == "random" else (0,):
+            known = usual if o.name != "random" or s in (seed, *RANDOM_SEEDS) else rare
+            known.add(ordering_title(o.name, s), o.prunes, rank_layers(o.name, values, n, s))
+    return {split: " = ".join(usual.of(split) or rare.of(split)[:1]) or None for split in every}
 
 
-def order_of(split: Split, ranked: Mapping[str, tuple[bool, list[int]]]) -> str | None:
-    if len(set(split)) == 1:
-        return None
-    for title, (prunes, layers) in ranked.items():
-        falling = (split[a] >= split[b] for a, b in pairwise(layers))
-        if prunes == (PRUNED in split) and all(falling):
-            return title
-    return None
+class Leading:
+    """The orderings by the layers that they put first: a split follows an ordering where, for each
+    of its levels, the layers at that level or above are the ordering's first."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.num_layers = num_layers
+        self.titles: dict[tuple[bool, int], list[str]] = {}
+
+    def add(self, title: str, prunes: bool, ranked: Sequence[int]) -> None:
+        first = 0
+        for layer in ranked:
+            first |= 1 << layer
+            self.titles.setdefault((prunes, first), []).append(title)
+
+    def of(self, split: Split) -> list[str]:
+        prunes, levels = PRUNED in split, sorted(set(split))
+        if len(levels) == 1:
+            return []
+        each = []
+        for level in levels[1:]:
+            first = sum(1 << layer for layer, its in enumerate(split) if its >= level)
+            each.append(self.titles.get((prunes, first), []))
+        return [title for title in each[0] if all(title in others for others in each[1:])]
 
 
 def misfit(field: str, what: str) -> UserError:

@@ -372,10 +372,10 @@ class Shown(MemoryPanel, QuantizerPanel):
             other,
             short(info),
             selection.quantizer,
+            selection.ordering,
+            None if v[p.also] else set(),
         )
-        kept = charts.kept_sentences(
-            shown, chosen, lines, costs, other, short(info), selection.quantizer
-        )
+        kept = figure.pop("sentences")
         # A value that holds is left alone: a job may have put another one there meanwhile.
         value = {} if chosen == v[p.metric] else {"value": chosen}
         return {

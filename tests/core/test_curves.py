@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from statistics import stdev
 
@@ -104,15 +105,90 @@ def test_all_layers_alike():
 # ---- what was measured of them
 
 
-def test_a_line_needs_three_points():
+def measured_at(steps, curve, **options):
+    return [evaluation(curve.splits[k], 0.8 - 0.01 * k, **options) for k in steps]
+
+
+@pytest.mark.parametrize(
+    ("steps", "strides"),
+    [
+        (range(N + 1), [1]),
+        (range(0, N + 1, 2), [2]),
+        (range(0, N + 1, 4), [4]),
+        ([0, 4, 5, 8, 12], [4]),  # a sweep, and one split more
+        ([0, 1, 2, 3, 4, 5], [1]),  # a stretch: what follows is not known
+        ([0, 4, 12], []),
+        ([0, 6, 12], []),
+        ([0, 1, 12], []),
+        ([0, 1, 11, 12], []),
+        ([0, 3, 5, 8, 12], []),
+    ],
+)
+def test_a_line_goes_through_neighbours_or_a_sweep(steps, strides):
     every = curves(["lim"], SCORES, N, (4, 2))
-    splits = every[0].splits
-    ends = [evaluation(splits[0], 0.8), evaluation(splits[-1], 0.5)]
-    assert measured_lines(ends, "acc", every) == []
-    (line,) = measured_lines([*ends, evaluation(splits[4], 0.7)], "acc", every)
-    assert [(p.step, p.metric.value) for p in line.points] == [(0, 0.8), (4, 0.7), (N, 0.5)]
-    assert line.from_all_high and line.orderings == ("lim",) and line.quantizer == "quanto"
-    assert all(p.spread is None for p in line.points)
+    lines = measured_lines(measured_at(steps, every[0]), "acc", every)
+    assert [line.stride for line in lines] == strides
+    for line in lines:
+        assert [p.step for p in line.points] == [*steps]
+        assert line.complete == (steps[-1] == N) and len(line.stretches) == 1
+        assert line.from_all_high and line.orderings == ("lim",) and line.quantizer == "quanto"
+        assert all(p.spread is None for p in line.points)
+
+
+def test_a_gap_parts_a_line():
+    every = curves(["lim"], SCORES, N, (4, 2))
+    steps = [0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12]
+    (line,) = measured_lines(measured_at(steps, every[0]), "acc", every)
+    assert [[p.step for p in s] for s in line.stretches] == [steps[:4], steps[4:]]
+    assert not line.complete
+
+
+def test_coincidences_are_no_line():
+    """Two orders of which only the other was swept, and no longer is one."""
+    every = curves(["lim", "zd"], {**SCORES, "zd": [-v for v in SCORES["lim"][::-1]]}, N, (4, 2))
+    (lim,) = [c for c in every if c.ordering == "lim"]
+    swapped = list(SCORES["lim"])
+    ranked = rank_layers("lim", SCORES, N)
+    for a, b in zip(ranked[2:10:2], ranked[3:10:2], strict=True):
+        swapped[a], swapped[b] = swapped[b], swapped[a]
+    (new,) = curves(["lim"], {"lim": swapped}, N, (4, 2))
+    shared = [k for k, split in enumerate(new.splits) if split in lim.splits]
+    assert 3 < len(shared) < N  # but never three neighbours in a row below the top
+    found = measured_at(range(N + 1), lim)
+    assert all(line.points[0].step == 0 for line in measured_lines(found, "acc", [new]))
+    assert measured_lines([e for e in found if e.split in new.splits[4:9]], "acc", [new]) == []
+
+
+def test_an_incomplete_line_has_a_split_of_its_own():
+    lim, zd = curves(["lim", "zd"], {"lim": SCORES["lim"], "zd": near(SCORES["lim"])}, N, (4, 2))
+    shared = [k for k, split in enumerate(zd.splits) if split in lim.splits]
+    assert shared == [*range(8), *range(9, N + 1)]
+    found = measured_at(range(8), zd)  # nobody knows of which of the two
+    assert measured_lines(found, "acc", [lim, zd]) == []
+    (line,) = measured_lines(measured_at(range(9), zd), "acc", [lim, zd])
+    assert line.orderings == ("zd",)
+
+
+def near(lim):
+    """ZD values, of which less is more important, that rank as LIM but for one pair."""
+    ranked = rank_layers("lim", {"lim": lim}, N)
+    ranked[3], ranked[4] = ranked[4], ranked[3]
+    return [float(ranked.index(i)) for i in range(N)]
+
+
+def test_other_limits_are_other_lines():
+    every = curves(["lim"], SCORES, N, (4, 2))
+    found = [replace(e, limit=k % 2) for k, e in enumerate(measured_at(range(N + 1), every[0]))]
+    (line,) = measured_lines(found, "acc", every)
+    assert (line.limit, [p.step for p in line.points]) == (0, [*range(0, N + 1, 2)])
+
+
+def test_random_orders_share_their_steps():
+    """A mean over two orders here and three there would jump."""
+    every = curves(["random"], SCORES, N, (4, 2))
+    found = measured_at(range(N + 1), every[0]) + measured_at(range(0, N + 1, 2), every[1])
+    (line,) = measured_lines(found, "acc", every)
+    assert [p.step for p in line.points] == [*range(0, N + 1, 2)] and len(line.curves) == 2
 
 
 def test_random_orders_are_one_line_with_a_spread():
@@ -150,14 +226,15 @@ def test_quantizers_are_lines_of_their_own_and_share_the_unquantized_model():
     every = curves(["lim"], SCORES, N, (16, 4))
     found = [evaluation(every[0].splits[0], 0.9, quantizer="none")]
     for quantizer in ("quanto", "quanto-hqq"):
-        found += [evaluation(s, 0.5, quantizer=quantizer) for s in every[0].splits[1:4]]
+        found += [evaluation(s, 0.5, quantizer=quantizer) for s in every[0].splits[1:8]]
     lines = measured_lines(found, "acc", every)
     assert [line.quantizer for line in lines] == ["quanto", "quanto-hqq"]
-    assert [len(line.points) for line in lines] == [4, 4]
+    assert [len(line.points) for line in lines] == [8, 8]
 
 
 def test_alike_is_a_line_where_there_is_a_level_in_between():
-    every = [*curves(["lim"], SCORES, N, (4, 2)), alike([4, 3, 2], N)]
+    three = alike([4, 3, 2], N, "gptq")  # the other has no 3 bits, and nothing in between
+    every = [*curves(["lim"], SCORES, N, (4, 2)), three, alike([4, 2], N, "quanto")]
     uniform = [evaluation((b,) * N, 0.1 * b) for b in (4, 2)]
     other = [evaluation((b,) * N, 0.1 * b, quantizer="gptq") for b in (4, 3, 2)]
     (line,) = measured_lines([*uniform, *other], "acc", every)
@@ -175,23 +252,31 @@ def test_a_running_sweeps_line_has_points_of_fewer_items():
 # ---- the grey line
 
 
-def test_kept_is_where_the_curve_first_falls_below():
-    points = [(4.0, 0.80), (3.5, 0.78), (3.0, 0.70), (2.5, 0.74), (2.0, 0.5)]
-    end = kept(points, larger_is_better=True)
-    assert end is not None and not end.everywhere
-    assert end.x == pytest.approx(3.5 - 0.5 * (0.78 - 0.72) / (0.78 - 0.70))
+STEPS = [(4.0 - k / 4, 0.08 - 0.02 * k, 0.01) for k in range(9)]  # crosses at 3.0
 
 
-def test_kept_of_a_perplexity_is_within_a_ninth():
-    end = kept([(4.0, 45.0), (3.0, 60.0)], larger_is_better=False)
-    assert end == Kept(pytest.approx(4 - (50 - 45) / 15), False)
+def test_kept_is_a_range_as_wide_as_the_error():
+    assert kept(STEPS) == Kept(pytest.approx(3.125), pytest.approx(2.75))  # the neighbours at least
+    wide = [(x, margin, 0.03) for x, margin, _ in STEPS]
+    assert kept(wide) == Kept(pytest.approx(3.375), pytest.approx(2.625))
 
 
-def test_kept_everywhere_and_nowhere_to_say():
-    assert kept([(4.0, 0.8), (2.0, 0.79)], True) == Kept(2.0, True)
-    assert kept([(4.0, 0.8)], True) is None
-    assert kept([(4.0, 0.0), (2.0, 0.0)], True) is None
-    assert kept([(4.0, float("nan")), (2.0, 0.1)], True) is None
+def test_kept_is_where_it_is_first_lost():
+    dip = [(x, -0.01 if x == 3.75 else margin, 0.0) for x, margin, _ in STEPS]
+    assert kept(dip) == Kept(4.0, 3.75)
+
+
+def test_kept_everywhere_and_perhaps():
+    assert kept([(x, 0.05, 0.01) for x, *_ in STEPS]) == Kept(None, None)
+    open_end = kept([(x, 0.05, 0.06 if x < 2.5 else 0.01) for x, *_ in STEPS])
+    assert open_end is not None and open_end.low is None and 2.25 <= open_end.high <= 2.5
+
+
+def test_kept_says_nothing_of_too_little():
+    assert kept(STEPS[:5]) is None
+    assert kept([(x, 0.0, 0.0) for x, *_ in STEPS]) is None  # a share of nothing
+    assert kept([(x, 0.01, 0.02) for x, *_ in STEPS]) is None
+    assert kept([(x, float("nan"), 0.0) for x, *_ in STEPS]) is None
 
 
 # ---- the quality to expect

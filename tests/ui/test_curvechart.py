@@ -15,7 +15,6 @@ import pytest
 gr = pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints  # noqa: E402
-from lwq_ui.core.memory import GIB  # noqa: E402
 from lwq_ui.core.orderings import ORDERINGS, rank_layers  # noqa: E402
 from lwq_ui.ui.charts import Other, results_figure  # noqa: E402
 from lwq_ui.ui.curvechart import CurveChart, as_json, plotly_path  # noqa: E402
@@ -23,6 +22,7 @@ from lwq_ui.ui.heatmap import BudgetBar, first_value, table  # noqa: E402
 
 COST, COSTS, ALL = made_up.model_cost(), made_up.costs(), made_up.all_curves()
 ACC, PPL = "minimal_pairs/acc", "perplexity/perplexity"
+MIB = 2**20
 RANGE, LINES = "#bar .range", "#chart .scatterlayer .trace"
 
 
@@ -43,16 +43,19 @@ def figure(name: str):
         "pruning": ["lim", "prune-by-lim", "prune-from-top"],
         "eight": made_up.TWO_LEVELS,
         "quantizers": ["lim"],
+        "one of them": ["lim"],
     }[name]
     found = made_up.sweep([c for c in ALL if c.ordering in wanted])
-    if name == "quantizers":
+    if name in ("quantizers", "one of them"):
         for e in [e for s in ALL[0].splits for e in made_up.evaluate(s, quantizer="quanto-hqq")]:
             lower = {name: replace(m, value=0.8 * m.value) for name, m in e.metrics.items()}
             found.append(replace(e, metrics=lower))  # beside the other line, not below it
-    return results_figure(found, ACC, made_up.TITLES, ALL, COSTS)
+    found = [made_up.with_items(e) for e in found if e.task == "minimal_pairs"]
+    return results_figure(found, ACC, made_up.TITLES, ALL, COSTS, beside=BESIDE.get(name))
 
 
-VIEWS = ("lim", "pruning", "eight", "two models", "three levels", "quantizers")
+VIEWS = ("lim", "pruning", "eight", "two models", "three levels", "quantizers", "one of them")
+BESIDE = {"one of them": set()}
 
 
 def small_page():
@@ -189,16 +192,34 @@ def test_a_click_names_the_points_quantizer(page):
 
 
 @pytest.mark.browser
+def test_what_is_off_waits_in_the_legend(page):
+    hqq = f"{PLOT}.data.find(t => t.uid === 'quanto-hqq-lim').visible"
+    show(page, "one of them")
+    key = page.locator("#chart .keys [data-uid=quanto-hqq-lim]")
+    assert not page.evaluate(hqq) and key.get_attribute("aria-pressed") == "false"
+    key.click()
+    page.wait_for_function(hqq)
+    show(page, "one of them")  # new results leave the choice alone
+    assert page.evaluate(hqq) and key.get_attribute("aria-pressed") == "true"
+    key.click()
+    page.wait_for_function(f"!{hqq}")
+    show(page, "quantizers")  # no longer off
+    page.wait_for_function(hqq)
+    show(page, "one of them")
+    page.wait_for_function(f"!{hqq}")
+
+
+@pytest.mark.browser
 def test_hover_gives_the_split_and_shows_the_lines_band(page):
     show(page)
     band = "document.querySelector('#chart .tracequanto-zd-band').style.visibility"
     assert page.evaluate(band) == "hidden"
-    x, y = point(page, "ZD", 9)
+    x, y = point(page, "ZD", 12)
     page.mouse.move(x + 2, y)
     page.mouse.move(x, y)
     page.wait_for_selector("#chart .hoverlayer .hovertext")
     told = page.locator("#chart .hoverlayer .hovertext").text_content()
-    for part in ("ZD", "Accuracy", "±", "n = 60", "average bits 3.25", "GiB", "bits "):
+    for part in ("ZD", "Accuracy", "±", "n = 60", "average bits 3.00", "MiB", "bits "):
         assert part in told
     assert page.evaluate(band) == ""
     assert page.locator("#chart .plot.clickable").count() == 1
@@ -227,12 +248,12 @@ def test_the_axis_switch_needs_no_server(page):
     titles = "document.querySelector('#chart .xtitle').textContent"
     assert page.evaluate(titles) == "Average bits per layer"
     page.click("#chart [data-axis=size]")
-    page.wait_for_function(f"{titles} === 'Size of the model, GiB'")
+    page.wait_for_function(f"{titles} === 'Size of the model, MiB'")
     x = page.evaluate(f"{PLOT}.data.find(t => t.uid === 'quanto-lim').x")
     lim = next(c for c in ALL if c.ordering == "lim").splits
-    assert x == pytest.approx([COST.total(split) / GIB for split in lim])
+    assert x == pytest.approx([COST.total(split) / MIB for split in lim])
     show(page, "pruning")  # new results leave the choice alone
-    assert page.evaluate(titles) == "Size of the model, GiB"
+    assert page.evaluate(titles) == "Size of the model, MiB"
     assert not [url for url in posts if "plotly" in url]
     show(page, "three levels")
     assert page.evaluate(titles).startswith("Layers raised to 8 bits")
@@ -251,7 +272,7 @@ def test_the_line_follows_the_slider(page):
                 "(r, v) => { r.value = v; r.dispatchEvent(new Event('input')); }",
                 points.bytes[position],
             )
-            value = {"bits": 2 + position / 12, "size": points.bytes[position] / GIB}[axis]
+            value = {"bits": 2 + position / 12, "size": points.bytes[position] / MIB}[axis]
             line = page.locator("#chart .position").bounding_box()["x"]
             wanted = page.evaluate(
                 f"""x => {PLOT}.getBoundingClientRect().left
@@ -260,7 +281,7 @@ def test_the_line_follows_the_slider(page):
             )
             assert line == pytest.approx(wanted, abs=2)
             chip = page.inner_text("#chart .position b")
-            assert chip == (f"{value:.2f} bits" if axis == "bits" else f"{value:.4f} GiB")
+            assert chip == (f"{value:.2f} bits" if axis == "bits" else f"{value:.1f} MiB")
     show(page, "three levels")
     assert not page.locator("#chart .position").is_visible()
 
@@ -309,7 +330,7 @@ def test_downloads_are_real_files(open_page, url, theme, tmp_path):
     ground = image.convert("RGBA").getpixel((5, 5))
     assert ground[3] == 255 and (sum(ground[:3]) > 700) == (theme == "light")
     svg = files["svg"].read_text(encoding="utf-8")
-    assert svg.startswith("<svg") and "Size of the model, GiB" in svg
+    assert svg.startswith("<svg") and "Size of the model, MiB" in svg
     for title in ("Grammar pairs: accuracy", "ZD, other way", "Random"):  # it stands alone
         assert title in svg
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text(encoding="utf-8"))))

@@ -8,6 +8,7 @@ import random
 import re
 from dataclasses import replace
 from functools import cache
+from statistics import stdev
 
 import pytest
 
@@ -33,6 +34,7 @@ from lwq_ui.ui.heatmap import (  # noqa: E402
     BudgetBar,
     Card,
     expected_at,
+    expected_texts,
     first_value,
     shades,
     table,
@@ -544,9 +546,9 @@ def test_after_a_sweep_the_totals_say_what_to_expect(page):
     slider = page.locator(RANGE)
     slider.press("Home")
     height = page.evaluate("document.querySelector('#bar .lwq').offsetHeight")
-    assert expected.inner_text().split("\n") == ["Perplexity", "90 ± 1.2", "measured"]
+    assert expected.inner_text().split("\n") == ["Perplexity", "90", "measured"]
     slider.press("ArrowRight")
-    assert expected.inner_text().split("\n") == ["Perplexity", "89 ± 1.2", "interpolated"]
+    assert expected.inner_text().split("\n") == ["Perplexity", "89", "interpolated"]
     told = page.evaluate("told")
     size = model_cost(24).total(split_shown(page))
     assert told == {"bits": 50 / 24, "bytes": size, "size": format_gib(size)}
@@ -665,8 +667,8 @@ def test_expected_quality_comes_from_the_splits_of_the_slider():
     found = [measured(0, 0.5), measured(4, 0.7), measured(2, 0.1, "other")]
     expected = expected_at(points, found, "pairs", "acc")
     assert len(expected) == 25
-    assert expected[0] == Expected(0.5, 0.02, True)
-    assert expected[2] == Expected(pytest.approx(0.6), pytest.approx(0.02), False)
+    assert expected[0] == Expected(0.5, None, True)
+    assert expected[2] == Expected(pytest.approx(0.6), None, False)
     assert expected[5:] == [None] * 20
     assert expected_at(points, found, "pairs", "f1") == [None] * 25
 
@@ -733,3 +735,22 @@ def test_a_fresh_page_starts_in_the_middle():
     cost = model_cost(32)
     least, most = cost.total((2,) * 32), cost.total((4,) * 32)
     assert first_value(cost, (4, 2)) == {"budget": (least + most) // 2, "pins": {}}
+
+
+def test_the_expected_error_is_that_of_the_difference_to_the_unquantized_model():
+    def at(split, right):
+        items = {"acc": [float(k < right) for k in range(40)]}
+        quantizer = "none" if set(split) == {16} else "quanto"
+        acc = {"acc": Metric(right / 40, 0.08, 40)}
+        return Evaluation("pairs", split, quantizer, acc, items, 40, 1.0)
+
+    points = breakpoints(model_cost(24), (4, 2), range(24))
+    found = [at((16,) * 24, 36), at(points.split(0), 26), at(points.split(2), 30)]
+    first, between, *_ = expected_at(points, found, "pairs", "acc")
+    error = stdev([1.0] * 10 + [0.0] * 30) / math.sqrt(40)  # the ten items that only one gets
+    assert first == Expected(0.65, pytest.approx(error), True, 0.9)
+    assert expected_texts(first) == {
+        "expected": "0.65",
+        "expected_how": f"measured: −0.25 ± {error:.2g} to unquantized",
+    }
+    assert expected_texts(between)["expected_how"].startswith("interpolated: −0.2 ± 0.06")

@@ -2,7 +2,6 @@
 // Python made the figure (charts.py); this file draws it with Plotly, which it loads when there is
 // something to draw.
 const PLOTLY = '__PLOTLY__';
-const GIB = 2 ** 30;
 const SAVED = { width: 1200, height: 675 }; // a slide's proportions
 // An image cannot use the page's own font, and is laid out with the one that it will show.
 const SAVED_FONT = { family: 'Arial, Helvetica, sans-serif', size: 16 };
@@ -17,7 +16,8 @@ let axis = null;
 let drawn = false; // the first drawing is done: there are axes to place things on
 let pointed = null; // uid of the line under the pointer
 let timer = 0;
-const hidden = new Set(); // uids of what the user switched off
+const hidden = new Set(); // uids of what is switched off
+const seen = new Map(); // uid -> whether it was off by itself when it was drawn last
 
 // One script for the whole page, from this server: never from another one.
 function loadPlotly() {
@@ -44,12 +44,13 @@ function traces() {
   });
 }
 
-// On a narrow page every other tick goes, but none from the break on.
+// On a narrow page every other tick goes, and of those after the break all long ones but the last.
 function thinned(xaxis) {
   const { tickvals = [], ticktext = [] } = xaxis;
   const end = ticktext.indexOf('…');
   if (plot.clientWidth > tickvals.length * TICK + 90) return xaxis;
-  const stays = (_, i) => i >= end || (end - i) % 2;
+  const short = (i) => ticktext[i].length < 3 || i === ticktext.length - 1;
+  const stays = (_, i) => (i > end ? short(i) : i === end || (end - i) % 2);
   return { ...xaxis, tickvals: tickvals.filter(stays), ticktext: ticktext.filter(stays) };
 }
 
@@ -93,9 +94,19 @@ function update() {
   $('.axes').classList.toggle('without', !('size' in figure.axes));
   plot.setAttribute('aria-label', `${figure.title}. The table below says the same in figures.`);
   caption.textContent = figure.caption;
+  hideWhatIsOff();
   showAxis();
   makeKeys();
   drawSoon();
+}
+
+// What gets off by itself is hidden, and shown when it is no longer off. In between the user decides.
+function hideWhatIsOff() {
+  for (const { uid, meta } of figure.data) {
+    if (meta.off && !seen.get(uid)) hidden.add(uid);
+    if (!meta.off && seen.get(uid)) hidden.delete(uid);
+    seen.set(uid, meta.off);
+  }
 }
 
 function showAxis() {
@@ -153,7 +164,6 @@ const SYMBOLS = {
   hexagon: 'M2.3,-4H-2.3L-4.6,0L-2.3,4H2.3L4.6,0Z',
   pentagon: 'M0,-4.8L4.6,-1.5L2.8,3.9H-2.8L-4.6,-1.5Z',
   star: 'M0,-5.4L1.3,-1.8H5.1L2.1,0.6L3.2,4.3L0,2.1L-3.2,4.3L-2.1,0.6L-5.1,-1.8H-1.3Z',
-  'circle-open': 'M4,0A4,4 0 1 1 -4,0A4,4 0 1 1 4,0Z',
 };
 const DASHES = {
   solid: '', dash: '6 3', dot: '2 3', dashdot: '6 2 2 2', longdash: '10 3', longdashdot: '10 2 2 2',
@@ -164,11 +174,12 @@ function makeKeys() {
     ...figure.keys.map((uid) => {
       const trace = figure.data.find((one) => one.uid === uid);
       const { color, symbol } = trace.marker;
-      const shape = Array.isArray(symbol) ? symbol[0].replace('-open', '') : symbol;
-      const open = !Array.isArray(symbol) && symbol.endsWith('-open');
+      const first = Array.isArray(symbol) ? symbol[0].replace('-open', '') : symbol;
+      const shape = first.replace('-open', '');
+      const open = first.endsWith('-open');
       const line = trace.line
         ? `<line x1="0" x2="30" y1="7" y2="7" stroke="${color}" stroke-width="${trace.line.width}"
-             stroke-dasharray="${DASHES[trace.line.dash]}"/>`
+             stroke-dasharray="${DASHES[trace.line.dash] ?? trace.line.dash.replaceAll('px', '')}"/>`
         : '';
       const key = document.createElement('button');
       key.type = 'button';
@@ -206,7 +217,7 @@ $('.axes').addEventListener('click', (event) => {
 
 function placePosition() {
   const at = window.lwqBudget;
-  const value = { bits: at?.bits, size: at?.bytes / GIB }[axis];
+  const value = { bits: at?.bits, size: at?.bytes / figure?.axes[axis].unit }[axis];
   const { xaxis, _size: size } = plot._fullLayout ?? {};
   const x = drawn && value !== undefined ? xaxis.l2p(value) : NaN;
   const shown = x >= -1 && x <= xaxis?._length + 1 && value <= figure.axes[axis].reach;
