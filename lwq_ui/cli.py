@@ -8,36 +8,42 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .core.allocation import Split
+from .core.allocation import Breakpoints, Split
 from .core.budget import CACHE_DTYPES, Usage, default_context, parts, weights_budget
 from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_between
 from .core.duration import duration
 from .core.errors import Stopped, UnknownArchitecture, UserError
 from .core.export import EXPORTS
-from .core.export.json_config import import_json
 from .core.memory import PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
 from .core.orderings import ALIKE, ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
+from .core.outputs import check_file, check_folder
 from .core.schema import Config, Evaluation, ModelInfo, Scores, split_name
-from .core.store import Store, dumps, write_atomically
+from .core.store import Store
 from .engine import records
-from .engine.configs import breakpoints_of, build_config, check_fingerprint, check_levels
+from .engine.configs import breakpoints_of, build_config, read_config
 from .engine.devices import local_devices, what_fits
 from .engine.evaluation import expand, tasks
+from .engine.packing import packing_cost
 from .engine.quantizers import DEFAULT, QUANTIZERS, model_cost, quantizer_named
 from .engine.texts import calibration_text
+from .failures import unexpected
 from .settings import Settings
+from .terminal import Terminal, Warnings, deliver, is_stream, make_printable
 
 if TYPE_CHECKING:
     from .engine.models import LoadedModel
+
+Result = TypeVar("Result")
+STOPPED = "Stopped."
 
 
 def size(text: str) -> int:
@@ -68,66 +74,34 @@ def quantizer(text: str) -> str:
 
 
 def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    if not (text.isdecimal() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 10^18")
     return int(text)
 
 
-class Terminal:
-    """Progress on standard error: one line that is rewritten, or a line per step where standard
-    error is a file."""
-
-    def __init__(self) -> None:
-        self.out = sys.stderr
-        self.last = ""
-
-    def __call__(self, what: str, done: float | None) -> None:
-        share = "" if done is None else f" {done:4.0%}"
-        if self.out.isatty():
-            self.out.write(f"\r\x1b[K{what}{share}")
-        elif what != self.last:
-            self.out.write(f"{what}\n")
-        self.last = what
-        self.out.flush()
-
-    def end(self) -> None:
-        if self.last and self.out.isatty():
-            self.out.write("\r\x1b[K")
-
-
-class Warnings(logging.Handler):
-    """Writes this program's warnings to standard error, once and beside the progress, whatever the
-    libraries do with their logs."""
-
-    def __init__(self, progress: Terminal):
-        super().__init__(logging.WARNING)
-        self.progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.progress.end()
-        print(self.format(record), file=sys.stderr)
-
-    def __enter__(self) -> None:
-        log = logging.getLogger(__package__)
-        log.addHandler(self)
-        log.propagate = False
-
-    def __exit__(self, *_: object) -> None:
-        log = logging.getLogger(__package__)
-        log.removeHandler(self)
-        log.propagate = True
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not isfinite(value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return value
 
 
 class Commands:
-    """One method per command; each returns its JSON result and the text for people."""
+    """One method per command; each returns its JSON result and the text for people. Where a part
+    of the work fails or is stopped, the result holds the rest: `failures` has a sentence for each
+    such part, and `stopped` says that the user ended it."""
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, settings: Settings):
         self.args = args
-        self.settings = Settings.from_environment()
+        self.settings = settings
         self.store = Store(self.settings.cache, self.settings.shipped, self.settings.bank_limit)
         self.progress = Terminal()
         self.stop = Event()
-        self.failures: tuple[str, ...] = ()
+        self.failures: dict[str, None] = {}  # each sentence once, in their order
+        self.stopped = False
 
     def info(self) -> tuple[Any, str]:
         from .engine import jobs
@@ -196,9 +170,16 @@ class Commands:
             if args.scorer != ["zd"]:
                 raise UserError(f"{e} Its ZD can be had all the same: --scorer zd.") from e
             return self._zd_alone()
-        chosen = quantizer_named(args.quantizer)
-        low = chosen.level_named(args.level) if args.level else chosen.pairs[0][1]
-        scores = self._score(loaded, args.scorer or QUICK_SCORERS, args.quantizer, low)
+        low = args.level or quantizer_named(args.quantizer).pairs[0][1]
+        asked = dict.fromkeys(args.scorer or QUICK_SCORERS)
+        quick = [name for name in asked if name in QUICK_SCORERS]
+        scores: dict[str, Scores] = {}
+        for names in (quick, *([name] for name in asked if name not in QUICK_SCORERS)):
+            if names and not self.stopped:
+                none: dict[str, Scores] = {}
+                scores |= self._part(none, self._score, loaded, names, args.quantizer, low)
+        self._ensure(scores)
+        scores = {name: scores[name] for name in asked if name in scores}
         orderings = self._orderings(loaded.info, scores)
         lines = []
         for name, s in scores.items():
@@ -244,27 +225,37 @@ class Commands:
         info = loaded.info
         low = levels[-1]
         values: dict[str, Sequence[float]] = {}
-        ranked = [name for name in args.ordering if name != ALIKE]
-        for ordering in ranked:
-            scores = self._scores_for(info, ordering, chosen, low, loaded)
-            values |= {name: s.values for name, s in scores.items()}
+        ranked = []
+        for ordering in dict.fromkeys(args.ordering):
+            if ordering == ALIKE or self.stopped:
+                continue
+            work = (self._scores_for, info, ordering, chosen, low, loaded)
+            scores = self._part(None, *work)
+            if scores is not None:
+                ranked.append(ordering)
+                values |= {name: s.values for name, s in scores.items()}
         shared = curves(ranked, values, info.num_layers, levels, args.every)
         lines = {name: [*shared, *self._alike(name, levels, info.num_layers)] for name in names}
-        self._say_forecast(loaded, {name: all_splits(its) for name, its in lines.items()})
+        if not self.stopped:
+            splits = {name: all_splits(its) for name, its in lines.items()}
+            self._part(None, self._say_forecast, loaded, splits)
         rows: list[dict[str, Any]] = []
         told = []
         for name, its in lines.items():
+            if self.stopped:
+                break
+            measured = self._evaluate(loaded, all_splits(its), name)
             found: dict[Split, list[Evaluation]] = {}
-            for e in self._evaluate(loaded, all_splits(its), name):
+            for e in measured:
                 found.setdefault(e.split, []).append(e)
-            metrics = {split: metrics_json(of_split) for split, of_split in found.items()}
+            metrics = {split: metrics_json(some, measured) for split, some in found.items()}
             cost = model_cost(info, name)
             if others:
                 told.append(f"{quantizer_named(name).title}:")
             for c in its:
                 told.append(c.title)
                 prunes = c.ordering != ALIKE and ORDERINGS[c.ordering].prunes
-                for split in c.splits:
+                for split in filter(metrics.get, c.splits):
                     rows.append(
                         {
                             "ordering": c.ordering,
@@ -279,6 +270,7 @@ class Commands:
                     )
                     figures = " ".join(f"{k} {m['value']:.4g}" for k, m in metrics[split].items())
                     told.append(f"  {average_bits(split):.3f} bits  {figures}")
+        self._ensure(rows)
         return {"points": rows}, "\n".join(told)
 
     def _alike(self, quantizer: str, levels: Sequence[float], num_layers: int) -> list[Curve]:
@@ -289,15 +281,15 @@ class Commands:
 
     def evaluate(self) -> tuple[Any, str]:
         config = read_config(self.args.config)
-        loaded = self._load(config.model_id, config.dtype)
-        check_fingerprint(config, loaded.info)
+        loaded = self._load_for(config)
         split = config.bits_per_layer
         measured = self._evaluate(loaded, [split], config.quantizer["name"])
+        self._ensure(measured)
         data = {
             "model": config.model_id,
             "bits": list(split),
             "average_bits": average_bits(split),
-            "metrics": metrics_json(measured),
+            "metrics": metrics_json(measured, measured),
         }
         return data, f"{split_name(split)}:\n" + "\n".join(metric_lines(measured))
 
@@ -305,7 +297,10 @@ class Commands:
         from .engine import jobs
 
         config = read_config(self.args.config)
-        loaded = self._load(config.model_id, config.dtype)
+        if not self.args.out:
+            raise UserError("--out needs the name of a folder.")
+        check_folder(Path(self.args.out), config.bytes["total"])
+        loaded = self._load_for(config)
         out = jobs.quantize(
             loaded, config, Path(self.args.out), self.store, self.progress, self.stop
         )
@@ -319,6 +314,28 @@ class Commands:
         text = EXPORTS[self.args.to](config)
         return config.to_json(), text.rstrip("\n")
 
+    def _part(self, otherwise: Result, work: Callable[..., Result], *arguments: Any) -> Result:
+        """A part of the work, which may fail or be stopped without taking the rest with it:
+        `otherwise` is its result then."""
+        try:
+            return work(*arguments)
+        except Stopped:
+            self.stopped = True
+        except (UnknownArchitecture, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:
+            known = isinstance(e, UserError)
+            self.failures[str(e if known else unexpected(e, self.settings.cache))] = None
+        return otherwise
+
+    def _ensure(self, result: Any) -> None:
+        """Raises what ended the work where there is no result at all."""
+        if not result and self.stopped:
+            raise Stopped
+        if not result and self.failures:
+            sentences, self.failures = " ".join(self.failures), {}
+            raise UserError(sentences)
+
     def _usage(self, info: ModelInfo) -> Usage:
         args = self.args
         context = args.context or default_context(info)
@@ -331,18 +348,17 @@ class Commands:
             self.args.model, self.args.dtype, self.settings, self.store, self.progress, self.stop
         )
 
-    def _load(self, model_id: str, dtype: str | None = None) -> LoadedModel:
+    def _load(self, model_id: str) -> LoadedModel:
         from .engine import jobs
 
-        return jobs.load(
-            model_id,
-            self.args.device,
-            dtype or self.args.dtype,
-            self.settings,
-            self.store,
-            self.progress,
-            self.stop,
-        )
+        where = (self.settings, self.store, self.progress, self.stop)
+        return jobs.load(model_id, self.args.device, self.args.dtype, *where)
+
+    def _load_for(self, config: Config) -> LoadedModel:
+        from .engine import jobs
+
+        where = (self.settings, self.store, self.progress, self.stop)
+        return jobs.load_for(config, self.args.model, self.args.device, *where)
 
     def _score(
         self, loaded: LoadedModel, scorers: Sequence[str], quantizer: str, low: float
@@ -378,10 +394,11 @@ class Commands:
         chosen = quantizer_named(args.quantizer)
         high, low = args.levels
         scores = self._scores_for(info, ordering, args.quantizer, low)
-        pins = {
-            layer: UNTOUCHED if text == str(UNTOUCHED) else chosen.level_named(text)
-            for layer, text in args.pin
-        }
+        pins: dict[int, float] = {}
+        for layer, text in args.pin:
+            level = UNTOUCHED if text == str(UNTOUCHED) else chosen.level_named(text)
+            if pins.setdefault(layer, level) != level:
+                raise UserError(f"Layer {layer} is pinned to two levels. Choose one of them.")
         choice = (ordering, args.seed, (high, low), pins, args.quantizer)
         table = breakpoints_of(info, scores, *choice)
         budget = args.budget
@@ -391,8 +408,29 @@ class Commands:
             budget = table.bytes[table.position_for_average_bits(args.average_bits)]
         elif args.low_layers is not None:
             budget = table.bytes[table.position_for_low_layers(args.low_layers)]
+        self._say_limits(table, budget, low)
         known = records.known_evaluations(info, tasks(self.settings), self.store)
         return build_config(info, scores, *choice, budget, known)
+
+    def _say_limits(self, table: Breakpoints, budget: int, low: float) -> None:
+        """Where the budget leaves nothing to choose, the ordering does not matter."""
+        position, free = table.position(budget), len(table.raised)
+        if not free:
+            note = "Every layer is pinned: budget and ordering change nothing."
+        elif position == 0:
+            note = (
+                f"Every layer that is not pinned has {low:g} bits: this budget is at the smallest "
+                "split, and the ordering changes nothing."
+            )
+        elif position == free:
+            note = (
+                f"Every layer that is not pinned has {table.high:g} bits: this budget is enough "
+                "for the largest split, and the ordering changes nothing."
+            )
+        else:
+            return
+        self.progress.end()
+        print(note, file=sys.stderr)
 
     def _orderings(self, info: ModelInfo, scores: Mapping[str, Scores]) -> dict[str, list[int]]:
         values = {name: s.values for name, s in scores.items()}
@@ -409,9 +447,15 @@ class Commands:
 
         where = (self.settings, self.store, self.progress, self.stop)
         tasks, limit = expand(self.args.task), self.args.limit
-        done = jobs.evaluate(loaded, splits, quantizer, tasks, limit, *where)
-        self.failures += tuple(f for f in done.failures if f not in self.failures)
-        return done.evaluations
+        known: list[Evaluation] = []
+
+        def measure() -> list[Evaluation]:
+            asked = (loaded, splits, quantizer, tasks, limit, *where)
+            done = jobs.evaluate(*asked, lambda some, whole: known.extend(some), early=False)
+            self.failures |= dict.fromkeys(done.failures)
+            return done.evaluations
+
+        return self._part(known, measure)
 
     def _say_forecast(self, loaded: LoadedModel, splits: Mapping[str, Sequence[Split]]) -> None:
         """`splits` by quantizer."""
@@ -435,11 +479,17 @@ class Commands:
         if unknown:
             told += f"; how long {', '.join(unknown)} will take cannot be known before"
         print(f"{told}.", file=sys.stderr)
+        for (name, its), a in zip(splits.items(), ahead, strict=True):
+            why = quantizer_named(name).missing()
+            if why and a.splits and packing_cost(loaded.info, name, its, self.store).missing:
+                print(why, file=sys.stderr)
 
 
 def settle_levels(args: argparse.Namespace) -> None:
-    """`--levels` as numbers, by default the (first) quantizer's usual ones. Raises UserError for
-    what one of the quantizers has not."""
+    """`--levels` and `--level` as numbers, by default the (first) quantizer's usual ones. Raises
+    UserError for what one of the quantizers has not."""
+    if getattr(args, "level", None) is not None:
+        args.level = quantizer_named(args.quantizer).level_named(args.level)
     if args.command == "sweep":
         args.quantizer = args.quantizer or [DEFAULT]
     if not hasattr(args, "levels"):
@@ -460,18 +510,10 @@ def settle_levels(args: argparse.Namespace) -> None:
                 raise other.no_level(f"{level:g}")
 
 
-def read_config(path: str) -> Config:
-    try:
-        config = import_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"The config '{path}' cannot be read: {e}.") from e
-    check_levels(config)
-    return config
-
-
-def metrics_json(measured: Sequence[Evaluation]) -> dict[str, Any]:
-    """Metrics of one split by name; a name that several tasks have gets its task's in front."""
-    names = [name for e in measured for name in e.metrics]
+def metrics_json(measured: Sequence[Evaluation], every: Sequence[Evaluation]) -> dict[str, Any]:
+    """Metrics of one split by name; a name that several tasks of `every` evaluation have gets its
+    task's in front."""
+    names = [name for _, name in {(e.task, name) for e in every for name in e.metrics}]
     return {
         name if names.count(name) == 1 else f"{e.task}.{name}": vars(metric)
         for e in measured
@@ -517,6 +559,10 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--limit", type=positive, metavar="N", help="items per task")
     config = argparse.ArgumentParser(add_help=False)
     config.add_argument("config", metavar="CONFIG.json")
+    files = argparse.ArgumentParser(add_help=False)
+    files.add_argument(
+        "--model", metavar="MODEL", help="where its model lies (default: where the config says)"
+    )
 
     def add(name: str, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help, parents=[every, *parents])
@@ -556,7 +602,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="a card of 8GiB: what KV cache (--context, --batch) and activations leave",
     )
-    budget.add_argument("--average-bits", type=float, metavar="BITS")
+    budget.add_argument("--average-bits", type=number, metavar="BITS")
     budget.add_argument("--low-layers", type=int, metavar="N")
     splitting.add_argument("--pin", type=pin, action="append", default=[], metavar="LAYER=LEVEL")
     sweeping = add(
@@ -577,8 +623,8 @@ def parser() -> argparse.ArgumentParser:
         help="or 8,4,2: one layer up for two down",
     )
     sweeping.add_argument("--every", type=positive, default=1, metavar="N", help="every N-th split")
-    add("evaluate", "quantize as a config says, and measure", config, device, measure)
-    writing = add("quantize", "write the quantized model as a folder", config, device)
+    add("evaluate", "quantize as a config says, and measure", config, files, device, measure)
+    writing = add("quantize", "write the quantized model as a folder", config, files, device)
     writing.add_argument("--out", required=True, metavar="DIR")
     exporting = add("export", "write a config in another format", config)
     exporting.add_argument("--to", required=True, choices=list(EXPORTS))
@@ -586,6 +632,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    make_printable()
     root = parser()
     args = root.parse_args(argv)
     try:
@@ -593,11 +640,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as e:
         root.error(str(e))
     try:
-        commands = Commands(args)
-    except UserError as e:  # the environment's
+        settings = Settings.from_environment()
+    except UserError as e:
         print(e, file=sys.stderr)
         return 1
-    run: Callable[[], tuple[Any, str]] = getattr(commands, args.command)
+    commands = Commands(args, settings)
 
     def interrupt(*_: Any) -> None:
         commands.stop.set()
@@ -605,27 +652,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
-        # Libraries print where results belong.
-        with Warnings(commands.progress), contextlib.redirect_stdout(sys.stderr):
-            data, text = run()
-    except (UserError, Stopped, KeyboardInterrupt) as e:
-        commands.progress.end()
-        print(str(e) if isinstance(e, UserError) else "Stopped.", file=sys.stderr)
-        return 1
+        return run(commands)
+    except SystemExit:
+        raise
+    except BaseException as e:  # a tokenizer's panic is no Exception
+        sentence = ending(e, settings)
     finally:
         signal.signal(signal.SIGINT, previous)
     commands.progress.end()
-    for failure in commands.failures:
-        print(failure, file=sys.stderr)
-    code = 1 if commands.failures else 0
-    if args.json == "-":
-        sys.stdout.write(dumps(data) + "\n")
-        return code
-    if args.json:
-        try:
-            write_atomically(Path(args.json), (dumps(data) + "\n").encode())
-        except OSError as e:
-            print(f"'{args.json}' cannot be written: {e.strerror or e}.", file=sys.stderr)
-            return 1
-    print(text)
-    return code
+    print(sentence, file=sys.stderr)
+    return 1
+
+
+def run(commands: Commands) -> int:
+    """Does what was asked for, and hands the result over. Returns the exit code."""
+    args = commands.args
+    if args.json not in (None, "-") and not is_stream(args.json, sys.stdout):
+        check_file(args.json)
+    work: Callable[[], tuple[Any, str]] = getattr(commands, args.command)
+    # Libraries print where results belong.
+    with Warnings(commands.progress), contextlib.redirect_stdout(sys.stderr):
+        data, text = work()
+    commands.progress.end()
+    sentences = [*commands.failures, *deliver(args.json, data, text)]
+    if commands.stopped:
+        sentences.append(STOPPED)
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+    return 1 if sentences else 0
+
+
+def ending(error: BaseException, settings: Settings) -> str:
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return STOPPED
+    return str(error if isinstance(error, UserError) else unexpected(error, settings.cache))

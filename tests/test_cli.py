@@ -371,6 +371,17 @@ SWEPT = ("--ordering", "first", "--task", "perplexity")
         ["export", "x.json"],
         ["export", "x.json", "--to", "nosuch"],
         ["score", "demo", "--device", "tpu"],
+        ["score", "demo", "--level", "3"],
+        ["score", "demo", "--max-tokens", "²"],
+        ["sweep", "demo", *SWEPT, "--limit", str(10**400)],
+        ["split", "demo", "--average-bits", "nan"],
+        ["split", "demo", "--average-bits", "inf"],
+        ["split", "demo", "--budget", "1e400GiB"],
+        ["split", "demo", "--budget", "9" * 400],
+        ["split", "demo", "--low-layers", "9" * 5000],
+        ["split", "demo", "--low-layers", "3", "--quantizer", "quanto:group=²"],
+        ["split", "demo", "--low-layers", "3", "--quantizer", "quanto:group=64,group=32"],
+        ["split", "demo", "--low-layers", "3", "--gpu", ""],
     ],
 )
 def test_bad_arguments(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -398,6 +409,273 @@ def test_what_fails_says_why(failing: Run, run: Run, tmp_path: Path) -> None:
         "quantize", str(path), "--out", str(tmp_path / "out")
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["info", ""], "Name a model"),
+        (["info", "a\0b"], "There is no folder"),
+        (["info", "/tmp/\udcff"], "There is no folder"),
+        (["info", "demo", "--json", ""], "not the name of a file"),
+        (["info", "demo", "--json", "/"], "not the name of a file"),
+        (["split", "demo", "--ordering", "first", "--low-layers", "-1"], "-1 low layers"),
+        (["split", "demo", "--ordering", "first", "--budget", "0"], "too small"),
+        (["split", "demo", "--average-bits", "-3", "--ordering", "first"], "too small"),
+        (["sweep", "demo", "--ordering", "first", "--task", "\0", "--every", "99"], "no task"),
+        (["evaluate", "", "--task", "endings"], "cannot be read"),
+        (["evaluate", "\udcff", "--task", "endings"], "cannot be read"),
+        (["evaluate", "/dev/zero", "--task", "endings"], "is larger than"),
+        (["evaluate", "/dev/null", "--task", "endings"], "not valid JSON"),
+        (["export", "/", "--to", "json"], "cannot be read: Is a directory"),
+    ],
+)
+def test_odd_arguments(arguments: list[str], why: str, failing: Run) -> None:
+    assert why in failing(*arguments)
+
+
+def test_large_numbers_are_numbers(run: Run) -> None:
+    base = ["split", "demo", "--ordering", "random", "--low-layers", "3"]
+    assert run(*base, "--seed", str(2**70))["ordering"]["seed"] == 2**70
+    many = ["--context", str(10**17), "--batch", str(10**17)]
+    assert run("info", "demo", *many)["cache_bytes"] > 10**34
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, RecursionError, BaseException])
+def test_an_error_that_nobody_foresaw_is_one_sentence(
+    error: type[BaseException], failing: Run, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwq_ui.engine import jobs
+
+    def fail(*_: Any) -> None:
+        raise error("boom \udcff\nof two lines")
+
+    monkeypatch.setattr(jobs, "look", fail)
+    sentence = failing("info", "demo")
+    assert sentence.startswith(f"Something went wrong ({error.__name__}: ")
+    assert sentence.endswith(f"The details are in '{cache / 'lwq.log'}'.")
+    assert "in fail" in (cache / "lwq.log").read_text().split("====")[-1]
+
+
+def test_too_little_memory_is_told_as_such(failing: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lwq_ui.engine import jobs
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(jobs, "look", fail)
+    assert failing("info", "demo").startswith("The memory is not enough. Close other programs")
+
+
+FEW = ["sweep", "demo", "--ordering", "first", "--levels", "8,4", "--every", "24", "--limit", "2"]
+
+
+def test_what_is_known_is_written_where_a_task_fails(
+    run: Run,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the only task some splits are in the cache; the rest fail."""
+    from lwq_ui.engine.evaluation import Harness
+
+    known = run(*FEW, "--task", "endings")["points"]
+    path = tmp_path / "sweep.json"
+
+    def fail(*_: Any) -> None:
+        raise TypeError("int() argument must be a string")
+
+    monkeypatch.setattr(Harness, "measure", fail)
+    more = [*FEW, "--every", "8", "--task", "endings", "--json", str(path)]
+    assert main(more) == 1
+    out, err = capfd.readouterr()
+    assert err.splitlines()[-1].startswith("Something went wrong (TypeError: ")
+    assert "Traceback" not in err and "First layers" in out
+    assert json.loads(path.read_text())["points"] == known
+
+
+def test_what_is_known_is_written_where_a_quantizer_cannot_pack(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwq_ui.engine.quantizers import quantizer_named
+
+    why = "GPTQ needs the package gptqmodel, which is not installed."
+    monkeypatch.setattr(type(quantizer_named("gptq")), "missing", lambda self: why)
+    path = tmp_path / "sweep.json"
+    both = ["--quantizer", "quanto", "--quantizer", "gptq", "--task", "endings"]
+    assert main([*FEW, *both, "--json", str(path)]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1] == why
+    # It is said before anything is measured, too.
+    assert lines.index(why) < len(lines) - 1
+    points = json.loads(path.read_text())["points"]
+    assert [p["quantizer"] for p in points] == ["quanto", "quanto"]
+    assert main([*FEW, *both[2:], "--json", str(tmp_path / "none.json")]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == why
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_what_is_known_is_written_where_the_user_stops(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwq_ui.engine.evaluation import Harness
+
+    measure = Harness.measure
+
+    def interrupted(self: Any, sweep: Any, limit: int | None) -> Any:
+        if sweep.bank.quantizer.name == "quanto:group=64":
+            signal.raise_signal(signal.SIGINT)
+        return measure(self, sweep, limit)
+
+    monkeypatch.setattr(Harness, "measure", interrupted)
+    monkeypatch.setattr("lwq_ui.cli.Commands._say_forecast", lambda *_: None)
+    path = tmp_path / "sweep.json"
+    names = [f"--quantizer=quanto{group}" for group in ("", ":group=64", ":group=32")]
+    assert main([*FEW, "--limit", "3", "--task", "endings", *names, "--json", str(path)]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == "Stopped."
+    points = json.loads(path.read_text())["points"]
+    assert [p["quantizer"] for p in points] == ["quanto", "quanto"]
+
+
+def test_a_scorer_that_fails_fails_alone(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwq_ui.engine import jobs
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(jobs, "sensitivity", fail)
+    both = ["--scorer", "sensitivity", "--scorer", "zd", "--max-tokens", "77"]
+    assert main(["score", "demo", *both, "--json", "-"]) == 1
+    out, err = capfd.readouterr()
+    assert list(json.loads(out)["scores"]) == ["zd"]
+    assert err.splitlines()[-1].startswith("The memory is not enough.")
+
+
+@pytest.fixture
+def config(tmp_path: Path, run: Run) -> Path:
+    path = tmp_path / "config.json"
+    found = run("split", "demo", "--ordering", "first", "--low-layers", "3")
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_a_result_that_cannot_be_written_goes_to_standard_output(
+    config: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(config), "--to", "json", "--json", "/dev/full"]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out) == json.loads(config.read_text())
+    assert err == (
+        "'/dev/full' cannot be written: No space left on device. "
+        "Its content went to standard output.\n"
+    )
+
+
+def test_devices_and_links_stay_what_they_are(
+    config: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    expected = json.loads(config.read_text())
+    for place in ("/dev/stdout", "-"):
+        assert main(["export", str(config), "--to", "json", "--json", place]) == 0
+        assert json.loads(capfd.readouterr().out) == expected  # and no text beside it
+    assert main(["export", str(config), "--to", "json", "--json", "/dev/null"]) == 0
+    assert Path("/dev/null").is_char_device() and capfd.readouterr().out
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "target.json")
+    assert main(["export", str(config), "--to", "json", "--json", str(link)]) == 0
+    assert link.is_symlink() and json.loads((tmp_path / "target.json").read_text()) == expected
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    config: Path, failing: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lwq_ui.cli.Commands._load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("lwq_ui.cli.Commands._load_for", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path, tmp_path / "file" / "x"):
+        assert str(place) in failing("score", "demo", "--json", str(place))
+    for place in (tmp_path / "file", tmp_path, tmp_path / "missing" / "x"):
+        assert str(place) in failing("quantize", str(config), "--out", str(place))
+    assert "needs the name" in failing("quantize", str(config), "--out", "")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_config_in_other_encodings(config: Path, run: Run, failing: Run) -> None:
+    text = config.read_text()
+    for encoding in ("utf-8-sig", "utf-16"):
+        config.write_bytes(text.encode(encoding))
+        assert run("export", str(config), "--to", "json") == json.loads(text)
+    config.write_bytes(text.encode("utf-16")[:-1])
+    assert "not valid JSON" in failing("export", str(config), "--to", "json")
+
+
+def test_the_model_of_a_config_that_lies_elsewhere(
+    config: Path, run: Run, failing: Run, tmp_path: Path
+) -> None:
+    data = json.loads(config.read_text())
+    config.write_text(json.dumps({**data, "model_id": "./gone"}))
+    asked = ["evaluate", str(config), "--task", "endings", "--limit", "1"]
+    sentence = failing(*asked)
+    assert "There is no folder './gone'" in sentence and "The config names './gone'" in sentence
+    assert "--model" in sentence
+    assert "--model" in failing("quantize", str(config), "--out", str(tmp_path / "out"))
+    assert run(*asked, "--model", str(ROOT / "assets" / "demo_model"))["metrics"]
+    written = run("quantize", str(config), "--out", str(tmp_path / "out"), "--model", "demo")
+    assert written["bytes"] == data["bytes"]
+
+
+def test_a_config_with_the_quantizers_name_at_length(config: Path, run: Run, failing: Run) -> None:
+    """Its results are those of the short name, also for whoever asks for them by that."""
+    data = json.loads(config.read_text())
+    data["quantizer"]["name"] = "quanto:group=128"
+    config.write_text(json.dumps(data))
+    asked = ["evaluate", str(config), "--task", "minimal_pairs", "--limit", "3"]
+    assert run(*asked)["metrics"]
+    again = run("split", "demo", "--ordering", "first", "--low-layers", "3")
+    assert again["quantizer"]["name"] == "quanto"
+    assert ("minimal_pairs", 3) in {(e["task"], e["limit"]) for e in again["evaluations"]}
+    data["quantizer"]["group_size"] = 64
+    config.write_text(json.dumps(data))
+    assert "'quantizer' is wrong: the group_size of 'quanto' is 128" in failing(*asked)
+
+
+def test_a_budget_that_leaves_nothing_to_choose(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def note(*arguments: str) -> str:
+        assert main(["split", "demo", *arguments]) == 0
+        return capfd.readouterr().err
+
+    order = ["--ordering", "first"]
+    for quantizer in ("quanto", "quanto:group=32"):
+        chosen = [*order, "--quantizer", quantizer]
+        floor = "has 2 bits: this budget is at the smallest split"
+        assert floor in note(*chosen, "--average-bits", "2")
+        smallest = run("split", "demo", *chosen, "--low-layers", "24")["bytes"]["total"]
+        assert floor in note(*chosen, "--budget", str(smallest + 1000))
+    assert "has 4 bits: this budget is enough for the largest" in note(*order, "--budget", "1GiB")
+    pins = [f"--pin={i}=4" for i in range(N)]
+    assert "Every layer is pinned" in note(*order, "--budget", "1GiB", *pins)
+    assert "bits:" not in note(*order, "--average-bits", "3")
+
+
+def test_pins_count_in_the_average(run: Run, failing: Run) -> None:
+    base = ["split", "demo", "--ordering", "last", "--pin", "0=8"]
+    assert "the smallest split has 2.25" in failing(*base, "--average-bits", "2.1")
+    for bits in (2.25, 2.5, 3.3):
+        found = run(*base, "--average-bits", str(bits))
+        assert found["bits_per_layer"][0] == 8 and found["average_bits"] <= bits
+    assert "pinned to two levels" in failing(*base, "--average-bits", "3", "--pin", "0=4")
+
+
+def test_a_pin_to_the_level_a_layer_has_anyway_stays(run: Run) -> None:
+    base = ["split", "demo", "--ordering", "first", "--pin", "0=4", "--pin", "23=2"]
+    for low in ("12", "22", "0"):
+        found = run(*base, "--low-layers", low)
+        assert found["pinned"] == {"0": 4, "23": 2}
+        assert (found["bits_per_layer"][0], found["bits_per_layer"][-1]) == (4, 2)
 
 
 def test_levels_that_are_no_whole_bits(run: Run, tmp_path: Path) -> None:
@@ -432,6 +710,32 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert run.returncode == 0
     assert list(json.loads(run.stdout)["scores"]) == ["zd"]
     assert "Reading" in run.stderr
+
+
+def test_standard_output_that_takes_nothing(config: Path, tmp_path: Path) -> None:
+    """One line and exit code 1; the result is kept. Closed streams are no failure."""
+    command = f"exec {sys.executable} -m lwq_ui export {config} --to json"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+
+    def call(redirected: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            f"{command} {redirected}",
+            shell=True,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    full = call(">/dev/full")
+    (kept,) = tmp_path.glob("lwq-*.json")
+    assert (full.returncode, full.stderr) == (
+        1,
+        f"Standard output cannot be written: No space left on device. The result is in '{kept}'.\n",
+    )
+    assert json.loads(kept.read_text()) == json.loads(config.read_text())
+    closed = call(">&- 2>&-")
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
 
 
 def test_control_c_stops(tmp_path: Path) -> None:

@@ -14,6 +14,11 @@ from .memory import PRUNED, UNTOUCHED, ModelCost, apart, average_bits
 Split = tuple[float, ...]
 
 
+def whole(level: float) -> float:
+    """4 bits are 4, never 4.0: results are stored under what a level looks like as JSON."""
+    return int(level) if level == int(level) else level
+
+
 def to_pack(splits: Iterable[Split]) -> list[tuple[int, float]]:
     """Every (layer, level) of the splits that a quantizer packs, in order."""
     asked = {(i, level) for split in splits for i, level in enumerate(split)}

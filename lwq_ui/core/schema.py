@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
+from sys import float_info
 from typing import Any
 
 from .allocation import Split
@@ -141,6 +143,9 @@ class Metric:
     n: int
 
 
+UNQUANTIZED = "none"  # an evaluation's quantizer where no layer is packed
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One task measured on one split. `items` holds what the metrics were computed from, one entry
@@ -219,7 +224,13 @@ class Config:
             raise UserError(
                 f"Config field 'schema' is {data.get('schema')!r}; this program reads 'lwq/1'."
             )
-        n = take(data, "num_layers", int, lambda v: v > 0, "a positive number")
+        for name, value in data.items():
+            if not is_json(value):
+                raise UserError(
+                    f"Config field {name!r} is wrong: it holds numbers that are not finite, or "
+                    "text that is no Unicode."
+                )
+        n = take(data, "num_layers", int, lambda v: 0 < v < 100_000, "a positive number")
         levels = take(data, "levels", list, lambda v: is_pair(v), "[high, low], in bits up to 16")
         bits = take(
             data,
@@ -242,8 +253,8 @@ class Config:
                 f"Config field 'bits_per_layer' is wrong: {sorted(outside)} is not one of the "
                 f"levels {levels}, and those layers are not pinned."
             )
-        average = take(data, "average_bits", (int, float), lambda v: True, "a number")
-        if not abs(average - sum(bits) / n) <= 1e-6:  # NaN too
+        average = take(data, "average_bits", (int, float), is_finite, "a finite number")
+        if abs(average - sum(bits) / n) > 1e-6:
             raise UserError(
                 f"Config field 'average_bits' is wrong: {average} is not bits_per_layer's mean."
             )
@@ -309,10 +320,22 @@ class Config:
 
 def are_scores(value: Any, num_layers: int) -> bool:
     return value is None or (
-        isinstance(value, list)
-        and len(value) == num_layers
-        and all(type(v) in (int, float) and isfinite(v) for v in value)
+        isinstance(value, list) and len(value) == num_layers and all(map(is_finite, value))
     )
+
+
+def is_json(value: Any) -> bool:
+    """Python's parser also takes NaN, Infinity and halves of surrogate pairs."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def is_finite(value: Any) -> bool:
+    """Also of whole numbers that no float holds, which JSON can name."""
+    return type(value) in (int, float) and abs(value) <= float_info.max
 
 
 def is_pair(value: list[Any]) -> bool:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from ..core.allocation import Breakpoints, breakpoints
 from ..core.errors import UserError
+from ..core.export.json_config import import_json
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ORDERINGS, rank_layers
-from ..core.schema import Config, Evaluation, ModelInfo, Scores
+from ..core.outputs import reason
+from ..core.schema import UNQUANTIZED, Config, Evaluation, ModelInfo, Scores
 from ..core.store import versions
 from .quantizers import model_cost, quantizer_named
 from .records import LIBRARIES
+
+MOST_BYTES = 2**24  # of a config's file; one of 1,000 layers takes 100 kB
 
 
 def breakpoints_of(
@@ -41,6 +48,7 @@ def build_config(
 ) -> Config:
     """The split that `budget` bytes buy, as a config; `evaluations` of that split go with it.
     Raises UserError where the budget is too small."""
+    chosen = quantizer_named(quantizer)
     table = breakpoints_of(info, scores, ordering, seed, levels, pins, quantizer)
     split = table.split(table.position(budget))
     cost = model_cost(info, quantizer)
@@ -60,7 +68,7 @@ def build_config(
             "scores": list(used.values) if used else None,
             "calibration": used.calibration if used else None,
         },
-        quantizer=quantizer_named(quantizer).to_json(),
+        quantizer=chosen.to_json(),
         bytes={
             "layers": cost.layer_bytes(split),
             "rest": cost.rest_bytes,
@@ -74,10 +82,43 @@ def build_config(
                 "metrics": {k: vars(m) for k, m in e.metrics.items()},
             }
             for e in evaluations
-            if e.split == split and e.quantizer == quantizer
+            if e.split == split and e.quantizer in (chosen.name, UNQUANTIZED)
         ),
         versions=versions(*LIBRARIES),
     )
+
+
+def read_config(path: str | Path) -> Config:
+    """The config in a file, with its quantizer under the name that results are stored under.
+    Raises UserError."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as e:  # ValueError: a null character
+        raise UserError(f"The config '{path}' cannot be read: {reason(e)}.") from e
+    if len(content) > MOST_BYTES:
+        raise UserError(f"'{path}' is not a config: it is larger than {MOST_BYTES:,} bytes.")
+    config = with_known_quantizer(import_json(content))
+    check_levels(config)
+    return config
+
+
+def with_known_quantizer(config: Config) -> Config:
+    """Raises UserError where what the config says of its quantizer contradicts the quantizer's
+    name. Options of one that cannot work on this machine may be those of another version."""
+    try:
+        chosen = quantizer_named(config.quantizer["name"])
+    except UserError as e:
+        raise UserError(f"Config field 'quantizer' is wrong: {e}") from e
+    own = json.loads(json.dumps(chosen.to_json()))
+    for key in ("group_size", *([] if chosen.missing() else ["options"])):
+        value = config.quantizer.get(key, own[key])
+        if value != own[key] or type(value) is not type(own[key]):
+            raise UserError(
+                f"Config field 'quantizer' is wrong: the {key} of '{chosen.name}' is {own[key]} "
+                f"here, not {str(value)[:80]}. Make the config again."
+            )
+    return replace(config, quantizer={**config.quantizer, "name": chosen.name})
 
 
 def check_levels(config: Config) -> None:
@@ -93,10 +134,26 @@ def check_levels(config: Config) -> None:
             )
 
 
+def other_weights(model_id: str) -> UserError:
+    return UserError(
+        f"The config was made for other weights than those of '{model_id}': their fingerprints "
+        "differ. Make the config again from these weights."
+    )
+
+
 def check_fingerprint(config: Config, info: ModelInfo) -> None:
-    """Raises UserError where the config was made for other weights than these."""
+    """Raises UserError where the config was made for other weights than these, or contradicts
+    them."""
     if config.fingerprint != info.fingerprint:
+        raise other_weights(info.model_id)
+    if config.num_layers != info.num_layers:
         raise UserError(
-            f"The config was made for other weights than those of '{info.model_id}': their "
-            "fingerprints differ. Make the config again from these weights."
+            f"Config field 'num_layers' is {config.num_layers}; the model has {info.num_layers} "
+            "layers."
+        )
+    size = model_cost(info, config.quantizer["name"]).layer_bytes(config.bits_per_layer)
+    if config.dtype != info.dtype or config.bytes["layers"] != size:
+        raise UserError(
+            f"Config fields 'dtype' and 'bytes' do not fit together: in {info.dtype} these layers "
+            f"take {size:,} bytes, not {config.bytes['layers']:,}. Make the config again."
         )

@@ -4,7 +4,6 @@ calls them directly; the page runs them in a worker thread."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +11,22 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from ..core.allocation import Split
+from safetensors import SafetensorError
+
+from ..core.allocation import Split, whole
 from ..core.budget import Usage, default_context
 from ..core.errors import Stopped, UserError
 from ..core.export import EXPORTS
 from ..core.memory import UNTOUCHED
 from ..core.orderings import SCORERS
-from ..core.schema import Config, Evaluation, ModelInfo, Scores
+from ..core.outputs import check_folder, new_folder, unwritable
+from ..core.schema import UNQUANTIZED, Config, Evaluation, ModelInfo, Scores
 from ..core.store import Key, Store
+from ..failures import unexpected
 from ..settings import Settings
 from . import models, records
 from .bank import Bank, Packing
-from .configs import check_fingerprint
+from .configs import check_fingerprint, other_weights
 from .devices import Fit, local_devices, what_fits
 from .evaluation import Task, task_named
 from .models import LoadedModel
@@ -106,6 +109,41 @@ def load(
     stop: Event,
 ) -> LoadedModel:
     source = find(model_id, settings, progress, stop)
+    return load_source(source, device, dtype, store, progress, stop)
+
+
+def load_for(
+    config: Config,
+    model_id: str | None,
+    device: str,
+    settings: Settings,
+    store: Store,
+    progress: Progress,
+    stop: Event,
+) -> LoadedModel:
+    """The model that a config was made of, from `model_id` or else from where the config says.
+    Raises UserError where its files are others, before they are loaded."""
+    try:
+        named = config.model_id if model_id is None else model_id
+        source = find(named, settings, progress, stop)
+    except UserError as e:
+        if model_id is not None:
+            raise
+        raise UserError(
+            f"{e} The config names '{config.model_id}': if its files lie elsewhere, say where with "
+            "--model."
+        ) from e
+    stored_info(source, config.dtype, store, progress, stop)
+    if source.fingerprint() != config.fingerprint:
+        raise other_weights(source.model_id)
+    loaded = load_source(source, device, config.dtype, store, progress, stop)
+    check_fingerprint(config, loaded.info)
+    return loaded
+
+
+def load_source(
+    source: Source, device: str, dtype: str, store: Store, progress: Progress, stop: Event
+) -> LoadedModel:
     known = stored_info(source, dtype, store, progress, stop)
     try:
         loaded = models.load(source, device, dtype, progress, stop, known=known)
@@ -134,7 +172,7 @@ def score(
     for name in scorers:
         if name not in SCORERS:
             raise UserError(f"There is no scorer '{name}'. Choose from: {', '.join(SCORERS)}.")
-    chosen = quantizer_named(quantizer)
+    chosen, low = quantizer_named(quantizer), whole(low)
     found: dict[str, Scores] = {}
 
     def keep(name: str, values: Sequence[float], sequences: Sequence[Any], seconds: float) -> None:
@@ -147,7 +185,7 @@ def score(
             documents=len(of_text),
             tokens=sum(map(len, of_text)),
             seconds=round(seconds, 3),
-            quantizer=quantizer if spec.needs_bank else None,
+            quantizer=chosen.name if spec.needs_bank else None,
             level=low if spec.needs_bank else None,
             cut=cut_short(loaded, text.documents[: len(of_text)]),
             unused_bytes=text.unused_bytes if spec.needs_text else 0,
@@ -172,14 +210,14 @@ def score(
         sequences = tokens(max_tokens) if any(SCORERS[name].needs_text for name in quick) else []
         also: list[Rider] = []
         if loaded.streamed and sequences and not chosen.calibrated:  # every layer is read anyway
-            also.append(Packing(bank_of(loaded, quantizer, store), chosen.pairs[0]))
+            also.append(Packing(bank_of(loaded, chosen.name, store), chosen.pairs[0]))
         path = records.pass_path([key_of(name) for name in quick], loaded.device, store)
         store.passes.evict(path)
         scored = layer_scores(loaded, quick, sequences, progress, stop, also, path)
         for name, (values, seconds) in scored.items():
             keep(name, values, sequences, seconds)
     if "sensitivity" in missing:
-        bank = bank_of(loaded, quantizer, store)
+        bank = bank_of(loaded, chosen.name, store)
         sequences = tokens(max_tokens or SCORERS["sensitivity"].max_tokens)
         began = time.perf_counter()
         values = sensitivity(bank, low, sequences, progress, stop)
@@ -201,7 +239,7 @@ def zd_alone(
 @dataclass(frozen=True)
 class Evaluated:
     """Evaluations in the order of tasks, then splits; `computed` of them were not in the store.
-    `failures` has a sentence for every task that could not be measured. `peak_bytes` is the most
+    `failures` has a sentence for everything that could not be measured. `peak_bytes` is the most
     memory that the whole program used meanwhile (see peak.py), None where all was in the store."""
 
     evaluations: list[Evaluation]
@@ -221,24 +259,29 @@ def evaluate(
     progress: Progress,
     stop: Event,
     partial: Callable[[list[Evaluation], bool], None] | None = None,
+    early: bool = True,
 ) -> Evaluated:
     """Every split on every task. What the store lacks is measured, a task's splits in one walk;
-    what a walk has scored is kept as it goes, and a task's results as soon as it is done. A task
-    that cannot be measured does not keep the others from it: UserError only where none could be.
+    what a walk has scored is kept as it goes, and a task's results as soon as it is done. Nothing
+    that fails keeps the others from being measured, or what is known from being returned:
+    UserError only where nothing is known.
 
-    `partial(evaluations, whole)` is told every evaluation as it becomes known: `whole` where it is
-    in the store; before that on a part of the items, where the task can go on from there."""
+    `partial(evaluations, whole)` gets every evaluation as it becomes known: `whole` where it is
+    in the store; before that, where `early`, on a part of the items, where the task can go on from
+    there."""
     chosen = quantizer_named(quantizer)
+    splits = [tuple(map(whole, split)) for split in splits]
+    tasks = list(dict.fromkeys(tasks))
     known: dict[tuple[str, Split], Evaluation] = {}
     missing: list[tuple[Task, list[Split]]] = []
     failures: dict[str, str] = {}
     for name in tasks:
         try:
             task = task_named(name, settings)
-        except UserError as e:
-            failures[name] = str(e)
+            found = stored_evaluations(loaded, splits, chosen, task, limit, store)
+        except BaseException as e:
+            failures[name] = sentence(e, store)
             continue
-        found = stored_evaluations(loaded, splits, chosen, task, limit, store)
         known |= {(name, split): e for split, e in found.items()}
         if left := [split for split in dict.fromkeys(splits) if split not in found]:
             missing.append((task, left))
@@ -247,11 +290,15 @@ def evaluate(
     computed = 0
     with peak_memory(loaded.device) as peak:
         if missing:
-            bank = bank_of(loaded, quantizer, store)
-            bank.fill([split for _, left in missing for split in left], progress, stop)
+            bank = bank_of(loaded, chosen.name, store)
+            try:
+                bank.fill([split for _, left in missing for split in left], progress, stop)
+            except BaseException as e:
+                failures |= dict.fromkeys((task.name for task, _ in missing), sentence(e, store))
+                missing = []
         for t, (task, left) in enumerate(missing):
             stages = [(limit, 0.0, 1.0)]
-            if partial and (first := task.first_items(limit)):
+            if partial and early and (first := task.first_items(limit)):
                 stages = [(first, 0.0, 0.25), (limit, 0.25, 1.0)]
             began = time.perf_counter()
             try:
@@ -264,7 +311,7 @@ def evaluate(
                         Evaluation(
                             task=task.name,
                             split=split,
-                            quantizer="none" if set(split) == {UNTOUCHED} else quantizer,
+                            quantizer=UNQUANTIZED if set(split) == {UNTOUCHED} else chosen.name,
                             metrics=result.metrics,
                             items=result.items,
                             limit=task.limited(limit),
@@ -274,20 +321,30 @@ def evaluate(
                     ]
                     if partial and items != limit:
                         partial(evaluations, False)
-            except UserError as e:
-                failures[task.name] = str(e)
+                for evaluation in evaluations:
+                    split = evaluation.split
+                    key = records.evaluation_key(loaded.info, task, split, chosen, limit)
+                    store.write(key, evaluation.to_json())
+                    known[task.name, split] = evaluation
+            except BaseException as e:
+                failures[task.name] = sentence(e, store)
                 continue
-            for evaluation in evaluations:
-                key = records.evaluation_key(loaded.info, task, evaluation.split, chosen, limit)
-                store.write(key, evaluation.to_json())
-                known[task.name, evaluation.split] = evaluation
             computed += len(evaluations)
             if partial:
                 partial(evaluations, True)
     if failures and not known:
-        raise UserError(" ".join(failures.values()))
-    done = [known[name, split] for name in tasks if name not in failures for split in splits]
-    return Evaluated(done, computed, tuple(failures.values()), peak.bytes if missing else None)
+        raise UserError(" ".join(dict.fromkeys(failures.values())))
+    done = [known[t, split] for t in tasks for split in splits if (t, split) in known]
+    reasons = tuple(dict.fromkeys(failures.values()))
+    return Evaluated(done, computed, reasons, peak.bytes if missing else None)
+
+
+def sentence(error: BaseException, store: Store) -> str:
+    """What to say of an error that ends only a part of the work; what ends all of it is raised."""
+    if isinstance(error, Stopped | KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+    models.release_memory()
+    return str(error if isinstance(error, UserError) else unexpected(error, store.root))
 
 
 @dataclass(frozen=True)
@@ -313,12 +370,13 @@ def forecast(
     progress: Progress,
     stop: Event,
 ) -> Forecast:
-    """The same as `evaluate` would be asked, timed on a sample of the work. Tasks whose data cannot
-    be had are among the unknown."""
+    """The same as `evaluate` would be asked, timed on a sample of the work. Tasks that cannot be
+    measured are among the unknown."""
     chosen = quantizer_named(quantizer)
+    splits = [tuple(map(whole, split)) for split in splits]
     seconds, count, unknown = 0.0, 0, []
     asked: set[Split] = set()
-    for name in tasks:
+    for name in dict.fromkeys(tasks):
         try:
             task = task_named(name, settings)
             found = stored_evaluations(loaded, splits, chosen, task, limit, store)
@@ -335,7 +393,9 @@ def forecast(
                 unknown.append(name)
             else:
                 seconds += e.seconds
-        except UserError:
+        except Stopped:
+            raise
+        except Exception:  # said when it is measured
             unknown.append(name)
     calibrating = 0.0
     if chosen.calibrated:  # the others' packing is part of what is timed
@@ -362,11 +422,11 @@ def stored_evaluations(
 
 def bank_of(loaded: LoadedModel, quantizer: str, store: Store) -> Bank:
     """The one bank of a loaded model and a quantizer, shared by everybody who uses the model."""
-    if quantizer not in loaded.banks:
-        chosen = quantizer_named(quantizer)
+    chosen = quantizer_named(quantizer)
+    if chosen.name not in loaded.banks:
         folder = records.bank_folder(loaded.info, chosen, store)
-        loaded.banks[quantizer] = Bank(loaded, chosen, folder, store.banks)
-    return loaded.banks[quantizer]
+        loaded.banks[chosen.name] = Bank(loaded, chosen, folder, store.banks)
+    return loaded.banks[chosen.name]
 
 
 @dataclass(frozen=True)
@@ -422,24 +482,18 @@ def quantize(
     """Writes the quantized model as a folder that another program loads by itself (which, says the
     quantizer). The folder appears only when it is complete."""
     check_fingerprint(config, loaded.info)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"'{out}' exists and is not an empty folder. Choose another one.")
+    split = config.bits_per_layer
     bank = bank_of(loaded, config.quantizer["name"], store)
-    bank.fill([config.bits_per_layer], progress, stop)
+    check_folder(out, model_cost(loaded.info, bank.quantizer.name).total(split))
+    bank.fill([split], progress, stop)
     progress("Writing the model", None)
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        bank.quantizer.write(bank, config.bits_per_layer, part)
-        (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
-        loaded.walk.source.check_unchanged()
-        if stop.is_set():
-            raise Stopped
-        if out.exists():
-            out.rmdir()
-        part.replace(out)
-    except OSError as e:
-        raise UserError(f"'{out}' cannot be written: {e.strerror or e}.") from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with new_folder(out) as part:
+            bank.quantizer.write(bank, split, part)
+            (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
+            loaded.walk.source.check_unchanged()
+            if stop.is_set():
+                raise Stopped
+    except (OSError, SafetensorError) as e:  # safetensors' own error is no OSError
+        raise unwritable(out, e) from e
     return out

@@ -18,11 +18,10 @@ from ..core.allocation import Split
 from ..core.duration import duration
 from ..core.errors import Stopped, UserError
 from ..core.export import EXPORTS
-from ..core.export.json_config import import_json
 from ..core.memory import GIB, UNTOUCHED
 from ..core.orderings import ORDERINGS, QUICK_SCORERS
 from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
-from ..engine.configs import check_fingerprint
+from ..engine.configs import check_fingerprint, read_config
 from ..engine.quantizers import QUANTIZERS, quantizer_named
 from ..engine.sources import Progress, part_of
 from ..engine.texts import PG19 as PG19_TEXT
@@ -582,6 +581,7 @@ class Handlers(Shown):
             session = self.page.with_model(
                 Session(choice, text=text, streamed=streamed), info, scores
             )
+        check_fingerprint(config, ready(session)[0])
         session, selection, told = from_config(session, config)
         selection = replace(selection, target=self.selection(v).target)
         choice = session.choice
@@ -903,14 +903,8 @@ class Handlers(Shown):
     def read_config(self, path: str | None) -> Config:
         if path is None:
             raise UserError("Choose a config (JSON) to load.")
-        try:
-            config = import_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as e:
-            raise UserError("The file cannot be read as text. Choose a config (JSON).") from e
-        try:
-            chosen = quantizer_named(config.quantizer["name"])
-        except UserError as e:
-            raise UserError(f"Config field 'quantizer' is wrong: {e}") from e
+        config = read_config(path)
+        chosen = quantizer_named(config.quantizer["name"])
         ordering = ORDERINGS.get(config.ordering["name"])
         if ordering is None or ordering.prunes:
             raise UserError(
@@ -921,7 +915,6 @@ class Handlers(Shown):
             raise UserError(
                 f"Config field 'levels' is {list(config.levels)}; {chosen.title} has {pairs}."
             )
-        config = replace(config, quantizer={**config.quantizer, "name": chosen.name})
         return config
 
 

@@ -135,15 +135,18 @@ WRONG = [
     *each("ordering", None, "lim", ["lim"], {}, {"name": None}, {"name": 3}),
     *each("ordering", *({"name": "random", "seed": seed} for seed in ("0", 1.0, None, True))),
     *each("ordering", *({"name": "lim", "scores": s} for s in ([1.0], "no", [math.nan] * 12))),
+    *each("ordering", {"name": "lim", "scores": [10**400] * 12}, {"name": "lim", "by": math.inf}),
     *each("quantizer", None, "quanto", ["quanto"], {}, {"name": None}),
-    *each("average_bits", None, "4", True, 4.0, math.nan, math.inf, [4]),
+    *each("average_bits", None, "4", True, 4.0, math.nan, math.inf, [4], 10**400, -(10**400)),
+    *each("num_layers", 10**400),
     *each("bytes", None, 1234, [1000, 234, 1234], {}, {"layers": 1000, "rest": 234}),
     *each("bytes", {"layers": 1000, "rest": 234, "total": 1235}),
     *each("bytes", {"layers": 1000.0, "rest": 234, "total": 1234}),
     *each("bytes", {"layers": -1000, "rest": 2234, "total": 1234}),
     *each("bytes", {"layers": True, "rest": 233, "total": 234}),
     *each("budget_bytes", -1, 1.5, "1300", None, True, math.nan),
-    *each("evaluations", None, {}, "none", 0, ["perplexity"], [[]]),
+    *each("evaluations", None, {}, "none", 0, ["perplexity"], [[]], [{"value": math.nan}]),
+    *each("model_id", "half a pair \ud800"),
     *each("versions", None, [], "2.13.0", {"torch": 2.13}, {"torch": None}),
 ]
 
@@ -166,6 +169,27 @@ def test_an_error_quotes_no_more_than_a_line_of_the_file() -> None:
         Config.from_json(config_json(bits_per_layer=[5] * 10_000))
     assert "'bits_per_layer'" in str(error.value)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_file_in_any_unicode(encoding: str) -> None:
+    """Windows' editors write a byte order mark, its PowerShell UTF-16."""
+    config = dataclasses.replace(CONFIG, model_id="/models/Größe 三")
+    assert import_json(export_json(config).encode(encoding)) == config
+
+
+def test_numbers_beyond_what_floats_hold() -> None:
+    text = export_json(CONFIG).replace('"value": 12.5', '"value": 1e400')
+    with pytest.raises(UserError, match="'evaluations' is wrong: it holds numbers that are not"):
+        import_json(text)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\xfa", b'{"schema": "lwq/1\xff"}', b"[" * 100_000, b"9" * 5000, b"\0"]
+)
+def test_bytes_that_are_no_config(content: bytes) -> None:
+    with pytest.raises(UserError, match="This is not a config"):
+        import_json(content)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"lwq/1"', "null", "", "{", "not JSON", "\ufeff{}"])

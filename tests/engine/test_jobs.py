@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,13 +19,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors import SafetensorError
 
 from lwq_ui.core.errors import Stopped, UserError
-from lwq_ui.core.export.json_config import import_json
+from lwq_ui.core.export.json_config import export_json, import_json
 from lwq_ui.core.schema import Config
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.configs import build_config
+from lwq_ui.engine.configs import build_config, read_config
 from lwq_ui.engine.evaluation import Harness, tasks
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import model_cost, quantizer_named
@@ -226,6 +230,105 @@ def test_a_task_that_fails_does_not_keep_the_others(
     assert any("no task 'no such'" in told for told in done.failures)
     with pytest.raises(UserError, match=r"The data cannot be had\."):
         evaluate(loaded, settings, store, tasks=["endings"])
+
+
+def test_what_is_known_is_kept_whatever_fails_later(
+    loaded: LoadedModel, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splits in the store, though the task fails on the others; other tasks, though one ends in an
+    error that nobody foresaw."""
+    first = evaluate(loaded, settings, store, splits=SPLITS[:1], tasks=["endings"])
+
+    class Panic(BaseException):
+        """As a tokenizer's."""
+
+    for error in (UserError("No data."), KeyError("x"), Panic("no entry"), MemoryError()):
+        with monkeypatch.context() as patch:
+            patch.setattr(Harness, "measure", lambda *_, error=error: (_ for _ in ()).throw(error))
+            done = evaluate(loaded, settings, store, tasks=["endings", "perplexity"])
+        assert [(e.task, e.split) for e in done.evaluations] == [
+            ("endings", SPLITS[0]),
+            *(("perplexity", split) for split in SPLITS),
+        ]
+        assert numbers(done)[:1] == numbers(first) and len(done.failures) == 1
+        told = done.failures[0]
+        if isinstance(error, MemoryError):
+            assert told.startswith("The memory is not enough.")
+        elif not isinstance(error, UserError):
+            assert f"({type(error).__name__}: " in told and str(store.root / "lwq.log") in told
+        assert "Traceback" not in told
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Harness, "measure", lambda *_: (_ for _ in ()).throw(Stopped()))
+        evaluate(loaded, settings, store, tasks=["endings", "perplexity"])
+
+
+def test_a_quantizer_that_cannot_pack_keeps_what_is_known(
+    loaded: LoadedModel, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(loaded, settings, store, splits=SPLITS[:1])
+
+    def fail(*_: Any) -> None:
+        raise UserError("GPTQ needs the package gptqmodel.")
+
+    monkeypatch.setattr(jobs.Bank, "fill", fail)
+    done = evaluate(loaded, settings, store)
+    assert {(e.task, e.split) for e in done.evaluations} == {
+        (task, SPLITS[0]) for task in ("perplexity", "endings")
+    }
+    assert done.failures == ("GPTQ needs the package gptqmodel.",)
+    with pytest.raises(UserError, match=r"^GPTQ needs the package gptqmodel\.$"):
+        evaluate(loaded, settings, store, splits=SPLITS[2:])
+
+
+def test_every_result_as_it_becomes_known_without_parts(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    plain = evaluate(loaded, settings, store, limit=32, tasks=["endings"])
+    known: list[Any] = []
+    other = Store(store.root / "other")
+    keep = {"partial": lambda some, whole: known.append((list(some), whole)), "early": False}
+    done = evaluate(loaded, settings, other, limit=32, tasks=["endings"], **keep)
+    assert numbers(done) == numbers(plain) and known == [(done.evaluations, True)]
+
+
+def test_one_thing_has_one_name_in_the_store(
+    loaded: LoadedModel, text: Text, settings: Settings, store: Store
+) -> None:
+    """4 bits are 4.0, 'quanto' is 'quanto:group=128', and a task asked for twice is one."""
+    plain = evaluate(loaded, settings, store)
+    again = evaluate(
+        loaded,
+        settings,
+        store,
+        quantizer="quanto:group=128",
+        splits=[tuple(map(float, split)) for split in SPLITS],
+        tasks=["perplexity", "endings", "perplexity"],
+    )
+    assert again.computed == 0 and again.evaluations == plain.evaluations
+    empty = Store(store.root / "other")
+    fresh = evaluate(
+        loaded,
+        settings,
+        empty,
+        quantizer="quanto:group=128",
+        splits=[tuple(map(float, split)) for split in SPLITS],
+        tasks=["perplexity", "endings", "perplexity"],
+    )
+    assert numbers(fresh) == numbers(plain) and fresh.computed == 6
+    assert "quanto:group=128" not in json.dumps(numbers(fresh))
+    assert sorted(p.name for p in empty.root.glob("evaluations/*/*")) == sorted(
+        p.name for p in store.root.glob("evaluations/*/*")
+    )
+    asked = {"progress": tiny.quiet, "stop": Event(), "max_tokens": 60}
+    one = jobs.score(loaded, ["sensitivity"], text, store, **asked, low=2)
+    two = jobs.score(
+        loaded, ["sensitivity"], text, store, **asked, low=2.0, quantizer="quanto:group=128"
+    )
+    assert one == two and one["sensitivity"].quantizer == "quanto"
+    assert len(list(store.root.glob("scores/*/*.json"))) == 1
+    assert list(loaded.banks) == ["quanto"]
+    forms = ("spqr:documents=2,tokens=64", "spqr:tokens=64,documents=2")
+    assert len({quantizer_named(form).name for form in forms}) == 1
 
 
 def test_a_forecast_measures_nothing(loaded: LoadedModel, settings: Settings, store: Store) -> None:
@@ -476,6 +579,156 @@ def test_an_existing_folder_is_not_written_to(
     empty.mkdir()
     jobs.quantize(loaded, config, empty, store, tiny.quiet, Event())
     assert (empty / "lwq.json").exists()
+
+
+def test_a_folder_of_the_users_beside_the_new_one_stays(
+    loaded: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    mine = tmp_path / "out.part" / "precious.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    jobs.quantize(
+        loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
+    )
+    assert mine.read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "out", "out.part"]
+
+
+def test_the_folder_one_is_in(
+    loaded: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    jobs.quantize(loaded, config_of(loaded, SPLITS[0]), Path("."), store, tiny.quiet, Event())
+    assert Path("model.safetensors").exists() and Path("config.json").exists()
+    assert not list(Path(".").glob(".*"))
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    loaded: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    (tmp_path / "link").symlink_to("full")
+    monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
+    for name in ("file", "file/out", "full", "link", "missing/out"):
+        with pytest.raises(UserError):
+            jobs.quantize(
+                loaded, config_of(loaded, SPLITS[0]), tmp_path / name, store, tiny.quiet, Event()
+            )
+    monkeypatch.setattr(
+        jobs, "check_folder", lambda out, needed: (_ for _ in ()).throw(UserError(f"{needed}"))
+    )
+    config = config_of(loaded, SPLITS[0])
+    with pytest.raises(UserError, match=f"^{config.bytes['total']}$"):
+        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_fills_up_while_writing(
+    error: Exception,
+    loaded: LoadedModel,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """safetensors has an error of its own, which is no OSError."""
+    bank = jobs.bank_of(loaded, "quanto", store)
+    monkeypatch.setattr(bank.quantizer, "write", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(UserError, match=r"out' cannot be written: .*No space left on device"):
+        jobs.quantize(
+            loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"num_layers": 2, "bits_per_layer": (4, 2)}, "'num_layers' is 2; the model has 4 layers"),
+        ({"dtype": "bfloat16"}, "'dtype' and 'bytes' do not fit together"),
+        ({"bytes": {"layers": 1, "rest": 2, "total": 3}}, "'dtype' and 'bytes' do not fit"),
+        ({"fingerprint": "0" * 64}, "made for other weights"),
+    ],
+)
+def test_a_config_that_contradicts_the_model(
+    changes: dict[str, Any], why: str, loaded: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    config = replace(config_of(loaded, SPLITS[0]), **changes)
+    with pytest.raises(UserError, match=why):
+        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+    assert not (tmp_path / "out").exists()
+
+
+def load_for(config: Config, model_id: str | None, settings: Settings) -> LoadedModel:
+    where = (settings, Store(settings.cache), tiny.quiet, Event())
+    return jobs.load_for(config, model_id, "cpu", *where)
+
+
+def test_a_config_whose_model_lies_elsewhere(
+    folder_of: Callable[..., Path], settings: Settings, tmp_path: Path, monkeypatch: Any
+) -> None:
+    there = tmp_path / "moved"
+    shutil.copytree(folder_of("llama"), there)
+    config = replace(
+        config_of(tiny.load(folder_of("llama")), SPLITS[0]), model_id=str(tmp_path / "gone")
+    )
+    with pytest.raises(UserError, match=r"no folder '.*gone'.* The config names '.*--model"):
+        load_for(config, None, settings)
+    loaded = load_for(config, str(there), settings)
+    assert (loaded.info.fingerprint, loaded.info.model_id) == (config.fingerprint, str(there))
+    with pytest.raises(UserError) as error:  # what was asked for is not there either
+        load_for(config, str(tmp_path / "nowhere"), settings)
+    assert "--model" not in str(error.value) and "nowhere" in str(error.value)
+    monkeypatch.setattr(jobs, "load_source", lambda *_: pytest.fail("loaded for nothing"))
+    with pytest.raises(UserError, match="made for other weights"):
+        load_for(config, str(folder_of("qwen3")), settings)
+
+
+def written(tmp_path: Path, config: Config, **quantizer: Any) -> Path:
+    data = json.loads(export_json(config))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**data, "quantizer": {**data["quantizer"], **quantizer}}))
+    return path
+
+
+def test_a_quantizer_that_contradicts_its_name(loaded: LoadedModel, tmp_path: Path) -> None:
+    config = config_of(loaded, SPLITS[0])
+    assert read_config(written(tmp_path, config)) == config
+    assert read_config(written(tmp_path, config, name="quanto:group=128")) == config
+    for wrong in (
+        {"group_size": -5},
+        {"group_size": 128.0},
+        {"options": {"x": 1e9}},
+        {"options": {**config.quantizer["options"], "version": 7}},
+        {"name": "quanto:group=64"},
+        {"name": "quanto:group=\u00b2"},
+        {"name": "quanto:group=64,group=128"},
+        {"name": "nosuch"},
+    ):
+        with pytest.raises(UserError, match="Config field 'quantizer' is wrong"):
+            read_config(written(tmp_path, config, **wrong))
+
+
+def test_the_options_of_a_quantizer_that_is_not_installed_here(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version's may be right; what it needs is said where it is used."""
+    cost = model_cost(loaded.info, "gptq").total((4,) * 4)
+    config = build_config(loaded.info, {}, "first", 0, (4, 2), {}, "gptq", cost)
+    path = written(tmp_path, config, options={**config.quantizer["options"], "gptqmodel": "1.0"})
+    monkeypatch.setattr(type(quantizer_named("gptq")), "missing", lambda self: "")
+    with pytest.raises(UserError, match="'quantizer' is wrong"):
+        read_config(path)
+    monkeypatch.setattr(type(quantizer_named("gptq")), "missing", lambda self: "Not installed.")
+    assert read_config(path).quantizer["options"]["gptqmodel"] == "1.0"
 
 
 def test_a_folder_that_cannot_be_written(loaded: LoadedModel, store: Store, tmp_path: Path) -> None:

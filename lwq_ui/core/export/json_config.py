@@ -11,8 +11,9 @@ def export_json(config: Config) -> str:
     return dumps(config.to_json()) + "\n"
 
 
-def import_json(text: str) -> Config:
-    """Raises UserError naming what is wrong."""
+def import_json(text: str | bytes) -> Config:
+    """Bytes may be UTF-8 or UTF-16, with or without a byte order mark. Raises UserError naming what
+    is wrong."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as e:

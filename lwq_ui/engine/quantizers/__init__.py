@@ -29,17 +29,18 @@ def quantizer_named(name: str) -> Quantizer:
             f"There is no quantizer '{family}'. Choose one of: {', '.join(QUANTIZERS)}."
         )
     known = QUANTIZERS[family]
-    chosen = {}
+    chosen: dict[str, int] = {}
     for part in filter(None, told.split(",")):
         key, _, value = part.partition("=")
         option = known.options.get(key)
         if option is None:
             there = ", ".join(known.options) or "none"
             raise UserError(f"{known.title} has no option '{key}', only: {there}.")
-        if not (value.isdigit() and option.check(int(value))):
+        if not (value.isdecimal() and len(value) < 10 and option.check(int(value))):
             fits = ", ".join(map(str, option.choices)) or f"a number from 1 to {option.most}"
             raise UserError(f"{key}={value} is not possible for {known.title}: it takes {fits}.")
-        chosen[key] = int(value)
+        if chosen.setdefault(key, int(value)) != int(value):
+            raise UserError(f"{family} is given two values of {key}. Choose one of them.")
     return type(known)(**chosen)
 
 

@@ -1,0 +1,116 @@
+"""Standard output and standard error: progress, and where a result goes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from typing import Any, TextIO
+
+from .core.outputs import reason, write_file
+from .core.store import dumps
+
+
+class Terminal:
+    """Progress on standard error: one line that is rewritten, or a line per step where standard
+    error is a file."""
+
+    def __init__(self) -> None:
+        self.out = sys.stderr
+        self.last = ""
+
+    def __call__(self, what: str, done: float | None) -> None:
+        share = "" if done is None else f" {done:4.0%}"
+        with contextlib.suppress(OSError):  # a closed terminal ends no work
+            if self.out.isatty():
+                self.out.write(f"\r\x1b[K{what}{share}")
+            elif what != self.last:
+                self.out.write(f"{what}\n")
+            self.last = what
+            self.out.flush()
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.last and self.out.isatty():
+                self.out.write("\r\x1b[K")
+
+
+class Warnings(logging.Handler):
+    """Writes this program's warnings to standard error, once and beside the progress, whatever the
+    libraries do with their logs."""
+
+    def __init__(self, progress: Terminal):
+        super().__init__(logging.WARNING)
+        self.progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.progress.end()
+        print(self.format(record), file=sys.stderr)
+
+    def __enter__(self) -> None:
+        log = logging.getLogger(__package__)
+        log.addHandler(self)
+        log.propagate = False
+
+    def __exit__(self, *_: object) -> None:
+        log = logging.getLogger(__package__)
+        log.removeHandler(self)
+        log.propagate = True
+
+
+def deliver(target: str | None, data: Any, text: str) -> list[str]:
+    """The JSON result into `target` and the text onto standard output; "-": JSON there instead.
+    What cannot be written where it should be is written elsewhere. Returns a sentence for it."""
+    result, sentences = dumps(data) + "\n", []
+    shown = text + "\n"
+    if target == "-" or (target and is_stream(target, sys.stdout)):
+        shown = result
+    elif target:
+        try:
+            write_file(target, result.encode("utf-8", "backslashreplace"))
+        except OSError as e:
+            shown = result
+            sentences.append(
+                f"'{target}' cannot be written: {reason(e)}. Its content went to standard output."
+            )
+    try:
+        if shown is result and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # what JSON is written in
+        sys.stdout.write(shown)
+        sys.stdout.flush()
+    except OSError as e:
+        discard(sys.stdout)
+        handle, kept = tempfile.mkstemp(prefix="lwq-", suffix=".json")
+        with open(handle, "wb") as file:
+            file.write(result.encode("utf-8", "backslashreplace"))
+        sentences.append(
+            f"Standard output cannot be written: {reason(e)}. The result is in '{kept}'."
+        )
+    return sentences
+
+
+def make_printable() -> None:
+    """Any text can be printed then, in whatever encoding and also where there is no stream."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (it stays open)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_stream(path: str, stream: TextIO) -> bool:
+    """Whether the path names what the stream writes to, as /dev/stdout does."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
+    except (OSError, ValueError):
+        return False
+
+
+def discard(stream: TextIO) -> None:
+    """What could not be written is not tried again when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
