@@ -24,6 +24,11 @@ from transformers import AutoModelForCausalLM, DynamicCache
 log = logging.getLogger(__name__)
 
 FEW = 16  # tokens that are so few that pairs of them take nothing
+GROUPED = {
+    getattr(where, name)
+    for where, name in ((nn.functional, "grouped_mm"), (torch, "_grouped_mm"))
+    if hasattr(where, name)
+}  # matrices [tokens, in] and [experts, in, out] -> [tokens, out]
 MANY = 8192  # where a model has no limit of its own
 
 
@@ -69,8 +74,9 @@ class Live(TorchDispatchMode):
 class AsOnGpu(TorchFunctionMode):
     """Attention as GPUs compute it: no scores are kept, and a mask of yes and no becomes one of
     numbers. On the meta device torch would write all scores down, as it does everywhere where one
-    key is for many queries and torch is not told so (Falcon). What is asked of tensors without
-    content (are all tokens of this prompt real ones?) is so."""
+    key is for many queries and torch is not told so (Falcon). Grouped experts are
+    multiplied there in bfloat16 only, elsewhere in every number format. What is asked of tensors
+    without content (are all tokens of this prompt real ones?) is so."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -78,6 +84,9 @@ class AsOnGpu(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is Tensor.__bool__:
             return True
+        if func in GROUPED:
+            rows, experts = args[:2]
+            return rows.new_empty(len(rows), experts.shape[-1])
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
         query, key, value = args[:3]

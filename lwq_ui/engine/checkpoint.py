@@ -67,6 +67,8 @@ def skeleton(config: Any, dtype: str, model_id: str) -> PreTrainedModel:
         with init_empty_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
         model.tie_weights()
+        if empty := [name for name, p in model.named_parameters() if not p.numel()]:
+            raise ValueError(f"{empty[0]} has no values")
     except Exception as e:
         raise UserError(
             f"The config of '{model_id}' describes no model that transformers "

@@ -37,6 +37,7 @@ from .sources import Progress, Source, refuse_quantized
 from .walk import LayerWalk
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
+MOST_POSITIONS = 2**40
 HEADROOM = 1.15  # weights, plus hidden states and de-quantized layers while computing
 
 
@@ -57,6 +58,8 @@ def read_config(source: Source) -> Any:
     refuse_quantized(source.folder, source.model_id)
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     named = getattr(config, "architectures", None) or []
+    if not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise UserError(f"The config of '{source.model_id}' is damaged: architectures is no list.")
     if config.is_encoder_decoder or (named and not known & set(named)):
         kind = named[0] if named else config.model_type
         raise UserError(
@@ -168,6 +171,11 @@ def model_info(
         ),
         None,
     )
+    if limit is not None and not (type(limit) is int and 0 < limit < MOST_POSITIONS):
+        raise UserError(
+            f"The config of '{source.model_id}' is damaged: a model cannot have {str(limit)[:20]} "
+            "positions."
+        )
     return ModelInfo(
         model_id=source.model_id,
         revision=source.revision,
@@ -243,7 +251,9 @@ def load(
     progress(f"Reading {format_gib(info.total_bytes)} of weights", 0.0)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    except Exception as e:
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise  # a panic of the tokenizers library, which is written in Rust, is no Exception
         raise UserError(
             f"The tokenizer of '{source.model_id}' cannot be loaded; its files are missing or "
             f"damaged, or need a package that is not installed ({first_line(e)})."

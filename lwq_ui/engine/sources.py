@@ -293,7 +293,8 @@ def find(
         return Source(DEMO, settings.demo_model)
     if (folder := folder_of(model_id)) is not None:
         return local_source(model_id, folder, settings, weights)
-    if not HUB_ID.fullmatch(model_id) or model_id.startswith("."):
+    named = HUB_ID.fullmatch(model_id) and len(model_id) <= LONGEST_NAME
+    if not named or model_id.startswith("."):
         raise UserError(
             f"There is no folder '{printable(model_id)}', and it is not a Hugging Face id of the "
             "form owner/name."

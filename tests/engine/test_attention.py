@@ -235,6 +235,25 @@ def test_tables_that_grow_with_the_prompt(name: str, kind: str) -> None:
     )
 
 
+MIXTURES = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**EXPERTS, "num_experts": 8},
+    "olmoe": {**EXPERTS, "num_experts": 8},
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_of_experts_are_known_in_every_dtype(name: str) -> None:
+    config = AutoConfig.for_model(name, **{**tiny.BASE, **MIXTURES[name]})
+    brain, half, single = (
+        footprint(config, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)
+    )
+    assert brain is not None and half == brain and single is not None
+    assert single.kept == brain.kept and single.pair_bytes == 2 * brain.pair_bytes
+    assert 1.9 * brain.token_bytes < single.token_bytes <= 2 * brain.token_bytes
+
+
 @pytest.mark.parametrize("name", ["mamba", "rwkv"])
 def test_states_that_are_no_keys_and_values_are_not_guessed(name: str) -> None:
     sizes = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2}

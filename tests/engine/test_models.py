@@ -282,3 +282,38 @@ def test_the_tokenizer_is_the_models_own(copy: Path) -> None:
     own = AutoTokenizer.from_pretrained(tiny.DEMO)
     text = "The old house stood at the end of the lane."
     assert tiny.load(copy).tokenizer(text)["input_ids"] == own(text)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": "LlamaForCausalLM"},
+        {"architectures": [["LlamaForCausalLM"]]},
+        {"architectures": {"a": 1}},
+        {"hidden_size": 0},
+        {"intermediate_size": 0},
+        {"intermediate_size": -4},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": 0},
+        {"vocab_size": 0},
+        {"max_position_embeddings": -1},
+        {"max_position_embeddings": 10**400},
+        {"max_position_embeddings": "many"},
+        {"hidden_size": 10**400},
+        {"vocab_size": 10**30},
+        {"dtype": 5},
+        {"tie_word_embeddings": [1]},
+        {"text_config": 3},
+        {"torch_dtype": []},
+    ],
+)
+def test_a_config_with_impossible_values_is_one_sentence(copy: Path, change: Any) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **change}))
+    try:
+        describe(Source("the-model", copy))
+    except UserError as e:
+        assert "the-model" in str(e) or "architecture" in str(e)
+        assert "\n" not in str(e) and len(str(e)) < 600
+    else:
+        assert next(iter(change)) in ("dtype", "torch_dtype", "tie_word_embeddings", "text_config")

@@ -79,6 +79,93 @@ def test_neither_a_folder_nor_an_id(model_id: str) -> None:
     assert f"There is no folder '{model_id}'" in refused(model_id)
 
 
+@pytest.mark.parametrize(
+    "model_id",
+    [
+        "~nosuchuser/model",
+        "a\0b/c",
+        "/x\0y",
+        "x" * 5000,
+        "/" + "x" * 300,
+        "a/" * 3000,
+        "/m\udcffodel",
+        "two\nlines/x",
+    ],
+)
+def test_names_that_no_path_can_have(model_id: str) -> None:
+    found = refused(model_id)
+    assert "There is no folder" in found and len(found) < 400
+    found.encode("utf-8")
+
+
+def test_a_folder_that_may_not_be_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By anybody but root, who runs these tests in places."""
+
+    def denied(*args: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("is_dir", "iterdir"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, denied)
+            assert "cannot be read: permission denied" in refused(str(copy))
+
+
+def nested(path: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+def nested_objects(path: Path) -> None:
+    path.write_text('{"a":' * 100_000)
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_list(path: Path) -> None:
+    path.write_text("[1]")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("put", [nested, nested_objects, a_pipe, a_list, a_folder])
+def test_a_file_that_is_no_description(copy: Path, name: str, put: Callable[[Path], None]) -> None:
+    (copy / name).unlink(missing_ok=True)
+    put(copy / name)
+    assert name in refused(str(copy))
+
+
+@pytest.mark.parametrize("content", [b"[" * 10**5, b'{"a":' * 10**5])
+def test_a_header_that_is_nested_too_deeply(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+    assert "is cut short or damaged" in refused(str(copy))
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_folder])
+def test_weights_that_are_no_file(copy: Path, put: Callable[[Path], None]) -> None:
+    (copy / "model.safetensors").unlink()
+    put(copy / "model.safetensors")
+    assert "has no weights" in refused(str(copy))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("put", [nested, nested_objects, a_pipe, a_list, a_folder])
+def test_a_tokenizer_that_is_none(copy: Path, name: str, put: Callable[[Path], None]) -> None:
+    (copy / name).unlink()
+    put(copy / name)
+    source = find(str(copy), SETTINGS, tiny.quiet, Event())
+    assert len(source.fingerprint()) == 64
+    try:
+        load(source, "cpu", "auto", tiny.quiet, Event())
+    except UserError as e:
+        assert "tokenizer" in sentence(e)
+    else:
+        assert name == "tokenizer_config.json" and put in (a_pipe, a_folder)
+
+
 def test_a_folder_without_config(copy: Path) -> None:
     (copy / "config.json").unlink()
     assert "has no config.json" in refused(str(copy))
