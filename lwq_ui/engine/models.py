@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import is_peft_available
 
 from ..core.errors import Stopped, UnknownArchitecture, UserError
 from ..core.memory import format_gib
@@ -280,6 +281,11 @@ def read_weights(
     source: Source, info: ModelInfo, device: str, progress: Progress, stop: Event
 ) -> LayerWalk:
     """The whole model into memory, over several GPUs where it does not fit on one."""
+    if is_peft_available() and (source.folder / "adapter_config.json").exists():
+        raise UserError(
+            f"'{source.model_id}' holds an adapter beside the model, which peft would add to its "
+            "weights. Merge the two, or move adapter_config.json away."
+        )
     free = free_bytes(device)
     one = info.total_bytes * HEADROOM <= free[0]
     with reporting_progress("Reading weights", progress, stop):

@@ -317,3 +317,12 @@ def test_a_config_with_impossible_values_is_one_sentence(copy: Path, change: Any
         assert "\n" not in str(e) and len(str(e)) < 600
     else:
         assert next(iter(change)) in ("dtype", "torch_dtype", "tie_word_embeddings", "text_config")
+
+
+def test_an_adapter_is_never_added_unasked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "adapter_config.json").write_text("{}")
+    before = tiny.load(copy).info
+    assert before.num_parameters == describe(Source("x", copy)).num_parameters
+    monkeypatch.setattr(models, "is_peft_available", lambda: True)
+    with pytest.raises(UserError, match="holds an adapter beside the model, which peft would add"):
+        tiny.load(copy)
