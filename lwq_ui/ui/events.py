@@ -114,12 +114,14 @@ def wire(p: Parts, page: Page) -> None:
         at_once(follows, do.show_results, shown, anything, chosen=False)
         p.ordering.change(lambda o: gr.update(visible=o == "random"), p.ordering, p.seed, **LIVE)
         p.text.change(lambda t: gr.update(visible=t == OWN), p.text, p.own_text, **LIVE)
-        at_once(p.chart.select, do.load_split, shown | {p.chart}, anything)
+        clicked = at_once(p.chart.select, do.load_split, shown | {p.chart}, anything)
+        at_once(clicked.then, do.count_splits, swept, [p.forecast], chosen=False)
         at_once(p.other.change, do.draw_other, shown | {p.other}, anything, chosen=False)
         for name, button in p.views.items():
             given = shown | {p.other, p.tasks, p.others}
             viewed = at_once(button.click, partial(do.view, name), given, anything)
-            at_once(viewed.then, do.show_results, shown, anything, chosen=False)
+            drawn = at_once(viewed.then, do.show_results, shown, anything, chosen=False)
+            at_once(drawn.then, do.count_splits, swept, [p.forecast], chosen=False)
         at_once(p.versus.input, do.versus, shown, [p.compare, p.comparison])
         choices: list[Any] = [p.orderings, p.sweep_levels, p.every, p.tasks, p.others, p.quick]
         counted = [c.change for c in [*choices, p.also, p.levels, p.redraw]]
@@ -147,7 +149,8 @@ def wire(p: Parts, page: Page) -> None:
             ended = at_once(ended.then, do.count_splits, swept, [p.forecast], chosen=False)
             at_once(ended.then, do.disk, {p.session}, [p.disk], chosen=False)
         cleared = at_once(p.clear_disk.click, do.clear_disk, {p.session}, [p.disk])
-        at_once(cleared.then, do.what_packing_takes, shown, [p.packing], chosen=False)
+        packed = at_once(cleared.then, do.what_packing_takes, shown, [p.packing], chosen=False)
+        at_once(packed.then, do.count_splits, swept, [p.forecast], chosen=False)
 
         # A DownloadButton downloads what it held when it was clicked: fill a hidden one first.
         exported = at_once(p.export.click, do.export, split, [p.file], failing={p.file: None})

@@ -223,6 +223,10 @@ def test_another_model_is_fitted_into_the_same_card(tmp_path):
     wrong = {**v, made.context: "many"}
     assert "number of tokens" in do.fit(wrong)[made.left]
     assert "value" not in do.fit(wrong)[made.bar]
+    page.devices = DEVICES[:1]  # somebody else loaded a model
+    gone = do.fit({**v, made.into: "cuda 1, free at the last load"})
+    assert "Choose again what it must fit into." in gone[made.left]
+    assert "cuda 1" not in [key for _, key in gone[made.into]["choices"]]
     none = do.fit({**v, made.into: NO_CARD})
     assert none[made.left] == "" and not none[made.use]["visible"]
     assert "value" not in none[made.bar] and json.loads(none[made.bar]["table"])["card"] is None
