@@ -41,8 +41,7 @@ def out_of_memory(error: BaseException) -> bool:
 def unexpected(error: BaseException, cache: Path) -> UserError:
     """What the user reads about an error that nobody foresaw. Its traceback goes to lwq.log in
     `cache`, or to a temporary file where that cannot be written."""
-    log = write_log(error, cache)
-    details = f"The details are in '{log}'." if log else "No log could be written."
+    details = logged(error, cache)
     if out_of_memory(error):
         return UserError(
             "The memory is not enough. Close other programs, or choose a smaller model, a smaller "
@@ -51,6 +50,12 @@ def unexpected(error: BaseException, cache: Path) -> UserError:
     text = (text_of(error).strip().splitlines() or [""])[0][:200].rstrip(".")
     kind = type(error).__name__ + (f": {text}" if text else "")
     return UserError(f"Something went wrong ({kind}). {details}")
+
+
+def logged(error: BaseException, cache: Path) -> str:
+    """Writes the log and says where that is."""
+    log = write_log(error, cache)
+    return f"The details are in '{log}'." if log else "No log could be written."
 
 
 def text_of(error: BaseException) -> str:

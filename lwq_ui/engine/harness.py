@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import errno
 import functools
-import logging
 import math
 import random
 from collections import defaultdict
@@ -39,7 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LogitsProcessorList
 
-from ..core.errors import Stopped, UserError
+from ..core.errors import Stopped, Unexplained, UserError
 from ..core.schema import Metric
 from ..failures import out_of_memory
 from .checkpoint import first_line
@@ -50,8 +49,6 @@ from .models import release_memory
 from .sweep import Rehearsal, Rehearsed, Request, Sweep
 from .texts import check_tokens, embeddings, first_token, tokenizing
 from .walk import Positions
-
-log = logging.getLogger(__name__)
 
 BOOTSTRAP = 1000  # resamples, for metrics whose standard error has no formula
 SEED = 1234  # lm-eval's, for the examples in a prompt and for sampled text
@@ -206,8 +203,8 @@ def run_task(task: Harness | Registered, sweep: Sweep, limit: int | None) -> lis
                 f"There is too little memory for the task '{task.name}'. Close other programs, or "
                 "choose another device, a smaller dtype or a smaller model."
             ) from e
-        log.info("The task '%s' failed", task.name, exc_info=True)
-        raise UserError(why(task.name, e)) from e
+        kind = Unexplained if isinstance(e, UNEXPLAINED) else UserError
+        raise kind(why(task.name, e)) from e
 
 
 def measure(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list[Measured]:

@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 
 from ..core.allocation import Split, whole
 from ..core.budget import Usage, default_context
-from ..core.errors import Stopped, UserError
+from ..core.errors import Stopped, Unexplained, UserError
 from ..core.export import EXPORTS
 from ..core.memory import UNTOUCHED
 from ..core.orderings import SCORERS
 from ..core.outputs import check_folder, new_folder, unwritable
 from ..core.schema import UNQUANTIZED, Config, Evaluation, ModelInfo, Scores
 from ..core.store import Key, Store
-from ..failures import unexpected
+from ..failures import logged, unexpected
 from ..settings import Settings
 from . import models, records
 from .bank import Bank, Packing
@@ -344,6 +344,8 @@ def sentence(error: BaseException, store: Store) -> str:
     if isinstance(error, Stopped | KeyboardInterrupt | SystemExit | GeneratorExit):
         raise error
     models.release_memory()
+    if isinstance(error, Unexplained):
+        return f"{error} {logged(error.__cause__ or error, store.root)}"
     return str(error if isinstance(error, UserError) else unexpected(error, store.root))
 
 

@@ -724,6 +724,22 @@ def test_whatever_a_task_raises_is_one_sentence(
     assert said in text and "'piqa'" in text and "\n" not in text and text.endswith(".")
 
 
+def test_the_log_says_where_a_task_failed(
+    loaded_of: Callable[..., LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise KeyError("label")
+
+    monkeypatch.setattr(lm_eval.api.task.ConfigurableTask, "process_results", broken)
+    settings, store = Settings(cache=tmp_path), Store(tmp_path)
+    where = (2, settings, store, tiny.quiet, Event())
+    tasks = ["perplexity", "endings"]
+    done = jobs.evaluate(loaded_of("llama"), SPLITS[:1], "quanto", tasks, *where)
+    (failure,) = done.failures
+    assert failure.endswith(f"KeyError: 'label'. The details are in '{tmp_path / 'lwq.log'}'.")
+    assert "process_results" in (tmp_path / "lwq.log").read_text(encoding="utf-8")
+
+
 def with_padding_beyond(folder: Path, special: bool = True) -> LoadedModel:
     """A tokenizer whose [PAD] is token 4096, and a model with 4096 embeddings."""
     model = tiny.build("llama", max_position_embeddings=512)
