@@ -37,5 +37,8 @@ class Settings:
             bank_limit = parse_size(limit) if limit else DEFAULT_LIMIT
         except ValueError as e:
             raise UserError(f"The environment variable LWQ_BANK_LIMIT is wrong: {e}.") from None
-        cache = Path(os.environ.get("LWQ_CACHE_DIR") or ROOT / "cache").expanduser()
+        try:
+            cache = Path(os.environ.get("LWQ_CACHE_DIR") or ROOT / "cache").expanduser()
+        except RuntimeError as e:  # a user that there is not
+            raise UserError(f"The environment variable LWQ_CACHE_DIR is wrong: {e}.") from None
         return Settings(cache=cache, bank_limit=bank_limit)

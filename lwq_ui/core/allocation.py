@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import UserError
-from .memory import PRUNED, UNTOUCHED, ModelCost, apart, average_bits
+from .memory import PRUNED, UNTOUCHED, ModelCost, apart, average_bits, format_gib
 
 # One level per layer: bits, which some quantizers count in fractions. Whole levels are ints.
 Split = tuple[float, ...]
@@ -55,8 +55,11 @@ class Breakpoints:
         """The largest position that fits. Raises UserError where not even the smallest does."""
         position = bisect_right(self.bytes, budget) - 1
         if position < 0:
-            given, least = apart(budget, self.bytes[0])
-            raise UserError(f"A budget of {given} is too small: the smallest split takes {least}.")
+            least = self.bytes[0]
+            raise UserError(
+                f"A budget of {apart(budget, least)[0]} is too small: the smallest split takes "
+                f"{format_gib(least)} ({least} bytes)."
+            )
         return position
 
     def position_for_average_bits(self, bits: float) -> int:

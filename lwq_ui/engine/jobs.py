@@ -418,7 +418,7 @@ def stored_evaluations(
     for split in dict.fromkeys(splits):
         key = records.evaluation_key(loaded.info, task, split, quantizer, limit)
         if stored := store.read(key, Evaluation.from_json):
-            found[split] = stored
+            found[split] = records.with_short_name(stored)
     return found
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.allocation import Split
+from ..core.errors import UserError
 from ..core.memory import UNTOUCHED
 from ..core.orderings import QUICK_SCORERS, SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.store import Key, Store, versions
 from .evaluation import Task
-from .quantizers import Quantizer
+from .quantizers import Quantizer, quantizer_named
 from .sources import Source
 from .texts import MAX_TOKENS, Text
 
@@ -145,11 +146,19 @@ def known_scores(
     return known
 
 
+def with_short_name(evaluation: Evaluation) -> Evaluation:
+    """Earlier versions stored a quantizer as it was asked for: 'quanto:group=128' for 'quanto'."""
+    try:
+        return replace(evaluation, quantizer=quantizer_named(evaluation.quantizer).name)
+    except UserError:  # none, or one that this version does not have
+        return evaluation
+
+
 def known_evaluations(info: ModelInfo, tasks: Mapping[str, Task], store: Store) -> list[Evaluation]:
     """Every evaluation of this model in this dtype that today's libraries and task data made."""
     installed = versions(*LIBRARIES)
     return [
-        evaluation
+        with_short_name(evaluation)
         for parts, evaluation in store.find("evaluations", info.fingerprint, Evaluation.from_json)
         if parts.get("dtype") == info.dtype
         and parts.get("versions") == installed

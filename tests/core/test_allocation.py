@@ -215,7 +215,9 @@ def test_too_small_a_budget_says_what_the_minimum_is() -> None:
     same = r"of 39\.12 GiB \(41999999999 bytes\) .* takes 39\.12 GiB \(42000000000 bytes\)"
     with pytest.raises(UserError, match=same):
         table.position(42 * GB - 1)
-    with pytest.raises(UserError, match=r"of 37\.25 GiB is .* takes 39\.12 GiB\."):
+    with pytest.raises(
+        UserError, match=r"of 37\.25 GiB is .* takes 39\.12 GiB \(42000000000 bytes\)\."
+    ):
         table.position(40 * GB)
     with pytest.raises(UserError, match=r"of 3\.9999996 bits is .* split has 4\."):
         table.position_for_average_bits(3.9999996)

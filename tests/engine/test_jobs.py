@@ -331,6 +331,19 @@ def test_one_thing_has_one_name_in_the_store(
     assert len({quantizer_named(form).name for form in forms}) == 1
 
 
+def test_what_earlier_versions_stored_under_the_long_name(
+    loaded: LoadedModel, settings: Settings, store: Store
+) -> None:
+    plain = evaluate(loaded, settings, store, tasks=["endings"], splits=SPLITS[:1]).evaluations[0]
+    task = tasks(settings)["endings"]
+    key = records.evaluation_key(loaded.info, task, SPLITS[0], quantizer_named("quanto"), 3)
+    store.write(key, replace(plain, quantizer="quanto:group=128").to_json())
+    assert evaluate(loaded, settings, store, tasks=["endings"], splits=SPLITS[:1]).evaluations == [
+        plain
+    ]
+    assert records.known_evaluations(loaded.info, tasks(settings), store) == [plain]
+
+
 def test_a_forecast_measures_nothing(loaded: LoadedModel, settings: Settings, store: Store) -> None:
     def ahead(**options: Any) -> Any:
         arguments = {"splits": SPLITS, "tasks": ["perplexity", "endings"], "limit": 8, **options}
