@@ -103,6 +103,25 @@ def test_score(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert "LIM on " in capfd.readouterr().out
 
 
+def test_an_empty_cache_gives_the_same_numbers_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for k, count in enumerate((1, 1, 2)):
+            monkeypatch.setenv("LWQ_CACHE_DIR", str(tmp_path / str(k)))
+            torch.set_num_threads(count)
+            results.append(run("score", "demo", "--max-tokens", "100"))
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1]
+    assert results[2]["orderings"] == results[0]["orderings"]
+    assert results[2]["scores"]["lim"] == pytest.approx(results[0]["scores"]["lim"], rel=1e-4)
+
+
 def test_score_on_a_text_of_ones_own(run: Run, failing: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("The old house stood at the end of the lane. " * 20)
