@@ -487,6 +487,7 @@ def quantize(
     split = config.bits_per_layer
     bank = bank_of(loaded, config.quantizer["name"], store)
     check_folder(out, model_cost(loaded.info, bank.quantizer.name).total(split))
+    bank.quantizer.check_write(bank, split)
     bank.fill([split], progress, stop)
     progress("Writing the model", None)
     try:

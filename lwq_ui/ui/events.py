@@ -637,7 +637,15 @@ class Handlers(Shown):
             from ..engine.devices import local_devices
 
             text = text_of()
-            loaded = self.page.shelf.load(choice, self.page, job)
+            try:
+                loaded = self.page.shelf.load(choice, self.page, job)
+            except UserError as e:
+                if config is None:
+                    raise
+                raise UserError(
+                    f"{e} The config names '{config.model_id}': if its files lie elsewhere, load "
+                    "them before the config."
+                ) from e
             self.page.devices = local_devices()
             if config:
                 check_fingerprint(config, loaded.info)

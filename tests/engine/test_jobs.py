@@ -638,6 +638,22 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
         jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
 
 
+@pytest.mark.parametrize("name", ["spqr", "quanto:group=64"])
+def test_what_no_program_reads_is_refused_before_the_work(
+    name: str,
+    loaded: LoadedModel,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
+    high, low = quantizer_named(name).pairs[0]
+    config = build_config(loaded.info, {}, "first", 0, (high, low), {}, name, 10**9)
+    with pytest.raises(UserError, match="as JSON instead"):
+        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "error",
     [

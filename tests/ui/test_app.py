@@ -1063,6 +1063,13 @@ def test_a_config_of_other_weights_is_refused(page, tiny):
     assert page.inner_text("#card b") == "demo"
 
 
+def test_a_config_whose_model_lies_elsewhere_says_so(page):
+    _, data = export(page)
+    load_config(page, {**data, "model_id": "/gone/model", "fingerprint": "0" * 64})
+    assert "The config names '/gone/model': if its files lie elsewhere, load them" in alert(page)
+    assert page.inner_text("#card b") == "demo"
+
+
 # ---- models
 
 

@@ -146,12 +146,16 @@ class Quantizer(ABC):
 
         return PackedLinear(self, packed, linear.bias)
 
-    def write(self, bank: Bank, split: Split, folder: Path) -> None:
-        """The model at this split as a folder that another program reads. Raises UserError where
-        none can, or not this split."""
+    def check_write(self, bank: Bank, split: Split) -> None:
+        """Raises UserError where no program reads a folder of this split: before it is packed."""
         raise UserError(
             f"No program reads a folder of {self.heading}. Export the config as JSON instead."
         )
+
+    def write(self, bank: Bank, split: Split, folder: Path) -> None:
+        """The model at this split as a folder that another program reads. Raises UserError as
+        `check_write` does."""
+        self.check_write(bank, split)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "group_size": self.group_size, "options": dict(self.details)}

@@ -240,17 +240,20 @@ class GPTQ(Calibrated):
     def dense(self, packed: GPTQWeight) -> Tensor:
         return packed.dense()
 
-    def write(self, bank: Bank, split: Split, folder: Path) -> None:
-        """As GPTQModel saves a model: its rules for single layers are in 'dynamic', of both
-        quantize_config.json and config.json."""
-        levels = Counter(level for level in split if level != UNTOUCHED)
+    def check_write(self, bank: Bank, split: Split) -> None:
         if PRUNED in split:
             raise UserError(
                 "A GPTQ checkpoint cannot hold a model with pruned layers. Export the config as "
                 "JSON instead."
             )
-        if not levels:
+        if set(split) == {UNTOUCHED}:
             raise UserError("Every layer of this split has 16 bits: there is nothing to quantize.")
+
+    def write(self, bank: Bank, split: Split, folder: Path) -> None:
+        """As GPTQModel saves a model: its rules for single layers are in 'dynamic', of both
+        quantize_config.json and config.json."""
+        self.check_write(bank, split)
+        levels = Counter(level for level in split if level != UNTOUCHED)
         usual = levels.most_common(1)[0][0]
         prefix = layers_name(bank.loaded.model)
         dynamic: dict[str, Any] = {}

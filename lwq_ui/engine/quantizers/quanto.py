@@ -132,11 +132,7 @@ class Quanto(Quantizer):
         quantized.weight = torch.nn.Parameter(packed, requires_grad=False)
         return quantized
 
-    def write(self, bank: Bank, split: Split, folder: Path) -> None:
-        """As optimum-quanto saves a model: safetensors, config and quanto_qmap.json, with the
-        tokenizer."""
-        from optimum.quanto import quantization_map
-
+    def check_write(self, bank: Bank, split: Split) -> None:
         if PRUNED in split:
             raise UserError(
                 "optimum-quanto cannot store a model with pruned layers. Export the config as JSON "
@@ -153,6 +149,13 @@ class Quanto(Quantizer):
                 f"optimum-quanto cannot store {outside} of {bank.loaded.info.architecture}: it "
                 "is not an nn.Linear. Export the config as JSON instead."
             )
+
+    def write(self, bank: Bank, split: Split, folder: Path) -> None:
+        """As optimum-quanto saves a model: safetensors, config and quanto_qmap.json, with the
+        tokenizer."""
+        from optimum.quanto import quantization_map
+
+        self.check_write(bank, split)
         if odd := odd_for_a_cpu(bank.loaded.info, split):
             log.warning("%s", odd)
         composed = bank.compose(split, to_write=True)
