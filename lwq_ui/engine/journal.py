@@ -130,6 +130,7 @@ class Journal:
             requests=requests,
             splits=shard.splits,
             diverging=shard.diverging,
+            folder=self.folder.name,
             **arrays,
         )
         named = (shard.digests, shard.splits, shard.diverging)
@@ -141,6 +142,8 @@ class Journal:
         try:
             with np.load(path, allow_pickle=False) as file:  # checks every array's checksum
                 arrays = dict(file)
+            if str(arrays["folder"]) != path.parent.name:  # named after model, quantizer, task
+                raise ValueError("it was written for another place")
             digests = [row.tobytes() for row in arrays["requests"]]
             splits = [tuple(split) for split in arrays["splits"].tolist()]
             scored = Scored(*(arrays[name] for name in FIELDS))

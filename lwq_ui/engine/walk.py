@@ -263,7 +263,9 @@ class LayerWalk:
         return [self._kind(n) for n in lengths]
 
     def _kind(self, length: int) -> bytes:
-        """What the model's own code makes of the second position in a row of this length."""
+        """What the model's own code makes of the second position in a row of this length. A row of
+        one token is as one of two."""
+        length = max(length, 2)
         if length not in self._kinds:
             ids = torch.zeros(1, length, dtype=torch.long, device=self.device)
             content = hashlib.sha256()

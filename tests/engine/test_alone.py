@@ -105,6 +105,16 @@ def test_texts_of_two_kinds_share_no_row(by_length: Callable[[], LoadedModel]) -
     assert log_likelihoods(by_length(), sequences) == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_text_of_one_token(by_length: Callable[[], LoadedModel]) -> None:
+    """Such as a word that is scored after nothing but the token that begins texts."""
+    sequences = [[7, 9], *tiny.documents(75, 2, 30)]
+    expected = [alone(by_length, s).item() for s in sequences]
+    loaded = by_length()
+    assert log_likelihoods(loaded, sequences) == pytest.approx(expected, abs=1e-3)
+    assert log_likelihoods(loaded, sequences[:1]) == pytest.approx(expected[:1], abs=1e-3)
+    assert len(layer_scores(loaded, ["lim"], [[7], *sequences], tiny.quiet, Event())["lim"][0]) == 2
+
+
 def test_lim_where_positions_follow_from_the_batch(by_length: Callable[[], LoadedModel]) -> None:
     sequences = tiny.documents(*LENGTHS)
     together = layer_scores(by_length(), ["lim"], sequences, tiny.quiet, Event())["lim"][0]

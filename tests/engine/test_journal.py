@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,20 @@ def test_a_damaged_file_is_set_aside_and_its_work_done_again(
     assert path.name in caplog.text
     assert path.with_suffix(".damaged").read_bytes() == wrong[damage]
     assert path.exists()
+
+
+def test_a_file_of_another_model_or_quantizer_is_set_aside(
+    bank: Bank, loaded_of: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    """Nothing in it but its folder says what it is of."""
+    asked = questions(4)
+    other = Bank(loaded_of("llama"), quantizer_named("quanto-hqq"))
+    score(other, SPLITS, asked, tmp_path / "other")
+    shutil.copytree(tmp_path / "other", tmp_path / "own")
+    expected = score(bank, SPLITS, asked, None)
+    assert not close(score(other, SPLITS, asked, None), expected)
+    assert same(score(bank, SPLITS, asked, tmp_path / "own"), expected)
+    assert list((tmp_path / "own").glob("*.damaged"))
 
 
 def test_a_damaged_file_that_cannot_be_moved_is_passed_over(
