@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -83,11 +84,15 @@ def world(tmp_path_factory):
     return SimpleNamespace(page=page, parts=parts, values=v, fns=[*parts.demo.fns.values()])
 
 
+OWN_LOOP = ThreadPoolExecutor(1)  # Playwright's runs in the tests' own thread
+
+
 def sent(world, fn, values) -> str:
     """What a user reads after the event; empty where that is nothing."""
     given = [values.get(c) for c in fn.inputs]
     try:
-        read = asyncio.run(world.parts.demo.preprocess_data(fn, given, None))
+        reading = world.parts.demo.preprocess_data(fn, given, None)
+        read = OWN_LOOP.submit(asyncio.run, reading).result()
     except gr.Error as e:
         return e.message
     # Gradio hands the server's own states over, whatever the browser sent.
