@@ -143,6 +143,7 @@ class Metric:
     n: int
 
 
+BYTES = ("layers", "rest", "total")  # of a config
 UNQUANTIZED = "none"  # an evaluation's quantizer where no layer is packed
 
 
@@ -263,10 +264,10 @@ class Config:
             "bytes",
             dict,
             lambda v: (
-                all(type(v.get(k)) is int and v[k] >= 0 for k in ("layers", "rest", "total"))
+                all(type(v.get(k)) is int and 0 <= v[k] < 2**63 for k in BYTES)
                 and v["layers"] + v["rest"] == v["total"]
             ),
-            "an object of whole numbers layers, rest and total, where total is their sum",
+            "an object of whole numbers layers, rest and total, below 2^63; total is their sum",
         )
         return Config(
             model_id=take(data, "model_id", str, bool, "a model's name"),

@@ -151,9 +151,15 @@ def check_fingerprint(config: Config, info: ModelInfo) -> None:
             f"Config field 'num_layers' is {config.num_layers}; the model has {info.num_layers} "
             "layers."
         )
-    size = model_cost(info, config.quantizer["name"]).layer_bytes(config.bits_per_layer)
+    cost = model_cost(info, config.quantizer["name"])
+    size = cost.layer_bytes(config.bits_per_layer)
     if config.dtype != info.dtype or config.bytes["layers"] != size:
         raise UserError(
             f"Config fields 'dtype' and 'bytes' do not fit together: in {info.dtype} these layers "
             f"take {size:,} bytes, not {config.bytes['layers']:,}. Make the config again."
+        )
+    if config.bytes["rest"] != cost.rest_bytes:
+        raise UserError(
+            f"Config field 'bytes' is wrong: beside its layers the model has {cost.rest_bytes:,} "
+            f"bytes, not {config.bytes['rest']:,}. Make the config again."
         )

@@ -114,6 +114,11 @@ class SweepLM(HFLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kw: Any) -> Any:
         check(self.sweep.stop)  # tens of thousands of requests are tokenized before the walk
+        if not isinstance(string, str):
+            raise UserError(
+                f"The task '{self.title}' makes a prompt or an answer that is no text but "
+                f"{str(string)[:40]!r} ({type(string).__name__}): correct its file or its data."
+            )
         tokenizer = self.tokenizer
         with tokenizing(self.loaded):
             if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:

@@ -78,6 +78,8 @@ def read(path: Path, most: int = MOST_READ) -> str:
     """The first `most` characters of a text in UTF-8, with or without a byte order mark. Raises
     UserError for anything else."""
     try:
+        if not (path.is_file() or path.is_dir()) and path.exists():
+            raise UserError(f"'{path}' is neither a file nor a folder.")  # a pipe would wait
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(most)
     except UnicodeDecodeError as e:
@@ -105,8 +107,8 @@ def calibration_text(choice: str | None, settings: Settings) -> Text:
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError):  # no permission, no such user, no possible name
         is_folder = is_file = False
-    if is_folder:
-        return read_folder(path, path.name)
+    if is_folder and choice:  # Path("") is the present folder
+        return read_folder(path, path.name or str(path.absolute()))
     if not is_file:
         raise UserError(f"There is no text file '{choice}'.")
     content = read(path)
@@ -180,6 +182,13 @@ def tokenize(
     sequences: list[list[int]] = []
     left = most
     longest = loaded.max_tokens(longest)
+    if longest < 2:
+        raise UserError(
+            f"'{loaded.info.model_id}' takes one token at a time, says its config: its layers see "
+            "no text. Choose another model."
+        )
+    if most is not None and most < 2:
+        raise UserError("One token is no text: choose 2 tokens at least.")
     for document in text.documents:
         ids = token_ids(loaded, document, truncation=True, max_length=longest)
         ids = ids if left is None else ids[:left]

@@ -144,6 +144,7 @@ WRONG = [
     *each("bytes", {"layers": 1000.0, "rest": 234, "total": 1234}),
     *each("bytes", {"layers": -1000, "rest": 2234, "total": 1234}),
     *each("bytes", {"layers": True, "rest": 233, "total": 234}),
+    *each("bytes", {"layers": 1000, "rest": 10**400, "total": 10**400 + 1000}),
     *each("budget_bytes", -1, 1.5, "1300", None, True, math.nan),
     *each("evaluations", None, {}, "none", 0, ["perplexity"], [[]], [{"value": math.nan}]),
     *each("model_id", "half a pair \ud800"),

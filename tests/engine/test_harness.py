@@ -873,6 +873,13 @@ def test_any_jsonl_is_read(data: str, bank: Bank, tmp_path: Path) -> None:
         ("- a\n", ROW, "'own.yaml' has no text at 'task'."),
         (YAML, ROW.replace("endings", "choices"), "The task 'own' cannot be measured: "),
         (YAML.replace("{{context}}", "{{context"), ROW, "The task 'own' cannot be measured: "),
+        (
+            YAML.replace("multiple_choice", "loglikelihood")
+            .replace("{{context}}", "")
+            .replace("label", "endings"),
+            ROW,
+            "The task 'Own' makes a prompt or an answer that is no text but ",
+        ),
     ],
 )
 def test_a_task_file_that_is_wrong_is_named(

@@ -696,6 +696,20 @@ def test_a_config_that_contradicts_the_model(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_config_of_another_size_beside_the_layers(
+    loaded: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    """Its bytes are what `quantize` reports and what lwq.json in the folder says."""
+    config = config_of(loaded, SPLITS[0])
+    rest = config.bytes["rest"] - 1
+    sizes = {**config.bytes, "rest": rest, "total": config.bytes["layers"] + rest}
+    with pytest.raises(UserError, match=f"beside its layers .* {rest + 1:,} bytes, not {rest:,}"):
+        jobs.quantize(
+            loaded, replace(config, bytes=sizes), tmp_path / "out", store, tiny.quiet, Event()
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def load_for(config: Config, model_id: str | None, settings: Settings) -> LoadedModel:
     where = (settings, Store(settings.cache), tiny.quiet, Event())
     return jobs.load_for(config, model_id, "cpu", *where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,29 @@ def test_a_text_of_fewer_than_two_tokens(
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=said):
         tokenize(loaded_of("llama"), calibration_text(str(path), SETTINGS))
+
+
+def test_no_name_is_not_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.txt").write_text(ENGLISH, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no text file ''"):
+        calibration_text("", SETTINGS)
+    assert calibration_text(".", SETTINGS).name == str(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are Unix's")
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UserError, match=r"'.*pipe\.txt' is neither a file nor a folder"):
+        calibration_text(str(tmp_path), SETTINGS)
+
+
+def test_a_limit_of_one_token_is_not_the_texts_fault(loaded_of: Callable[..., LoadedModel]) -> None:
+    text = Text("own", (ENGLISH,))
+    with pytest.raises(UserError, match="choose 2 tokens at least"):
+        tokenize(loaded_of("llama"), text, most=1)
+    with pytest.raises(UserError, match="takes one token at a time"):
+        tokenize(loaded_of("llama", max_position_embeddings=1), text)
 
 
 def test_a_tokenizer_that_panics_is_one_sentence(
