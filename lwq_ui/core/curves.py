@@ -36,8 +36,9 @@ class Curve:
 
     @property
     def constant(self) -> bool:
-        """Its average bits stay the same, as of three levels."""
-        return len({round(sum(split), 6) for split in self.splits}) == 1
+        """Its average bits stay the same, as of three levels. A single split, such as of pruning
+        where one layer is too much, shows neither."""
+        return len(self.splits) > 1 and len({round(sum(split), 6) for split in self.splits}) == 1
 
 
 def curve(

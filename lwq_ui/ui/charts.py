@@ -34,7 +34,7 @@ from ..core.memory import (
 from ..core.metrics import metric_spec
 from ..core.orderings import ALIKE, ORDERINGS
 from ..core.schema import Evaluation, Metric, split_name
-from ..engine.quantizers import DEFAULT
+from ..engine.quantizers import DEFAULT, quantizer_named
 from .wording import better, figure, lower_first, metric_title, quantizer_title, ranked_quantizers
 
 Figure = dict[str, Any]
@@ -358,9 +358,12 @@ def results_figure(
     }
     singles = [e for e in found if (e.split, e.quantizer, e.limit) not in on_lines]
     own = {quantizer, "none"}
-    uniform = [] if raised else [e for e in singles if len(set(e.split)) == 1]
-    uniform = [e for e in uniform if e.quantizer in own]
-    mixed = [] if raised else [e for e in singles if len(set(e.split)) > 1]
+    steps: dict[Split, int] = {}
+    if raised:  # the one axis has a place for these only
+        steps = {split: k for c in curves if c.constant for k, split in enumerate(c.splits)}
+        singles = [e for e in singles if e.split in steps and e.quantizer in own]
+    uniform = [e for e in singles if len(set(e.split)) == 1 and e.quantizer in own]
+    mixed = [e for e in singles if len(set(e.split)) > 1]
     by_rank = sorted(curves, key=lambda c: c.ordering != ordering)  # the chosen one first
     orderings_of = {split: c.ordering for c in reversed(by_rank) for split in c.splits}
     levels = {level for c in curves if c.ordering != ALIKE for s in c.splits for level in s}
@@ -401,11 +404,11 @@ def results_figure(
     traces += [line_trace(d, axes, scale, metric, most, d is primary, orders) for d in on_top]
     for name, uid, (symbol, colour), group in grouped(uniform, placed_singles, orderings_of):
         look = Look(uid, name, symbol, colour)
-        traces.append(single_trace(look, group, axes, scale, metric, most, orders, costs))
+        traces.append(single_trace(look, group, axes, scale, metric, most, orders, costs, steps))
     if rest := [e for e in mixed if e not in placed_singles]:
         rest = within(rest, axes, scale, metric, costs)
         look = Look("others", f"{len(rest)} other splits", "circle", INK)
-        traces.append(single_trace(look, rest, axes, scale, metric, most, orders, costs))
+        traces.append(single_trace(look, rest, axes, scale, metric, most, orders, costs, steps))
     last = [e for e in found if e.split == current and e.quantizer in own]
     traces.append(ring_trace(last, axes, scale, metric, costs))
     traces = [trace for trace in traces if trace]
@@ -440,7 +443,7 @@ def results_figure(
         "axis": "raised" if raised else axis,
         "layout": base_layout(title, better(metric), scale),
         "title": title,
-        "caption": caption(visible, primary, scale, most, found, metric),
+        "caption": caption(visible, primary, scale, most, found, [*shown, *rest], metric),
         "sentences": kept_sentences(of, metric, bool(other), paired),
         "name": f"lwq-{task}-{metric}".replace(" ", "-"),
         "csv": results_csv(evaluations, chosen, curves, costs, other, model),
@@ -450,13 +453,20 @@ def results_figure(
 def nothing_at(curves: Sequence[Curve], quantizer: str) -> str:
     """Said on a chart without a split of the levels that are asked for."""
     levels = {level for c in curves if c.ordering != ALIKE for s in c.splits for level in s}
-    if not levels:
+    if len(levels := levels - {PRUNED}) < 2:
         return ""
-    *others, low = (f"{level:g}" for level in sorted(levels - {PRUNED}, reverse=True))
-    return (
-        f"No mix of {', '.join(others)} and {low} bits is measured yet with "
-        f"{quantizer_title(quantizer)}. Press Sweep, or Quantize and evaluate."
-    )
+    title, bits = quantizer_title(quantizer), levels_listed(levels)
+    if lacking := levels - set(quantizer_named(quantizer).levels):
+        return f"{title} has no {levels_listed(lacking)} bits. Choose another quantizer."
+    # What is evaluated alone has two levels.
+    way = "Press Sweep." if len(levels) > 2 else "Press Sweep, or Quantize and evaluate."
+    return f"No mix of {bits} bits by {title} is measured yet on this many items. {way}"
+
+
+def levels_listed(levels: Iterable[float]) -> str:
+    """'8, 4 and 2'."""
+    *others, low = (f"{level:g}" for level in sorted(levels, reverse=True))
+    return f"{', '.join(others)} and {low}" if others else low
 
 
 def grouped(
@@ -586,8 +596,9 @@ def make_axes(
     places += [(costs[e.quantizer], e.split) for e in singles if e.split not in far]
     places += ends
     near = [its_cost.total(split) for its_cost, split in places]
-    beyond = [costs[e.quantizer].total(e.split) for e in uniform]
+    beyond = {costs[e.quantizer].total(e.split) for e in uniform}
     name, unit = size_unit(max(near or beyond or [0]))
+    digits = 3 if len({f"{size / unit:.3g}" for size in beyond}) == len(beyond) else 4
     return {
         "bits": Axis(
             "Average bits per layer",
@@ -597,7 +608,7 @@ def make_axes(
         "size": Axis(
             f"Size of the model, {name}",
             [size / unit for size in near],
-            {size / unit: f"{size / unit:.3g}" for size in beyond},
+            {size / unit: f"{size / unit:.{digits}g}" for size in beyond},
             unit,
         ),
     }
@@ -776,14 +787,16 @@ def single_trace(
     most: int,
     orders: Orders,
     costs: Costs,
+    steps: Mapping[Split, int],
 ) -> Figure:
-    """Splits that lie on no line, without bars: their errors are in the texts."""
+    """Splits that lie on no line, without bars: their errors are in the texts. `steps` are their
+    places where layers are counted."""
     group = [e for e in group if scale.has(e.metrics[metric].value)]
     if not group:
         return {}
     group = sorted(group, key=lambda e: sum(e.split))
     places: dict[str, list[Any]] = {
-        **placed(axes, [(costs[e.quantizer], e.split, 0) for e in group])
+        **placed(axes, [(costs[e.quantizer], e.split, steps.get(e.split, 0)) for e in group])
     }
     return {
         "type": "scatter",
@@ -863,8 +876,8 @@ def guides(
         text = f"{', '.join(others)} and {last}" if others else last
         place = {"xref": "paper", "x": 0.004, "xanchor": "left", "yanchor": "bottom"}
         notes.append(note(f"{model}{text} bits", place | {"y": scale.at(value)}))
-    if notice:  # in the middle, in lines that fit on a phone
-        place = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.6}
+    if notice:  # beside the slider's middle, in lines that fit on a phone
+        place = {"xref": "paper", "yref": "paper", "x": 0.03, "xanchor": "left", "y": 0.6}
         notes.append(note("<br>".join(wrap(notice, 26)), place | {"font": {"size": 15}}))
     if end and end.high is not None:
         x0 = axis.low if end.low is None else end.low / axis.unit
@@ -934,6 +947,7 @@ def caption(
     scale: Scale,
     most: int,
     found: Sequence[Evaluation],
+    singles: Sequence[Evaluation],
     metric: str,
 ) -> str:
     said = []
@@ -952,7 +966,7 @@ def caption(
     if any(not d.line.complete for d in lines):
         said.append("Where a line is broken, nothing was measured.")
     fewest = min((p.metric.n for d in lines for p in d.line.points), default=most)
-    fewest = min([fewest, *(e.metrics[metric].n for e in found)])
+    fewest = min([fewest, *(e.metrics[metric].n for e in singles)])
     if fewest < most:
         said.append(f"Hollow points rest on {fewest:,} of {most:,} items so far.")
     if scale.left_out:

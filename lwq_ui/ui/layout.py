@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..core.curves import THREE_LEVELS
 from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS, SCORERS
 from ..core.schema import ModelInfo, Scores
 from ..engine.evaluation import PRESETS
@@ -59,7 +60,8 @@ BY_ORDER, BY_QUANTIZER = "orders", "quantizers"
 @dataclass(frozen=True)
 class View:
     """A figure or table of the paper, as settings of the sweep and the chart: with a `quantizer` at
-    its usual levels, or at the `pair` of levels, with every quantizer that has them (`also`)."""
+    its usual levels, or at the `pair` of levels, with every quantizer that has them (`also`). A
+    chosen quantizer that lacks the levels gives way to the default."""
 
     title: str
     orderings: tuple[str, ...]
@@ -75,10 +77,13 @@ class View:
         """With the view's quantizer and levels, where the selection has others."""
         own, pair = selection.quantizer.partition(":")[0], self.pair
         family = self.quantizer or own
-        if pair and pair not in QUANTIZERS[family].pairs:
+        levels = THREE_LEVELS if self.levels == THREE else ()
+        q = QUANTIZERS[family]
+        if (pair and pair not in q.pairs) or not {*levels} <= {*q.levels}:
             family = DEFAULT
         name = selection.quantizer if family == own else family
-        pair = pair or (QUANTIZERS[family].pairs[0] if self.quantizer else selection.levels)
+        kept = selection.levels if family == own else QUANTIZERS[family].pairs[0]
+        pair = pair or (QUANTIZERS[family].pairs[0] if self.quantizer else kept)
         if (name, pair) == (selection.quantizer, selection.levels):
             return selection
         return replace(selection, quantizer=name, levels=pair, budget=None, pins={})

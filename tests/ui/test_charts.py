@@ -358,13 +358,20 @@ def test_other_levels_are_off_and_an_empty_chart_says_so():
     (others,) = [t for t in drawn["data"] if t["meta"]["off"]]
     assert others["name"] == f"{len(others['y'])} other splits" and others["uid"] in drawn["keys"]
     said = notes(drawn)[-1].replace("<br>", " ")
-    assert said.startswith("No mix of 8 and 2 bits is measured yet with Quanto, Max. Press Sweep")
+    assert said == (
+        "No mix of 8 and 2 bits by Quanto, Max is measured yet on this many items. "
+        "Press Sweep, or Quantize and evaluate."
+    )
     low, high = drawn["axes"]["bits"]["xaxis"]["range"]
     assert low < 2 and high > 8
     three = made_up.all_curves((8, 4, 2), ["lim"])
     drawn = draw(found, ACC, three, COSTS)
-    assert list(drawn["axes"]) == ["raised"] and drawn["data"] == []
-    assert "No mix of 8, 4 and 2 bits" in notes(drawn, "raised")[-1].replace("<br>", " ")
+    assert list(drawn["axes"]) == ["raised"] and list(traces(drawn)) == ["all 4-bit"]
+    said = notes(drawn, "raised")[-1].replace("<br>", " ")
+    assert said.startswith("No mix of 8, 4 and 2 bits by") and said.endswith("items. Press Sweep.")
+    drawn = draw(found, ACC, three, COSTS | {"spqr": COSTS["quanto"]}, quantizer="spqr")
+    said = notes(drawn, "raised")[-1].replace("<br>", " ").replace("- ", "-")
+    assert said == "SpQR-like has no 8, 4 and 2 bits. Choose another quantizer."
 
 
 def test_the_split_measured_last_is_always_seen():
@@ -427,6 +434,56 @@ def test_three_levels_are_drawn_against_the_layers_raised():
     assert title == "Layers raised to 8 bits (twice as many are lowered to 2)"
     assert notes(drawn, "raised") == ["16, 8 and 4 bits"]
     assert kept_sentences(made_up.sweep(three), PPL, three, COSTS) == []
+
+
+def test_a_few_splits_of_three_levels_are_points_where_layers_are_counted():
+    """Four layers have two splits of three levels: too few for a line, and measured all the
+    same."""
+    three = made_up.all_curves((8, 4, 2), ["lim", "zd"], 4)
+    raised = three[0].splits[1]
+    small = made_up.costs(4)
+    uniform = [(level,) * 4 for level in (16, 8, 4, 2)]
+    drawn = draw(made_up.evaluations([*uniform, raised]), ACC, three, small)
+    places = {name: trace["meta"]["raised"] for name, trace in traces(drawn).items()}
+    assert places == {"all 4-bit": [0.0], "LIM, single splits": [1.0]}
+    assert not any("No mix" in text for text in notes(drawn, "raised"))
+    assert traces(drawn)["LIM, single splits"]["customdata"] == [list(raised)]
+    early = made_up.evaluations([raised], 8)
+    drawn = draw(made_up.evaluations(uniform) + early, ACC, three, small)
+    assert drawn["caption"] == "Hollow points rest on 8 of 60 items so far."
+    drawn = draw(
+        made_up.evaluations(uniform) + made_up.evaluations([(4, 2, 2, 2)], 8), ACC, three, small
+    )
+    assert drawn["caption"] == ""  # what is not drawn is no hollow point
+
+
+@pytest.mark.parametrize("levels", [(3.785, 3.657), (3.945, 3.657), (4, 2), (8, 2), (8, 4)])
+@pytest.mark.parametrize("n", [1, 2, 4, 24])
+def test_two_levels_are_drawn_against_bits_however_near_they_are(levels, n):
+    """Where leaving out one layer is more than the low level saves, pruning has one split only."""
+    every = curves([*ORDERINGS], made_up.scores(n), n, levels)
+    assert not any(c.constant for c in every)
+    layer = LayerCost(1000, {16: 2000, **{level: int(125 * level) for level in levels}}, 10)
+    cost = ModelCost((layer,) * n, 10**6)
+    found = [evaluation([16] * n, quantizer="none", perplexity=Metric(30, 0.2, 60))]
+    found += [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in every[0].splits]
+    drawn = draw(found, curves=every, costs={"quanto": cost, "none": cost})
+    assert list(drawn["axes"]) == ["bits", "size"]
+
+
+def test_sizes_after_the_break_are_told_apart():
+    """All layers alike at levels a fraction of a bit apart, beside a pair below them."""
+    every = curves(["lim"], made_up.scores(N), N, (3.785, 3.657))
+    levels = (3.945, 3.913, 3.881, 3.785, 3.657)
+    packed = {16: 2 * MIB, **{level: int(MIB * level / 8) for level in levels}}
+    cost = ModelCost((LayerCost(MIB, packed, 0),) * N, 8 * MIB)
+    found = [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in every[0].splits]
+    found += [evaluation([level] * N, perplexity=Metric(39, 0.2, 60)) for level in levels[:3]]
+    found.append(evaluation([16] * N, quantizer="none", perplexity=Metric(38, 0.2, 60)))
+    drawn = draw(found, curves=every, costs={"quanto": cost, "none": cost})
+    ticks = drawn["axes"]["size"]["xaxis"]["ticktext"]
+    after = ticks[ticks.index("…") + 1 :]
+    assert after == ["11.88", "11.91", "11.94", "24"]
 
 
 def test_a_second_model_is_thin_named_and_not_to_be_clicked():

@@ -29,7 +29,7 @@ from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from lwq_ui.settings import Settings
 from lwq_ui.ui import events
 from lwq_ui.ui.events import Handlers
-from lwq_ui.ui.layout import build
+from lwq_ui.ui.layout import THREE, VIEWS, build
 from lwq_ui.ui.selection import LARGEST_SEED, Selection, from_config, from_split
 from lwq_ui.ui.state import Choice, Page, Session
 from lwq_ui.ui.values import UNREADABLE, check
@@ -404,3 +404,14 @@ def test_a_seed_that_the_page_cannot_hold_is_refused():
     ordering = {"name": "random", "seed": 10**30, "scores": None, "calibration": None}
     with pytest.raises(UserError, match=r"^Config field 'ordering' is of the seed 10{30};"):
         from_config(session(), config((4,) * LAYERS, ordering=ordering))
+
+
+@pytest.mark.parametrize("before", QUANTIZERS)
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_of_the_paper_can_be_swept_whatever_was_chosen_before(name, before):
+    """Figure 5 after table 3: SpQR has no 8, 4 and 2 bits."""
+    q, view = QUANTIZERS[before], VIEWS[name]
+    viewed = view.of(Selection(quantizer=q.name, levels=q.pairs[-1]))
+    chosen = quantizer_named(viewed.quantizer)
+    assert viewed.levels in chosen.pairs
+    assert view.levels != THREE or {*THREE_LEVELS} <= {*chosen.levels}
