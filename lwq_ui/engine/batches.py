@@ -23,12 +23,14 @@ class Batch:
     index: tuple[int, ...]
 
     def tensors(self, device: str) -> tuple[Tensor, Tensor]:
-        """ids [batch, tokens], padded right with 0, and a mask of the same shape that is true on
-        real tokens. Attention is causal, so real tokens never see the padding."""
+        """ids [batch, tokens], padded right, and a mask of the same shape that is true on real
+        tokens. Attention is causal, so real tokens never see the padding: but NaN, which times
+        nothing is NaN. So it is a token of the text, where another might overflow."""
         longest = len(self.rows[0])
         ids = torch.zeros(len(self.rows), longest, dtype=torch.long)
         real = torch.zeros(len(self.rows), longest, dtype=torch.bool)
         for r, row in enumerate(self.rows):
+            ids[r] = row[-1]
             ids[r, : len(row)] = torch.tensor(row)
             real[r, : len(row)] = True
         return ids.to(device), real.to(device)

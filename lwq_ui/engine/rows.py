@@ -139,6 +139,7 @@ class Rows:
         found: list[tuple[int, int, int]] = []  # position, target, owner
         owner = 0
         for r, t in enumerate(trees):
+            self.ids[r] = t.tokens[-1]  # the padding; see Batch.tensors
             self.ids[r, : len(t.tokens)] = t.tokens
             self.depth[r, : len(t.tokens)] = t.depth
             self.end[r, : len(t.tokens)] = t.end

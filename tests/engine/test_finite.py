@@ -107,6 +107,24 @@ def test_tasks(folder: Path, store: Store, task: str) -> None:
     assert done.evaluations
 
 
+def test_texts_are_padded_with_what_does_not_overflow(tmp_path: Path) -> None:
+    """Token 0 overflows, and no text has it."""
+    model = overflowing(tiny.build("llama", "bfloat16"), 0, 1)
+    loaded = tiny.stream(tiny.save(model, tmp_path / "model"), "float16")
+    split = (16,) * loaded.info.num_layers
+    texts = tiny.documents(20, 17, 18, 16)
+
+    def logprobs(*asked: list[int]) -> list[float]:
+        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.quiet, Event())
+        return sweep.score([Request(t[:-1], t[1:]) for t in asked], "").logprob[:, 0].tolist()
+
+    assert logprobs(*texts) == pytest.approx([logprobs(t)[0] for t in texts], rel=1e-3)
+    riders = [LIM()]
+    survey(loaded, riders, texts, tiny.quiet, Event())
+    with pytest.raises(UserError, match=WHERE):
+        logprobs([0, *texts[0]])
+
+
 def test_a_pruned_layer_does_no_harm(folder: Path, store: Store) -> None:
     loaded = tiny.load(folder, "float16")
     where = (4, Settings(cache=store.root), store, tiny.quiet, Event())

@@ -92,7 +92,7 @@ def test_rows_know_where_every_target_is_predicted() -> None:
     ]
     rows = Rows(requests, [[0, 1, 4, 2], [3]])
     assert rows.index == [0, 1, 4, 2, 3]
-    assert rows.ids.tolist() == [[1, 2, 3, 4, 5], [7, 7, 0, 0, 0]]
+    assert rows.ids.tolist() == [[1, 2, 3, 4, 5], [7, 7, 7, 7, 7]]
     assert rows.tokens == 10 and rows.branches
     assert rows.at.tolist() == [1, 2, 3, 4, 5, 6]
     assert (np.diff(rows.source) >= 0).all()
