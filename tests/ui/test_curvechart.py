@@ -366,6 +366,13 @@ def test_fits_the_window_and_moves_nothing(open_page, url, width):
             assert page.evaluate(after) == top
         svg = page.evaluate(f"{PLOT}.querySelector('.main-svg').getBoundingClientRect().width")
         assert svg == pytest.approx(page.evaluate(f"{PLOT}.clientWidth"), abs=1)
+    show(page, "three levels")  # whose axis has the longest title
+    box = "document.querySelector(selector).getBoundingClientRect()"
+    edges = f"selector => {{ const box = {box}; return [box.left, box.right]; }}"
+    left, right = page.evaluate(edges, "#chart .xtitle")
+    start, end = page.evaluate(edges, "#chart .main-svg")
+    assert start <= left < right <= end
+    show(page, "pruning")
     page.set_viewport_size({"width": 800, "height": 900})
     page.wait_for_function(
         f"Math.abs({PLOT}._fullLayout.width - {PLOT}.clientWidth) < 2 && {PLOT}.clientWidth > 400"

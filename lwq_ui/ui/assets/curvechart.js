@@ -54,11 +54,18 @@ function thinned(xaxis) {
   return { ...xaxis, tickvals: tickvals.filter(stays), ticktext: ticktext.filter(stays) };
 }
 
+// On a narrow page what a title has in brackets is a line of its own.
+function broken(xaxis) {
+  if (plot.clientWidth > 420) return xaxis;
+  const text = xaxis.title.text.replace(' (', '<br>(');
+  return { ...xaxis, title: { ...xaxis.title, text } };
+}
+
 // What the user zoomed into stays through updates: until the axis or the measure is another one.
 function layout() {
   const { annotations, shapes, xaxis } = figure.axes[axis];
   return {
-    ...structuredClone({ ...figure.layout, annotations, shapes, xaxis: thinned(xaxis) }),
+    ...structuredClone({ ...figure.layout, annotations, shapes, xaxis: broken(thinned(xaxis)) }),
     width: plot.clientWidth,
     dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',
     uirevision: `${figure.name}/${axis}`,
