@@ -40,5 +40,6 @@ class Settings:
         try:
             cache = Path(os.environ.get("LWQ_CACHE_DIR") or ROOT / "cache").expanduser()
         except RuntimeError as e:  # a user that there is not
-            raise UserError(f"The environment variable LWQ_CACHE_DIR is wrong: {e}.") from None
+            reason = str(e).rstrip(".")
+            raise UserError(f"The environment variable LWQ_CACHE_DIR is wrong: {reason}.") from None
         return Settings(cache=cache, bank_limit=bank_limit)

@@ -56,7 +56,7 @@ def command(
     return run
 
 
-@pytest.mark.parametrize("where", ["a file", "below a file", "full"])
+@pytest.mark.parametrize("where", ["a file", "below a file", "full", "no possible name"])
 def test_a_score_that_cannot_be_kept_is_given(
     where: str,
     command: Callable[..., tuple[int, str, str]],
@@ -66,6 +66,8 @@ def test_a_score_that_cannot_be_kept_is_given(
     cache = tmp_path / "cache"
     if where == "full":
         monkeypatch.setattr(tempfile, "mkstemp", refuse_files)
+    elif where == "no possible name":  # asking whether a file is there is an OSError, too
+        cache /= "x" * 300
     else:
         cache.write_bytes(b"")
         cache /= "below" if where == "below a file" else ""
@@ -105,14 +107,15 @@ def test_what_is_stored_is_answered_from_a_read_only_cache(
     assert code == 0 and "acc" in out and err.count(REPORT) == 1
 
 
+@pytest.mark.parametrize("name", ["file", "x" * 300])
 def test_a_packed_layer_that_cannot_be_kept_is_one_sentence(
-    command: Callable[..., tuple[int, str, str]], tmp_path: Path
+    name: str, command: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     config = tmp_path / "config.json"
     split = ("split", MODEL, "--ordering", "zd", "--levels", "4,2", "--average-bits", "3")
     assert command(tmp_path / "cache", *split, "--json", str(config))[0] == 0
-    cache = tmp_path / "file"
-    cache.write_bytes(b"")
+    (tmp_path / "file").write_bytes(b"")
+    cache = tmp_path / name
     code, out, err = command(cache, "evaluate", str(config), "--task", "endings", "--limit", "2")
     assert code == 1 and not out
     assert "A packed layer cannot be written to" in err.splitlines()[-1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -82,7 +83,7 @@ class Bank:
 
     def has(self, layer: int, level: float) -> bool:
         path = self._path(layer, level)
-        return (layer, level) in self._packed or bool(path and path.exists())
+        return (layer, level) in self._packed or bool(path and os.path.exists(path))
 
     def fill(self, splits: Sequence[Split], progress: Progress, stop: Event) -> None:
         """Packs every layer at every level that the splits ask for."""
@@ -248,7 +249,7 @@ class Bank:
 
     def _read(self, layer: int, level: float) -> dict[str, Any] | None:
         path = self._path(layer, level)
-        if path is None or not path.exists():
+        if path is None or not os.path.exists(path):
             return None
         try:
             if path not in self._checked:

@@ -3,6 +3,7 @@ torch, so that the page can say it before torch is loaded."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -37,7 +38,9 @@ def packing_cost(
     chosen = quantizer_named(quantizer)
     wanted = to_pack(splits)
     folder = bank_folder(info, chosen, store)
-    missing = [(i, level) for i, level in wanted if not packed_path(folder, i, level).exists()]
+    missing = [
+        (i, level) for i, level in wanted if not os.path.exists(packed_path(folder, i, level))
+    ]
     size = sum(
         chosen.packed_bytes(w, level, info.dtype_bytes)
         for i, level in missing

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -77,7 +78,7 @@ class Pass:
     def resume(self, batches: Sequence[Tensor], most: int) -> bool:
         """Whether there was a pass to go on with, of at most so many layers. `batches` are the ids
         [batch, tokens] that it must have states of."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.exists(self.path):
             return False
         try:
             so_far = json.loads(check_seal(self.path)["so_far"])

@@ -200,7 +200,10 @@ def tokenize(
             if left <= 1:
                 break
     if not sequences:
-        raise UserError(f"'{text.name}' is too short: it has no two tokens to compute with.")
+        raise UserError(
+            f"'{text.name}' is too short: the tokenizer of '{loaded.info.model_id}' makes no two "
+            "tokens of any document. Choose a longer text, or another model."
+        )
     return sequences
 
 

@@ -215,6 +215,19 @@ def test_a_text_of_fewer_than_two_tokens(
         tokenize(loaded_of("llama"), calibration_text(str(path), SETTINGS))
 
 
+def test_a_tokenizer_without_two_tokens_for_a_text_is_named(
+    loaded_of: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    """The text is long enough: the tokenizer makes one unknown token of all of it."""
+    folder = tiny.save(loaded_of("llama").model, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    words = {"type": "WordLevel", "vocab": {"<unknown>": 0}, "unk_token": "<unknown>"}
+    tokenizer |= {"model": words, "pre_tokenizer": None, "post_processor": None, "normalizer": None}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer of '.*model' makes no two tokens"):
+        tokenize(tiny.load(folder), Text("own", (ENGLISH,)))
+
+
 def test_no_name_is_not_the_present_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other.txt").write_text(ENGLISH, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

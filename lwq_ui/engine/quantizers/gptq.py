@@ -344,7 +344,7 @@ def reached(bank: Bank, level: float) -> int:
     from ..sealed import check_seal
 
     path = state_path(bank, level)
-    if path is None or not path.exists():
+    if path is None or not os.path.exists(path):
         return 0
     try:
         return int(check_seal(path)["layer"])
