@@ -6,6 +6,7 @@ renaming, fusing and splitting that lies between a checkpoint's names and the mo
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import re
@@ -75,6 +76,16 @@ def skeleton(config: Any, dtype: str, model_id: str) -> PreTrainedModel:
             f"{transformers.__version__} can build ({first_line(e)})."
         ) from e
     return model.eval()
+
+
+def compute_buffers(model: PreTrainedModel, model_id: str) -> None:
+    """What the model computes for itself, computed in float32, as where transformers loads it. A
+    skeleton computes its tables of positions in the number format of the weights."""
+    exact = skeleton(copy.deepcopy(model.config), "float32", model_id)
+    for module, other in zip(model.modules(), exact.modules(), strict=True):
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = other.get_buffer(name).to(buffer.dtype)
 
 
 class Checkpoint:

@@ -26,6 +26,7 @@ from .checkpoint import (
     Checkpoint,
     check_finite,
     complete,
+    compute_buffers,
     declare_untied,
     first_line,
     pickled,
@@ -318,6 +319,7 @@ def stream_weights(source: Source, info: ModelInfo, device: str, progress: Progr
     """Everything but the layers into memory."""
     config = read_config(source)
     model = skeleton(config, info.dtype, source.model_id)
+    compute_buffers(model, source.model_id)
     headers = local_headers(source.folder, source.model_id)
     checkpoint = Checkpoint(model, headers, source.model_id, source.folder, device)
     checkpoint.check()

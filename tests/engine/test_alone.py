@@ -199,3 +199,19 @@ def test_no_tree_is_deeper_than_what_a_layer_chooses_to_see(
     walk = LayerWalk(model)
     assert walk.window == 40
     assert loaded_of("llama").walk.window > 2**30
+
+
+SINUSOIDS = {"vocab_size": tiny.VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4}
+
+
+@pytest.mark.parametrize("name", ["gptj", "codegen", "ctrl"])
+def test_tables_of_positions_are_exact_where_a_model_is_streamed(name: str, tmp_path: Path) -> None:
+    """Constructors would compute them in the number format of the weights."""
+    own = {"dff": 96} if name == "ctrl" else {"rotary_dim": 16}
+    model = tiny.build(name, "bfloat16", **SINUSOIDS, n_positions=128, **own)
+    folder = tiny.save(model, tmp_path / "model")
+    whole, streamed = tiny.load(folder).model, tiny.stream(folder).model
+    buffers = dict(streamed.named_buffers())
+    for path, buffer in whole.named_buffers():
+        assert buffer.dtype == buffers[path].dtype
+        assert torch.equal(buffer, buffers[path]), path
