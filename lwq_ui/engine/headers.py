@@ -46,7 +46,7 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 PACKED_TYPES = [tag for tag in BITS if tag[0] == "F" and tag not in FLOATS]  # of 8 bits and fewer
 PACKED_NAME = re.compile(
     r"(^|[._])(qweight|qzeros|g_idx|q_scale|q_weight|q_groups|q_perm|q_invperm|SCB|W_q|Qidxs|trellis"
-    r"|absmax|quant_map|quant_state|nested_absmax|weight_packed|weight_shape|blocks|codebooks"
+    r"|absmax|quant_map|quant_state|nested_absmax|weight_packed|weight_shape|blocks$|codebooks"
     r"|(weight|input|output|proj|[qkv]|block|global)_scales?(_inv|_\d)?|scales"
     r"|weight_(zero_point|bias_correction)|zero_points?|_scale|_shift)(\.|$)"
 )

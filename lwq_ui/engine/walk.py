@@ -170,7 +170,7 @@ class LayerWalk:
     def _small_tree(self) -> list[list[int]]:
         """Three sequences with a common beginning of 12 tokens, in lexicographic order."""
         vocabulary = self.model.get_input_embeddings().num_embeddings
-        ids = (torch.arange(44) * 7919 % vocabulary).sort().values.tolist()
+        ids = (torch.arange(1, 45) * 7919 % vocabulary).sort().values.tolist()
         context, rest = ids[:12], ids[12:]
         return [context + rest[:12], context + rest[12:22], context + rest[12:16] + rest[22:]]
 

@@ -215,3 +215,9 @@ def test_tables_of_positions_are_exact_where_a_model_is_streamed(name: str, tmp_
     for path, buffer in whole.named_buffers():
         assert buffer.dtype == buffers[path].dtype
         assert torch.equal(buffer, buffers[path]), path
+
+
+def test_no_trees_where_positions_follow_from_the_tokens() -> None:
+    """Of RoBERTa they begin behind the padding token's number, which may be 0."""
+    roberta = {**tiny.BASE, "num_hidden_layers": 2, "is_decoder": True, "pad_token_id": 0}
+    assert not LayerWalk(tiny.build("roberta", **roberta)).shares_prefixes

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.engine import headers
-from lwq_ui.engine.headers import Headers, hub_headers, local_headers
+from lwq_ui.engine.headers import PACKED_NAME, Headers, hub_headers, local_headers
 from lwq_ui.settings import ROOT
 
 INDEX = headers.INDEX
@@ -419,3 +419,8 @@ def test_the_page_can_ask_before_torch_is_loaded() -> None:
     lines += ["print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"]
     run = [sys.executable, "-c", "\n".join(lines)]
     assert subprocess.check_output(run, cwd=ROOT, text=True).strip() == "[]"
+
+
+def test_blocks_of_a_vision_tower_are_not_packed() -> None:
+    assert not PACKED_NAME.search("model.visual.blocks.0.attn.qkv.weight")
+    assert PACKED_NAME.search("model.layers.0.mlp.experts.gate_up_proj_blocks")
