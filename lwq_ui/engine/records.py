@@ -81,11 +81,12 @@ def evaluation_key(
 
 
 def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
+    calibrating = ("transformers",) if quantizer.calibrated else ()  # the model is run for it
     parts = {
         "format": BANK_FORMAT,
         "quantizer": quantizer.to_json(),
         "dtype": info.dtype,
-        "versions": versions("torch", "optimum-quanto"),
+        "versions": versions("torch", "optimum-quanto", *calibrating),
     }
     return store.root / Key("banks", info.fingerprint, parts).path.with_suffix("")
 
