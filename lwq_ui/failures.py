@@ -38,6 +38,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library that is written in Rust gave up, such as tokenizers: no Exception."""
+    return not isinstance(error, Exception) and type(error).__name__ == "PanicException"
+
+
 def unexpected(error: BaseException, cache: Path) -> UserError:
     """What the user reads about an error that nobody foresaw. Its traceback goes to lwq.log in
     `cache`, or to a temporary file where that cannot be written."""

@@ -19,7 +19,7 @@ from transformers.utils import is_peft_available
 from ..core.errors import Stopped, UnknownArchitecture, UserError
 from ..core.memory import format_gib
 from ..core.schema import LayerSpec, ModelInfo
-from ..failures import out_of_memory
+from ..failures import is_panic, out_of_memory
 from .attention import footprint
 from .checkpoint import (
     DTYPES,
@@ -254,8 +254,8 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except BaseException as e:
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
-            raise  # a panic of the tokenizers library, which is written in Rust, is no Exception
+        if not (isinstance(e, Exception) or is_panic(e)):
+            raise
         raise UserError(
             f"The tokenizer of '{source.model_id}' cannot be loaded; its files are missing or "
             f"damaged, or need a package that is not installed ({first_line(e)})."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Stopped, UserError
+from ..failures import is_panic
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -227,8 +228,7 @@ def tokenizing(loaded: LoadedModel) -> Iterator[None]:
     except (UserError, Stopped):
         raise
     except BaseException as e:
-        panic = type(e).__module__ == "pyo3_runtime"  # of the Rust library, and no Exception
-        if not (panic or isinstance(e, Exception)):
+        if not (isinstance(e, Exception) or is_panic(e)):
             raise
         raise UserError(
             f"The tokenizer of '{loaded.info.model_id}' fails on a text ({type(e).__name__}: {e}). "

@@ -16,6 +16,7 @@ from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS, SCORERS
 from ..core.schema import ModelInfo, Scores
 from ..engine.evaluation import PRESETS
 from ..engine.quantizers import DEFAULT, QUANTIZERS, quantizer_named
+from .blocks import Blocks
 from .curvechart import CurveChart
 from .heatmap import BudgetBar
 from .memorypanel import build_memory
@@ -24,7 +25,6 @@ from .modelfield import ModelField
 from .quantizerpanel import build_quantizer, note
 from .selection import Selection
 from .state import Page, Session
-from .values import Blocks
 from .wording import quantizer_title
 
 CSS, ANNOUNCE, MARK_ROW = (

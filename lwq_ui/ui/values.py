@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ..core.errors import UserError
+from .blocks import UNREADABLE
 from .curvechart import CurveChart
 from .heatmap import BudgetBar
 from .modelfield import ModelField
@@ -17,18 +18,6 @@ from .quantizerpanel import Pairs, levels_of
 from .selection import LARGEST_SEED
 
 GROWING = ("into", "metric", "other")  # their lists come with models and devices
-UNREADABLE = "The page sent a value that cannot be read. Reload it."
-
-
-class Blocks(gr.Blocks):
-    """Gradio's Blocks, but a value that a component cannot take is one sentence, not a traceback
-    in the log and an empty error in the browser."""
-
-    async def preprocess_data(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().preprocess_data(*args, **options)
-        except Exception as e:
-            raise gr.Error(UNREADABLE, print_exception=False) from e
 
 
 def check(values: Mapping[Any, Any]) -> None:

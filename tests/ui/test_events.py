@@ -28,11 +28,12 @@ from lwq_ui.core.schema import Config, Evaluation, LayerSpec, Metric, ModelInfo,
 from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from lwq_ui.settings import Settings
 from lwq_ui.ui import events
+from lwq_ui.ui.blocks import UNREADABLE
 from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import THREE, VIEWS, build
 from lwq_ui.ui.selection import LARGEST_SEED, Selection, from_config, from_split
 from lwq_ui.ui.state import Choice, Page, Session
-from lwq_ui.ui.values import UNREADABLE, check
+from lwq_ui.ui.values import check
 
 ANN = SimpleNamespace(session_hash="ann")
 LAYERS = 8
