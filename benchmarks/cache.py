@@ -6,6 +6,8 @@ packing   room for a model of 160 layers beside 20 others that are packed: the f
           once and their sum is kept; or listed again for every layer
 reading   what is known of 12,000 requests under 25 splits, from a journal of 400 files: merged by
           its first reader; or file by file, as that first reader has it
+checking  the checksum of 512 MiB of packed layers, compared when a process first reads them; or
+          the same bytes read and summed in float32
 """
 
 from __future__ import annotations
@@ -16,12 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import load_file
 
 from benchmarks.report import arguments, report
 from lwq_ui.core.diskspace import DiskSpace
 from lwq_ui.engine.journal import Journal, Scored
+from lwq_ui.engine.sealed import check_seal, sealed
 
 LAYERS, BANKS, FILES, REQUESTS = 160, 20, 400, 30
+PACKED = 2**29  # bytes of the file whose checksum is compared
 SPLITS = [(4,) * i + (2,) * (24 - i) for i in range(25)]
 
 
@@ -67,11 +73,17 @@ def main() -> None:
         journal, digests = journal_of(root / "journals" / "model" / "key")
         first = cpu_seconds(lambda: journal.read(digests, SPLITS, True))
         later = cpu_seconds(lambda: journal.read(digests, SPLITS, True))
+        packed = root / "bank" / "layer-000-4bit.safetensors"
+        packed.parent.mkdir()
+        packed.write_bytes(sealed(packed, {"weight": torch.ones(PACKED // 4)}))
+        checked = cpu_seconds(lambda: check_seal(packed))
+        summed = cpu_seconds(lambda: load_file(packed)["weight"].sum())
     report(
         "cache: CPU seconds",
         [
             {"what": "packing", "ours": once, "alternative": anew},
             {"what": "reading", "ours": later, "alternative": first},
+            {"what": "checking", "ours": checked, "alternative": summed},
         ],
         options.json,
     )

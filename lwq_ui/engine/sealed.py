@@ -1,8 +1,8 @@
 """safetensors files that carry a checksum of all their bytes.
 
 A file of packed layers or hidden states that is damaged on the disk still loads, and gives other
-numbers. So the bytes are hashed when such a file is first read. That costs about a second for each
-1.5 GB, once per process, where the disk is not slower than that anyway.
+numbers. So the bytes are hashed when a process first reads such a file (benchmarks/cache.py says
+what that costs).
 """
 
 from __future__ import annotations
