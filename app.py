@@ -8,7 +8,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 
 from lwq_ui.core.errors import UserError
-from lwq_ui.settings import Settings
+from lwq_ui.core.settings import Settings
 from lwq_ui.ui.events import wire
 from lwq_ui.ui.layout import CSS, THEME, build
 from lwq_ui.ui.state import Page

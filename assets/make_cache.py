@@ -18,12 +18,12 @@ from lwq_ui.core.allocation import Split
 from lwq_ui.core.curves import alike, all_splits, curves, levels_between
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.core.orderings import SCORERS
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.evaluation import tasks
 from lwq_ui.engine.quantizers import QUANTIZERS
 from lwq_ui.engine.texts import shipped_calibration
-from lwq_ui.settings import Settings
 from lwq_ui.ui.layout import QUICK
 
 # The paper's figure 2 for the demo model: every split of these, on these tasks.

@@ -22,13 +22,13 @@ from benchmarks.report import arguments, report
 from lwq_ui.core.allocation import Split
 from lwq_ui.core.curves import curve
 from lwq_ui.core.memory import UNTOUCHED, average_bits
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.packing import packing_cost
 from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from lwq_ui.engine.texts import shipped_calibration
-from lwq_ui.settings import Settings
 
 STEPS = 4  # between all-high and all-low
 

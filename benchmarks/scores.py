@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import arguments, report
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine import models
 from lwq_ui.engine.batches import batch_tokens, batches
 from lwq_ui.engine.layers import layer_weights
@@ -29,7 +30,6 @@ from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sources import find
 from lwq_ui.engine.texts import shipped_calibration, tokenize
-from lwq_ui.settings import Settings
 
 Work = Callable[[], Any]
 

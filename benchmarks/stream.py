@@ -50,8 +50,8 @@ def make(folder: Path, gib: float) -> None:
     from safetensors.torch import save_file
     from transformers import LlamaConfig
 
+    from lwq_ui.core.settings import Settings
     from lwq_ui.engine.checkpoint import skeleton
-    from lwq_ui.settings import Settings
 
     width = int((gib * GIB / 2 / LAYERS / 11) ** 0.5) // 128 * 128  # 11 widths squared in a layer
     config = LlamaConfig(
@@ -99,12 +99,12 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     import torch
     from safetensors import safe_open
 
+    from lwq_ui.core.settings import Settings
     from lwq_ui.core.store import Store
     from lwq_ui.engine import jobs, models
     from lwq_ui.engine.scorers import layer_scores
     from lwq_ui.engine.sources import Source
     from lwq_ui.engine.texts import shipped_calibration
-    from lwq_ui.settings import Settings
 
     if way == "sum":
         began = now()

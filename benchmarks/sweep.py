@@ -61,8 +61,8 @@ def task_files(folder: Path) -> list[Path]:
     """Both tasks as lm-eval's YAML, which all ways read."""
     import yaml
 
+    from lwq_ui.core.settings import Settings
     from lwq_ui.engine.texts import held_out_passages
-    from lwq_ui.settings import Settings
 
     settings = Settings.from_environment()
     rows = [json.dumps({"text": t}) for t in held_out_passages(settings).documents]
@@ -155,10 +155,10 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
     import lwq_ui.engine.harness
     import lwq_ui.engine.quantizers.quanto_kernels  # noqa: F401
     from lwq_ui.core.curves import curve
+    from lwq_ui.core.settings import Settings
     from lwq_ui.core.store import Store
     from lwq_ui.engine import jobs
     from lwq_ui.engine.texts import shipped_calibration
-    from lwq_ui.settings import Settings
 
     datasets.disable_progress_bars()
     torch.set_num_threads(options.threads)

@@ -27,6 +27,7 @@ from .core.memory import PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
 from .core.orderings import ALIKE, ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
 from .core.outputs import check_file, check_folder
 from .core.schema import Config, Evaluation, ModelInfo, Scores, split_name
+from .core.settings import Settings
 from .core.store import Store
 from .engine import records
 from .engine.configs import breakpoints_of, build_config, read_config
@@ -36,7 +37,6 @@ from .engine.packing import packing_cost
 from .engine.quantizers import DEFAULT, QUANTIZERS, model_cost, quantizer_named
 from .engine.texts import calibration_text
 from .failures import unexpected
-from .settings import Settings
 from .terminal import Terminal, Warnings, deliver, is_stream, make_printable
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ import pytest
 
 from lwq_ui import cli
 from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, Scores
+from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.evaluation import tasks
@@ -28,7 +29,6 @@ from lwq_ui.engine.hub import HubFile
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sources import Source, file_hash, find, known_hash, listed
 from lwq_ui.engine.texts import Text, shipped_calibration
-from lwq_ui.settings import ROOT, Settings
 from lwq_ui.ui.state import Choice, Page
 
 REPORT = "cannot be written"

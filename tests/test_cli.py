@@ -16,7 +16,7 @@ import pytest
 from lwq_ui.cli import main
 from lwq_ui.core.memory import GIB
 from lwq_ui.core.schema import Config
-from lwq_ui.settings import ROOT
+from lwq_ui.core.settings import ROOT
 
 N = 24
 QUICK = ["--max-tokens", "300"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lwq_ui.settings import ROOT
+from lwq_ui.core.settings import ROOT
 
 LATER = ("torch", "transformers", "lm_eval", "plotly", "datasets", "accelerate", "optimum")
 BUILD = """
 import json, sys
 import app
-from lwq_ui.settings import Settings
+from lwq_ui.core.settings import Settings
 parts = app.build(page := app.Page(Settings.from_environment()))
 app.wire(parts, page)
 parts.demo.get_config_file()  # what the browser asks for first

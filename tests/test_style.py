@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lwq_ui.settings import ROOT
+from lwq_ui.core.settings import ROOT
 
 
 @pytest.mark.parametrize("command", ["ruff check .", "ruff format --check .", "mypy"])

@@ -26,9 +26,9 @@ from lm_eval.tasks import TaskManager
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine.evaluation import Harness, tasks
 from lwq_ui.engine.harness import load_task
-from lwq_ui.settings import Settings
 from tools.train_demo_model import CONTEXT, books
 
 WINDOWS = 512

@@ -26,7 +26,7 @@ import yaml
 
 from ..core.errors import UserError
 from ..core.schema import Metric, split_name
-from ..settings import Settings
+from ..core.settings import Settings
 from .texts import Text, held_out_passages, read, tokenize
 
 if TYPE_CHECKING:

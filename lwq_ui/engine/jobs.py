@@ -21,9 +21,9 @@ from ..core.memory import UNTOUCHED
 from ..core.orderings import SCORERS
 from ..core.outputs import check_folder, new_folder, unwritable
 from ..core.schema import UNQUANTIZED, Config, Evaluation, ModelInfo, Scores
+from ..core.settings import Settings
 from ..core.store import Key, Store
 from ..failures import logged, unexpected
-from ..settings import Settings
 from . import models, records
 from .bank import Bank, Packing
 from .configs import check_fingerprint, other_weights

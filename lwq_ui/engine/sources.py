@@ -19,9 +19,9 @@ from typing import Any
 
 from ..core.errors import Stopped, UserError
 from ..core.memory import format_gib
+from ..core.settings import Settings
 from ..core.store import Key, Store, digest
 from ..core.typed import typed
-from ..settings import Settings
 from .headers import (
     Headers,
     check_present,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Stopped, UserError
+from ..core.settings import Settings
 from ..failures import is_panic
-from ..settings import Settings
 
 if TYPE_CHECKING:
     from .models import LoadedModel

@@ -14,13 +14,13 @@ from ..core.allocation import Split
 from ..core.errors import UserError
 from ..core.orderings import QUICK_SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
+from ..core.settings import Settings
 from ..core.store import Store
 from ..engine import records
 from ..engine.evaluation import PRESETS, Registered, Task, expand, tasks
 from ..engine.quantizers import quantizer_named
 from ..engine.sources import DEMO, find
 from ..engine.texts import Text, calibration_text
-from ..settings import Settings
 from .worker import Job, Worker
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from lwq_ui.core import diskspace
 from lwq_ui.core.diskspace import DEFAULT_LIMIT, DiskSpace, Usage, mark_used
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import GIB, parse_size
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store, write_atomically
-from lwq_ui.settings import Settings
 
 USED = {  # file -> bytes, last used
     "one/a/layer-0.safetensors": (100, 30),

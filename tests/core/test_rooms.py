@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lwq_ui.settings import ROOT
+from lwq_ui.core.settings import ROOT
 
 HEAVY = ("torch", "gradio", "transformers")
 

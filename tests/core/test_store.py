@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from lwq_ui.core import store as store_module
+from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import (
     Key,
     Store,
@@ -30,7 +31,6 @@ from lwq_ui.core.store import (
     write_atomically,
 )
 from lwq_ui.core.typed import typed
-from lwq_ui.settings import ROOT, Settings
 
 FINGERPRINT = "0123456789abcdef" * 4
 PARTS = {"scorer": "lim", "data": {"sha256": "abc", "max_tokens": 512}, "torch": "2.13.0"}

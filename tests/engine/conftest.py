@@ -10,9 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 import pytest
 import tiny
 
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.settings import Settings
 
 
 @pytest.fixture(scope="session")

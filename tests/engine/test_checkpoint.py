@@ -22,12 +22,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs, models
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.models import describe
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sources import Source, find
-from lwq_ui.settings import Settings
 
 Tensors = dict[str, Tensor]
 Edit = Callable[[Tensors], None]

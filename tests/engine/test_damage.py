@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store, write_atomically
 from lwq_ui.engine import jobs
 from lwq_ui.engine.bank import Bank
@@ -21,7 +22,6 @@ from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.quantizers.gptq import reached, state_path
 from lwq_ui.engine.sealed import sealed
 from lwq_ui.engine.texts import Text
-from lwq_ui.settings import Settings
 
 TRIALS = 50  # of each kind of file
 SPLITS = [(4, 2), (2, 4), (8, 4)]

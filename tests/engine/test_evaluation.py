@@ -24,6 +24,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import Metric
+from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.engine import evaluation
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import Measured, Passages, per_token, task_named, tasks
@@ -32,7 +33,6 @@ from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import Sweep
 from lwq_ui.engine.texts import Text, shipped_calibration
-from lwq_ui.settings import ROOT, Settings
 
 SPLITS = [(2, 4, 16, 8), (16,) * 4, (4,) * 4]
 HARNESS = ("endings", "last_word", "minimal_pairs")
@@ -235,7 +235,7 @@ def test_an_unknown_task(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tasks_are_known_without_torch_and_lm_eval() -> None:
     code = (
         "import sys; from lwq_ui.engine.evaluation import task_named; "
-        "from lwq_ui.settings import Settings; s = Settings.from_environment(); "
+        "from lwq_ui.core.settings import Settings; s = Settings.from_environment(); "
         "task_named('endings', s).data; task_named('mmlu', s).data; "
         "assert not {'torch', 'lm_eval'} & set(sys.modules)"
     )

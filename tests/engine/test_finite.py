@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.schema import Evaluation, Metric, Scores
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
 from lwq_ui.engine.bank import Bank
@@ -24,7 +25,6 @@ from lwq_ui.engine.survey import Rider, survey
 from lwq_ui.engine.sweep import Request, Sweep
 from lwq_ui.engine.texts import Text
 from lwq_ui.engine.walk import LayerWalk
-from lwq_ui.settings import Settings
 
 TASKS = ["perplexity", "endings", "last_word", "minimal_pairs"]
 WITH = Text("with", ("the wind and the rain went over the hill to the house",) * 2)

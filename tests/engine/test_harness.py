@@ -28,6 +28,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import evaluation, harness, jobs
 from lwq_ui.engine.bank import Bank
@@ -36,7 +37,6 @@ from lwq_ui.engine.harness import BOOTSTRAP, SEED, SweepLM, load_registered, res
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import Rehearsal, Rehearsed, Sweep
-from lwq_ui.settings import Settings
 
 SETTINGS = Settings(cache=Path("unused"))
 SPLITS = [(2, 4, 16, 8), (16,) * 4, (4,) * 4]

@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.settings import ROOT
 from lwq_ui.engine import headers
 from lwq_ui.engine.headers import PACKED_NAME, Headers, hub_headers, local_headers
-from lwq_ui.settings import ROOT
 
 INDEX = headers.INDEX
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.export.json_config import export_json, import_json
 from lwq_ui.core.schema import Config
+from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.configs import build_config, read_config
@@ -31,7 +32,6 @@ from lwq_ui.engine.evaluation import Harness, tasks
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import model_cost, quantizer_named
 from lwq_ui.engine.texts import Text, shipped_calibration
-from lwq_ui.settings import ROOT, Settings
 
 SPLITS = [(4, 2, 4, 2), (16,) * 4, (8, 4, 2, 16)]
 PROMPT = "The old house stood at the end of the lane, and"

@@ -15,6 +15,7 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, survey
 from lwq_ui.engine.bank import Bank
@@ -25,7 +26,6 @@ from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sealed import check_seal
 from lwq_ui.engine.texts import Text, shipped_calibration, tokenize
 from lwq_ui.engine.walk import LayerWalk
-from lwq_ui.settings import Settings
 
 Folder = Callable[..., Path]
 

@@ -18,11 +18,11 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, T5Config
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import ModelInfo
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, models, records
 from lwq_ui.engine.models import describe, load
 from lwq_ui.engine.sources import Source
-from lwq_ui.settings import Settings
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from threading import Event
 import pytest
 import tiny
 
+from lwq_ui.core.settings import ROOT
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.packing import packing_cost, speed
-from lwq_ui.settings import ROOT
 
 N = 4
 

@@ -12,11 +12,11 @@ import pytest
 import tiny
 import torch
 
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, peak
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.peak import own_bytes, peak_memory
-from lwq_ui.settings import Settings
 
 MIB = 2**20
 linux = pytest.mark.skipif(not peak.STATUS.exists(), reason="only Linux tells")

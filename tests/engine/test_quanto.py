@@ -29,12 +29,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.schema import WeightSpec
+from lwq_ui.core.settings import ROOT
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.quantizers import quanto_optimizers as own
 from lwq_ui.engine.quantizers.quanto import odd_for_a_cpu
 from lwq_ui.engine.quantizers.quanto_optimizers import ClipOptimizer, GroupwiseHqqOptimizer
-from lwq_ui.settings import ROOT
 
 QTYPES = {2: qint2, 4: qint4}
 DTYPES = ("float32", "bfloat16", "float16")

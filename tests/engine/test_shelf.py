@@ -12,7 +12,7 @@ import pytest
 import tiny
 from safetensors.torch import load_file, save_file
 
-from lwq_ui.settings import Settings
+from lwq_ui.core.settings import Settings
 from lwq_ui.ui.state import Choice, Page, Shelf
 
 JOB: Any = SimpleNamespace(progress=tiny.quiet, stop=Event())

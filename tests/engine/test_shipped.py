@@ -8,13 +8,13 @@ import pytest
 
 from lwq_ui.core.curves import alike, all_splits, curves, levels_between
 from lwq_ui.core.orderings import SCORERS
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.evaluation import tasks
 from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 from lwq_ui.engine.sources import DEMO, Source
 from lwq_ui.engine.texts import shipped_calibration
-from lwq_ui.settings import Settings
 
 STALE = "assets/cache is out of date: run python assets/make_cache.py"
 

@@ -25,12 +25,12 @@ from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
+from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.engine import sources
 from lwq_ui.engine.headers import local_headers
 from lwq_ui.engine.hub import HubFile
 from lwq_ui.engine.models import describe, load
 from lwq_ui.engine.sources import Source, find
-from lwq_ui.settings import ROOT, Settings
 
 SETTINGS = Settings(cache=Path("unused"))
 

@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 from lwq_ui.core.errors import UserError
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, texts
 from lwq_ui.engine.bank import Bank
@@ -30,7 +31,6 @@ from lwq_ui.engine.texts import (
     shipped_calibration,
     tokenize,
 )
-from lwq_ui.settings import Settings
 
 SETTINGS = Settings(cache=Path("unused"))
 ENGLISH = "The old man opened the door quietly and looked at the river behind his house. "

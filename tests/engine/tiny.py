@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from lwq_ui.core.settings import ROOT
 from lwq_ui.engine import models
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.sources import Source
-from lwq_ui.settings import ROOT
 
 DEMO = ROOT / "assets" / "demo_model"
 VOCABULARY = 4096  # of the demo model's tokenizer

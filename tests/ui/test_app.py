@@ -18,8 +18,8 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
 from lwq_ui.core.orderings import ORDERINGS, QUICK_SCORERS, rank_layers
 from lwq_ui.core.schema import Config, Evaluation, Metric
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine.quantizers import model_cost
-from lwq_ui.settings import Settings
 
 pytest.importorskip("gradio")
 

@@ -25,8 +25,8 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import PRUNED, UNTOUCHED
 from lwq_ui.core.orderings import ORDERINGS
 from lwq_ui.core.schema import Config, Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
-from lwq_ui.settings import Settings
 from lwq_ui.ui import events
 from lwq_ui.ui.blocks import UNREADABLE
 from lwq_ui.ui.events import Handlers

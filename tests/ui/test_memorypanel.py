@@ -11,9 +11,9 @@ from lwq_ui.core.budget import CARDS, RESERVE, Usage, parts, weights_budget
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import GIB, format_gib, parse_size
 from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine.devices import Device
 from lwq_ui.engine.quantizers import model_cost
-from lwq_ui.settings import Settings
 
 pytest.importorskip("gradio")
 

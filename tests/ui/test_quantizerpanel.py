@@ -12,11 +12,11 @@ import pytest
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import format_gib
 from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
+from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import records
 from lwq_ui.engine.packing import packing_cost
 from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
-from lwq_ui.settings import Settings
 
 pytest.importorskip("gradio")
 

@@ -8,7 +8,7 @@ from functools import cache
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from ...settings import Settings
+from ...core.settings import Settings
 from ..sources import Progress
 from ..texts import MAX_DOCUMENTS, MAX_TOKENS, Text, shipped_calibration, tokenize
 from .base import Option, Quantizer

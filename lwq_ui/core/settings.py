@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core.diskspace import DEFAULT_LIMIT
-from .core.errors import UserError
-from .core.memory import parse_size
+from .diskspace import DEFAULT_LIMIT
+from .errors import UserError
+from .memory import parse_size
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
