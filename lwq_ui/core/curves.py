@@ -10,11 +10,18 @@ from statistics import fmean, stdev
 
 from .allocation import Split
 from .memory import PRUNED, UNTOUCHED
-from .orderings import ALIKE, ALIKE_TITLE, ORDERINGS, Values, ordering_title, rank_layers
+from .orderings import (
+    ALIKE,
+    ALIKE_TITLE,
+    ORDERINGS,
+    Values,
+    ordering_named,
+    ordering_title,
+    rank_layers,
+)
 from .schema import Evaluation, Metric
 
 THREE_LEVELS = (8, 4, 2)  # appendix A.2
-RANDOM_SEEDS = (0, 1, 2)  # the paper's three random orders
 KEPT = 0.9  # of the all-high score: the paper's grey line
 FEWEST = 3  # neighbours that make a line: both ends lie on every ordering
 FEWEST_SAID = 6  # points of a line of which a sentence says where it loses something
@@ -98,7 +105,7 @@ def curves(
     return [
         curve(name, scores, num_layers, levels, seed, every)
         for name in orderings
-        for seed in (RANDOM_SEEDS if name == "random" else (0,))
+        for seed in ordering_named(name).seeds
     ]
 
 

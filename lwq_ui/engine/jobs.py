@@ -185,8 +185,8 @@ def score(
             documents=len(of_text),
             tokens=sum(map(len, of_text)),
             seconds=round(seconds, 3),
-            quantizer=chosen.name if spec.needs_bank else None,
-            level=low if spec.needs_bank else None,
+            quantizer=chosen.name if spec.measures_level else None,
+            level=low if spec.measures_level else None,
             cut=cut_short(loaded, text.documents[: len(of_text)]),
             unused_bytes=text.unused_bytes if spec.needs_text else 0,
         )

@@ -53,7 +53,7 @@ def scores_key(
     if spec.needs_text:
         most = max_tokens or spec.max_tokens
         parts |= {"text": text.digest, "document_tokens": MAX_TOKENS, "max_tokens": most}
-    if spec.needs_bank:
+    if spec.measures_level:
         if quantizer is None or low is None:
             raise ValueError(f"{scorer} is a score of a quantizer's level")
         parts |= {

@@ -9,7 +9,7 @@ from html import escape
 
 from ..core.allocation import Split, breakpoints
 from ..core.comparison import Estimate, estimate, larger_than_noise, mean_of, noise_limit
-from ..core.curves import RANDOM_SEEDS, levels_between
+from ..core.curves import levels_between
 from ..core.errors import UserError
 from ..core.memory import average_bits, format_gib
 from ..core.metrics import metric_spec
@@ -61,7 +61,7 @@ def contenders(session: Session, selection: Selection) -> list[Contender]:
     for o in ORDERINGS.values():
         known = o.scorer is None or o.scorer in scores
         if known and not o.prunes and o.name != "block-influence":  # which ranks as LIM
-            every += [(o.name, seed) for seed in (RANDOM_SEEDS if o.name == "random" else (0,))]
+            every += [(o.name, seed) for seed in o.seeds]
     found = []
     for name, seed in dict.fromkeys((n, s if n == "random" else 0) for n, s in every):
         split = replace(selection, ordering=name, seed=seed).split(session)

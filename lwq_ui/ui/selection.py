@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.allocation import Breakpoints, Split
-from ..core.curves import RANDOM_SEEDS, Curve, alike, curves, levels_between
+from ..core.curves import Curve, alike, curves, levels_between
 from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_layers
@@ -198,7 +198,7 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
     if scorer and values and (known is None or tuple(values) != known.values):
         calibration = f"{config.ordering.get('calibration') or 'weights'} (from the config)"
         given = Scores(scorer, tuple(values), calibration, 0, 0, 0.0)
-        if SCORERS[scorer].needs_bank:
+        if SCORERS[scorer].measures_level:
             given = replace(given, quantizer=low[0], level=low[1])
             session = replace(session, sensitivity={**session.sensitivity, low: given})
         else:
@@ -299,7 +299,7 @@ def orders_of(
         if o.name == "block-influence" or (o.scorer and o.scorer not in values):
             continue  # the first ranks as LIM, whatever the scores
         for s in dict.fromkeys((seed, *range(SEEDS_TRIED))) if o.name == "random" else (0,):
-            known = usual if o.name != "random" or s in (seed, *RANDOM_SEEDS) else rare
+            known = usual if s in (seed, *o.seeds) else rare
             known.add(ordering_title(o.name, s), o.prunes, rank_layers(o.name, values, n, s))
     return {split: " = ".join(usual.of(split) or rare.of(split)[:1]) or None for split in every}
 

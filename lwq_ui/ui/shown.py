@@ -262,7 +262,8 @@ class Shown(MemoryPanel, QuantizerPanel):
             (o.title, o.name)
             for o in ORDERINGS.values()
             if not (
-                o.prunes or (o.scorer and SCORERS[o.scorer].needs_bank and o.scorer not in scores)
+                o.prunes
+                or (o.scorer and SCORERS[o.scorer].measures_level and o.scorer not in scores)
             )
         ]
         # An order that holds is left alone: the user may have chosen another one meanwhile.
@@ -420,7 +421,7 @@ def short(info: ModelInfo) -> str:
 def is_measured(ordering: str) -> bool:
     """Whether its scores exist only where somebody asked for them."""
     scorer = ORDERINGS[ordering].scorer if ordering != ALIKE else None
-    return scorer is not None and SCORERS[scorer].needs_bank
+    return scorer is not None and SCORERS[scorer].measures_level
 
 
 def model_key(info: ModelInfo) -> str:

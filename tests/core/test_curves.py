@@ -9,7 +9,6 @@ import pytest
 
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.curves import (
-    RANDOM_SEEDS,
     Expected,
     Kept,
     alike,
@@ -23,7 +22,7 @@ from lwq_ui.core.curves import (
 )
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import LayerCost, ModelCost, average_bits
-from lwq_ui.core.orderings import ORDERINGS, rank_layers
+from lwq_ui.core.orderings import ORDERINGS, RANDOM_SEEDS, rank_layers
 from lwq_ui.core.schema import Evaluation, Metric
 
 N = 12
@@ -91,6 +90,8 @@ def test_one_curve_per_ordering_and_one_per_seed():
     assert {s for c in every for s in c.splits} == set(splits)
     with pytest.raises(UserError):
         curves(["lim"], {}, N, (4, 2))
+    with pytest.raises(UserError, match="no ordering 'best'"):
+        curves(["best"], SCORES, N, (4, 2))
 
 
 def test_all_layers_alike():

@@ -9,7 +9,10 @@ from lwq_ui.core.orderings import (
     ALIKE,
     ORDERINGS,
     QUICK_SCORERS,
+    RANDOM_SEEDS,
+    REFERENCE_SCORER,
     SCORERS,
+    Ordering,
     ordering_title,
     rank_layers,
 )
@@ -78,8 +81,24 @@ def test_random_leaves_the_global_generator_alone() -> None:
 
 
 def test_other_orderings_do_not_depend_on_the_seed() -> None:
+    assert [o.name for o in ORDERINGS.values() if o.seeded] == ["random"]
+    assert ORDERINGS["random"].seeds == RANDOM_SEEDS
     for name in set(ORDERINGS) - {"random"}:
         assert rank_layers(name, SCORES, 5, seed=0) == rank_layers(name, SCORES, 5, seed=1)
+        assert ORDERINGS[name].seeds == (0,)
+
+
+def test_an_ordering_ranks_as_the_one_it_names() -> None:
+    named = {name: o.ranks_as for name, o in ORDERINGS.items() if o.ranks_as}
+    assert named == {"block-influence": "lim"}
+    for name, other in named.items():
+        assert rank_layers(name, SCORES, 5) == rank_layers(other, SCORES, 5)
+
+
+@pytest.mark.parametrize("ordering", ORDERINGS.values(), ids=lambda o: o.name)
+def test_every_ordering_is_explained_by_one_sentence_of_its_own(ordering: Ordering) -> None:
+    assert ordering.meaning[0].isupper() and ordering.meaning.endswith(".")
+    assert [o for o in ORDERINGS.values() if o.meaning == ordering.meaning] == [ordering]
 
 
 def test_an_unknown_ordering_names_the_known_ones() -> None:
@@ -105,6 +124,7 @@ def test_every_scorer_is_an_ordering_and_the_quick_ones_have_a_reverse() -> None
         assert (reverse is not None) == bool(spec.reverse)
         assert reverse is None or (reverse.scorer, reverse.title) == (scorer, spec.reverse)
     assert QUICK_SCORERS == ["lim", "zd"]
+    assert SCORERS[REFERENCE_SCORER].measures_level
     assert "reverse-sensitivity" not in ORDERINGS
     assert len({o.title for o in ORDERINGS.values()}) == len(ORDERINGS)
 
