@@ -3,7 +3,6 @@ followed by polling, so that every handler alone writes what it answers for."""
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -35,16 +34,14 @@ from .layout import (
     PG19,
     VIEWS,
     Parts,
-    error_html,
-    scored_html,
-    status_html,
 )
-from .memorypanel import failed_html
-from .modelcard import TOO_LARGE, disk_html, loaded_card, looked_card, truth_html
+from .modelcard import TOO_LARGE, disk_html, loaded_card, looked_card, scored_html, truth_html
 from .quantizerpanel import levels_of
 from .selection import from_config, from_split, ready
 from .shown import Plan, Shown, Updates, Values, is_measured, limit_of, model_key
 from .state import Choice, Level, OtherModel, Page, Session
+from .status import error_html, status_html
+from .templates import lines_html
 from .values import check
 from .wording import quantizer_title
 from .worker import Job, unexpected
@@ -401,7 +398,7 @@ class Handlers(Shown):
         focus = {} if one_split or drawn in lacking else self.focus(session, v, lacking[:1])
         drawn = lacking[0] if focus else drawn
         # A forecast is of what was to do before this job, on a machine that did nothing else.
-        yield {p.forecast: html.escape(self.counted(session, v))} | focus
+        yield {p.forecast: lines_html(self.counted(session, v))} | focus
 
         def work(job: Job) -> Any:
             nonlocal known
@@ -527,7 +524,7 @@ class Handlers(Shown):
             parts.append(f"That takes {duration(found.seconds)} on this machine{calibrating}.")
         if found.unknown:
             parts.append(f"Not known before it starts: {', '.join(found.unknown)}.")
-        yield {p.forecast: html.escape(" ".join(parts))} | self.idle(request, "Ready.")
+        yield {p.forecast: lines_html(" ".join(parts))} | self.idle(request, "Ready.")
 
     @safely
     def write(self, v: Values, request: gr.Request) -> Iterator[Updates]:
@@ -708,7 +705,7 @@ class Handlers(Shown):
         try:
             shown[p.drawn] = self.quantizer(v)
         except UserError as e:
-            return {p.packing: failed_html(e)}
+            return {p.packing: error_html(str(e))}
         if session.info is None:
             return shown
         if selection.quantizer == v[p.drawn]:  # a list that is left as it was, too
@@ -812,7 +809,7 @@ class Handlers(Shown):
 
     def count_splits(self, v: Values) -> Updates:
         """How much there is to sweep, before anything is computed."""
-        return {self.parts.forecast: html.escape(self.counted(v[self.parts.session], v))}
+        return {self.parts.forecast: lines_html(self.counted(v[self.parts.session], v))}
 
     def counted(self, session: Session, v: Values) -> str:
         p = self.parts

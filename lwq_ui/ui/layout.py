@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +10,19 @@ from typing import Any
 import gradio as gr
 
 from ..core.curves import THREE_LEVELS
-from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS, SCORERS
-from ..core.schema import ModelInfo, Scores
+from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
 from ..engine.evaluation import PRESETS
-from ..engine.quantizers import DEFAULT, QUANTIZERS, quantizer_named
+from ..engine.quantizers import DEFAULT, QUANTIZERS
 from .blocks import Blocks
 from .curvechart import CurveChart
 from .heatmap import BudgetBar
 from .memorypanel import build_memory
-from .modelcard import loaded_card
+from .modelcard import loaded_card, scored_html
 from .modelfield import ModelField
 from .quantizerpanel import build_quantizer, note
 from .selection import Selection
 from .state import Page, Session
+from .status import status_html
 from .wording import quantizer_title
 
 CSS, ANNOUNCE, MARK_ROW = (
@@ -515,48 +513,3 @@ def build_config(parts: dict[str, Any]) -> None:
             "Load a config", file_types=[".json"], elem_id="import", size="md"
         )
     parts["file"] = gr.DownloadButton("The config", elem_id="file", visible="hidden")
-
-
-def status_html(
-    text: str,
-    *,
-    share: float | None = None,
-    left: str = "",
-    running: bool = False,
-) -> str:
-    """One line of fixed height, with a bar while something runs; `left` is the time it still
-    takes."""
-    value = f' value="{share:.3f}"' if share is not None else ""
-    bar = f'<progress max="1"{value} aria-label="Progress"></progress>' if running else ""
-    percent = f"<b>{share:.0%}</b>" if running and share is not None else ""
-    time = f"<i>{html.escape(left)}</i>" if left else ""
-    kind = "running" if running else "idle"
-    return f'<div class="{kind}"><span>{html.escape(text)}</span>{percent}{bar}{time}</div>'
-
-
-def error_html(text: str) -> str:
-    """What failed last. A line of its own, so that the progress of a job does not end it."""
-    # Half a surrogate pair, as a file's name can hold, would break the connection to the browser.
-    readable = text.encode(errors="replace").decode()
-    return f'<div class="failed" role="alert">{html.escape(readable)}</div>'
-
-
-def scored_html(info: ModelInfo, scores: Mapping[str, Scores]) -> str:
-    lines = []
-    for name, s in scores.items():
-        title = SCORERS[name].title
-        if s.quantizer and s.level:
-            title += f" at {quantizer_named(s.quantizer).level_title(s.level)}"
-        told = [s.calibration or "weights only"]
-        if s.tokens:
-            told.append(s.text_used)
-        if s.seconds:
-            told.append(f"{s.seconds:.{1 if s.seconds >= 1 else 2}f} s")
-        lines.append(f"{title}: {', '.join(told)}")
-    if "sensitivity" not in scores:
-        tokens = SCORERS["sensitivity"].max_tokens
-        lines.append(
-            "Sensitivity at these bits: not measured; it costs about "
-            f"{math.ceil(info.num_layers / 2)} forward passes over {tokens:,} tokens"
-        )
-    return "<br>".join(map(html.escape, lines))

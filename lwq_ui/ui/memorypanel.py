@@ -3,7 +3,6 @@ budget; without a card the panel is one closed list."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from ..core.errors import UserError
 from ..core.memory import GIB, format_gib
 from ..core.schema import ModelInfo
 from .heatmap import LARGEST_BUDGET, Card
+from .status import error_html
+from .templates import lines_html
 
 if TYPE_CHECKING:
     from ..engine.devices import Device
@@ -213,7 +214,7 @@ def left_html(wanted: Target, info: ModelInfo, smallest: int, largest: int) -> s
     try:
         left = wanted.weights_budget(info, smallest)
     except UserError as e:
-        return failed_html(e)
+        return error_html(str(e))
     more = ", more than the largest split takes" if left > largest else ""
     told = f"{format_gib(left)} are left for the weights{more}."
     if info.max_tokens and wanted.usage.context > info.max_tokens:
@@ -221,8 +222,4 @@ def left_html(wanted: Target, info: ModelInfo, smallest: int, largest: int) -> s
             f" {info.model_id} was made for {info.max_tokens:,} tokens of context, not for "
             f"{wanted.usage.context:,}."
         )
-    return html.escape(told)
-
-
-def failed_html(error: UserError) -> str:
-    return f'<div class="failed" role="alert">{html.escape(str(error))}</div>'
+    return lines_html(told)

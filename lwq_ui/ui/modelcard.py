@@ -3,15 +3,17 @@ disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.diskspace import DiskSpace
 from ..core.memory import UNTOUCHED, format_gib
-from ..core.schema import ModelInfo
-from ..engine.quantizers import DEFAULT, model_cost
+from ..core.orderings import SCORERS
+from ..core.schema import ModelInfo, Scores
+from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
+from .templates import lines_html, render
 
 if TYPE_CHECKING:
     from ..engine.devices import Fit
@@ -27,7 +29,8 @@ WILL_STREAM = "Larger than this machine's memory: its layers will be read from t
 
 def loaded_card(info: ModelInfo, streamed: bool = False) -> str:
     """`streamed`: its layers are read from the disk as they are needed."""
-    facts = about(info) | {
+    facts = {
+        **general_facts(info),
         "Size": f"{format_gib(info.total_bytes)} in {info.dtype}",
         "Quantizers reach": reach(info.packable_share),
     }
@@ -37,37 +40,45 @@ def loaded_card(info: ModelInfo, streamed: bool = False) -> str:
 def looked_card(looked: Looked, shown: ModelInfo | None) -> str:
     """`shown` is the model that the page's bars show meanwhile."""
     info = looked.info
-    cost = model_cost(info, DEFAULT)
-    packed = sorted(cost.layers[0].packed, reverse=True)
-    remarks = {packed[1]: "the largest split", packed[-1]: "the smallest"}
-    facts = about(info) | {
-        "To download": download(looked.download_bytes),
-        f"Size in {info.dtype}": format_gib(cost.total((UNTOUCHED,) * info.num_layers)),
-    }
-    for level in packed[1:]:
-        size = format_gib(cost.total((level,) * info.num_layers))
-        facts[f"All layers at {level} bits"] = ", ".join(filter(None, (size, remarks.get(level))))
-    facts["Quantizers reach"] = reach(info.packable_share)
-    facts |= {fit.device.name: in_words(fit) for fit in looked.devices}
     notes = [WILL_STREAM] if looked.streamed else []
     if not looked.devices:
         notes.append(
             f"What {info.architecture} keeps of every token is not known, so the page cannot say "
             "what of it fits here."
         )
-    if shown and same(shown, info):
-        return card_html(info, "Loaded", facts, notes)
-    if shown:
+    state = "Looked at, not loaded"
+    if shown and same_model(shown, info):
+        state = "Loaded"
+    elif shown:
         notes.append(f"The bars still show {shown.model_id}.")
-    return card_html(info, "Looked at, not loaded", facts, notes)
+    facts = {
+        **general_facts(info),
+        "To download": download(looked.download_bytes),
+        **size_facts(info),
+        "Quantizers reach": reach(info.packable_share),
+        **{fit.device.name: in_words(fit) for fit in looked.devices},
+    }
+    return card_html(info, state, facts, notes)
 
 
-def about(info: ModelInfo) -> dict[str, str]:
+def general_facts(info: ModelInfo) -> dict[str, str]:
     return {
         "Architecture": info.architecture,
         "Layers": f"{info.num_layers}",
         "Parameters": f"{info.num_parameters:,}",
     }
+
+
+def size_facts(info: ModelInfo) -> dict[str, str]:
+    """Returns the bytes of the model untouched, and with all layers at each level."""
+    cost = model_cost(info, DEFAULT)
+    levels = sorted(cost.layers[0].packed, reverse=True)
+    sizes = {level: format_gib(cost.total((level,) * info.num_layers)) for level in levels}
+    facts = {f"Size in {info.dtype}": sizes[UNTOUCHED]}
+    remarks = {levels[1]: ", the largest split", levels[-1]: ", the smallest"}
+    for level in levels[1:]:
+        facts[f"All layers at {level} bits"] = sizes[level] + remarks.get(level, "")
+    return facts
 
 
 def reach(share: float) -> str:
@@ -82,57 +93,68 @@ def download(size: int | None) -> str:
 
 
 def in_words(fit: Fit) -> str:
-    """What of the model a device's free memory holds: 'fits from 4 bits down (22.1 GiB free)'."""
+    """Returns which levels fit a device's free memory: 'fits from 4 bits down (22.1 GiB free)'."""
     free = f"({format_gib(fit.device.free)} free)"
-    held = sorted(level for level, fits in fit.fits.items() if fits)
-    if not held:
+    fitting = sorted(level for level, fits in fit.fits.items() if fits)
+    if not fitting:
         return f"does not fit {free}"
-    if held[-1] == UNTOUCHED:
+    if fitting[-1] == UNTOUCHED:
         return f"fits untouched {free}"
-    return f"fits {f'from {held[-1]} bits down' if held[1:] else f'at {held[0]} bits'} {free}"
+    most = fitting[-1]
+    return f"fits {f'from {most} bits down' if len(fitting) > 1 else f'at {most} bits'} {free}"
 
 
-def same(a: ModelInfo, b: ModelInfo) -> bool:
+def same_model(a: ModelInfo, b: ModelInfo) -> bool:
     """Whether two descriptions are of one model: by content where both know it, else by name."""
-    one = (a.fingerprint, b.fingerprint) if a.fingerprint and b.fingerprint else (a, b)
-    names = [x if isinstance(x, str) else x.model_id for x in one]
-    return names[0] == names[1] and a.dtype == b.dtype
+    if a.fingerprint and b.fingerprint:
+        return (a.fingerprint, a.dtype) == (b.fingerprint, b.dtype)
+    return (a.model_id, a.dtype) == (b.model_id, b.dtype)
 
 
 def card_html(info: ModelInfo, state: str, facts: dict[str, str], notes: Iterable[str] = ()) -> str:
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
-    told = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return (
-        f'<b title="{info.total_bytes:,} bytes">{escape(info.model_id)}</b>'
-        f"<span>{escape(state)}</span><dl>{rows}</dl>{told}"
-    )
+    return render("modelcard.html", info=info, state=state, facts=facts, notes=notes)
+
+
+def scored_html(info: ModelInfo, scores: Mapping[str, Scores]) -> str:
+    """Returns where each score came from, and what measuring sensitivity would cost."""
+    lines = [score_line(name, s) for name, s in scores.items()]
+    if "sensitivity" not in scores:
+        tokens = SCORERS["sensitivity"].max_tokens
+        lines.append(
+            "Sensitivity at these bits: not measured; it costs about "
+            f"{math.ceil(info.num_layers / 2)} forward passes over {tokens:,} tokens"
+        )
+    return lines_html(*lines)
+
+
+def score_line(scorer: str, scores: Scores) -> str:
+    title = SCORERS[scorer].title
+    if scores.quantizer and scores.level:
+        title += f" at {quantizer_named(scores.quantizer).level_title(scores.level)}"
+    facts = [scores.calibration or "weights only"]
+    if scores.tokens:
+        facts.append(scores.text_used)
+    if scores.seconds:
+        facts.append(f"{scores.seconds:.{1 if scores.seconds >= 1 else 2}f} s")
+    return f"{title}: {', '.join(facts)}"
 
 
 def truth_html(truth: Truth, peak_bytes: int | None) -> str:
-    """What the model's weights really take, beside what the page had said."""
-    line = (
-        f"<p>Weights at this split: {format_gib(truth.measured)} measured, "
-        f"{format_gib(truth.estimated)} estimated.</p>"
-    )
-    if peak_bytes is not None:
-        line += (
-            "<p>Meanwhile the whole program, with every model that it holds, used at most "
-            f"{format_gib(peak_bytes)} of memory.</p>"
-        )
-    apart = truth.measured - truth.estimated
-    if not apart:
-        return line
-    return (
-        f"{line}<p class='wrong'>The two differ by {abs(apart):,} bytes, which they never should: "
-        f"the sizes on this page are too {'small' if apart > 0 else 'large'} for this model.</p>"
+    """Returns what the model's weights really take, beside the page's estimate."""
+    return render(
+        "truth.html",
+        measured=format_gib(truth.measured),
+        estimated=format_gib(truth.estimated),
+        peak=None if peak_bytes is None else format_gib(peak_bytes),
+        excess=truth.measured - truth.estimated,
     )
 
 
 def disk_html(space: DiskSpace, used: Iterable[Path]) -> str:
-    """`used` are the folders of the banks that are in use."""
-    models, names = space.usage(), {folder.parent.name for folder in used}
+    """Returns what packed layers take on the disk. `used` are the folders of banks in use."""
+    models, used_names = space.usage(), {folder.parent.name for folder in used}
     size = format_gib(sum(m.bytes for m in models))
-    told = f"{len(models)} model{'s' * (len(models) != 1)}"
-    if busy := sum(m.model in names for m in models):
-        told += f", {busy} of them in use" if busy < len(models) else ", in use"
-    return f"Packed layers on disk: {size} of {format_gib(space.limit)}, {told}"
+    count = f"{len(models)} model{'s' * (len(models) != 1)}"
+    if busy := sum(m.model in used_names for m in models):
+        count += f", {busy} of them in use" if busy < len(models) else ", in use"
+    return lines_html(f"Packed layers on disk: {size} of {format_gib(space.limit)}, {count}")

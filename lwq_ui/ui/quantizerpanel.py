@@ -3,7 +3,6 @@ what packing with it costs before anything starts."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ from ..core.store import Store
 from ..engine.packing import packing_cost
 from ..engine.quantizers import DEFAULT, QUANTIZERS, Option, Quantizer, quantizer_named
 from .heatmap import as_level
-from .memorypanel import failed_html
+from .status import error_html
+from .templates import lines_html
 
 if TYPE_CHECKING:
     from .layout import Parts
@@ -152,7 +152,7 @@ def note(page: Page, session: Session, selection: Selection) -> str:
     if session.info is None:
         return ""
     where = (page.store, page.shelf.device(session.choice))
-    return html.escape(packing_told(session.info, selection.quantizer, selection.levels, *where))
+    return lines_html(packing_told(session.info, selection.quantizer, selection.levels, *where))
 
 
 class QuantizerPanel:
@@ -202,5 +202,5 @@ class QuantizerPanel:
         try:
             self.quantizer(v)
         except UserError as e:
-            return failed_html(e)
+            return error_html(str(e))
         return note(self.page, session, selection)

@@ -3,7 +3,6 @@ takes long, and nothing is remembered."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +21,15 @@ from ..engine.packing import packing_cost
 from ..engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from . import charts, comparing
 from .curvechart import as_json
-from .layout import BY_QUANTIZER, QUICK, THREE, Parts, scored_html
-from .memorypanel import MemoryPanel, context_choices, failed_html, kept_context
-from .modelcard import loaded_card
+from .layout import BY_QUANTIZER, QUICK, THREE, Parts
+from .memorypanel import MemoryPanel, context_choices, kept_context
+from .modelcard import loaded_card, scored_html
 from .quantizerpanel import QuantizerPanel, levels_of
 from .selection import Selection, orders_of, ready
 from .state import Level, OtherModel, Page, Session
+from .status import error_html
 from .tables import NOTHING_YET, results_table
+from .templates import paragraphs_html
 from .wording import metric_choices, quantizer_title
 
 Values = dict[Any, Any]  # component -> value, as Gradio hands a set of inputs over
@@ -296,7 +297,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         try:
             self.target(v)
         except UserError as e:
-            return failed_html(e)
+            return error_html(str(e))
         return selection.left(session)
 
     def comparison(self, session: Session, selection: Selection, v: Values) -> Updates:
@@ -382,7 +383,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         return {
             p.metric: gr.update(choices=choices, visible=True, **value),
             p.chart: gr.update(figure=as_json(figure), visible=True),
-            p.kept: "".join(f"<p>{html.escape(sentence)}</p>" for sentence in kept),
+            p.kept: paragraphs_html(*kept),
             p.results: results_table(shown, titles, session.measured, orders, selection.quantizer),
         }
 

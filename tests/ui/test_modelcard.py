@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html import escape
 from urllib.parse import unquote
 
 import pytest
+from markupsafe import escape
 
 pytest.importorskip("gradio")
 
