@@ -23,6 +23,7 @@ from .quantizerpanel import build_quantizer, note
 from .selection import Selection
 from .state import Page, Session
 from .status import status_html
+from .templates import render
 from .wording import quantizer_title
 
 CSS, ANNOUNCE, MARK_ROW = (
@@ -103,64 +104,6 @@ MEASURE = {
     ALIKE: "Measure all layers alike, and mixes of the same size",
 }
 PROMPT = "The old house stood at the end of the lane, and"
-MEANING = """
-**LIM** asks how much a layer changes what passes through it: the less the direction of the hidden
-state changes between its input and its output, the less the layer matters. It runs the model once
-over a calibration text. **ZD** only looks at the weights: it counts the share that lies more than
-one standard deviation above the layer's mean. The paper gives both directions for ZD (its abstract
-says that fewer such weights make a layer more important, its section 3.1 that more do); the first
-is the default here, since it is the one that fits "far apart weights are harder to quantize", and
-"ZD, other way" is the second.
-
-**The memory budget** is spent in that order: layers get the high level from the most important one
-on until the budget is used up; all others get the low level. **Pinned** layers keep their level
-whatever the budget. **Reverse LIM**, **random**, **first** and **last layers** are there to compare
-with: a score that does not beat them is worth nothing on this model.
-
-**Quantizers** say every weight in few bits. *Round to nearest* (Quanto, Max) spreads the few values
-that there are evenly from the smallest weight of a group to the largest. *HQQ* and *clip search*
-choose that range better, for the weights alone: HQQ gives up a few weights to come closer to most,
-clip search tries narrower ranges and keeps the one with the least error. *GPTQ* looks at a text,
-too: it rounds a matrix column by column, and lets the columns still to come make up for the error
-so far. *SpQR-like* does that at 3 bits and keeps the 0.1 % to 1 % of the weights at 16 bits that
-rounding would hurt most. The *group size* is how many weights share a scale: smaller groups come
-closer to the weights, and take more bytes.
-
-**Sensitivity** is measured, not guessed: one layer alone drops to the low level, and the divergence
-that this causes is the layer's score. It is the yardstick for LIM and ZD, costs as much as many
-runs of the model, and belongs to one low level and one quantizer.
-
-**A sweep** measures an order's splits from all layers high down to all layers low; each order
-becomes a line on the chart. Where the lines of two orders lie apart, the order matters. *All layers
-alike* is no order: one level in every layer, for each level that the quantizer has between the high
-and the low one. A mix of two levels that does not beat the one in between is worth nothing. *Three
-levels* start with all layers at 4 bits; at each step one more of the most important layers gets 8
-and two of the least important get 2, so the average stays 4. *Pruning* leaves layers out instead
-of giving them fewer bits.
-
-**What must it fit into?** A card holds more than weights: the *KV cache* keeps what attention
-needs of every token read or written so far (it grows with the context and the number of texts at
-once), *activations* are what computing takes at its peak, and the *driver* has its share. What is
-left is for the weights, and the slider moves that part. Cache and activations are those of
-transformers; other programs may need less.
-
-**Larger than memory.** A model that does not fit is read from the disk layer by layer: each layer
-is scored and packed while it is at hand, and let go. That gives the same scores and the same packed
-layers, at the disk's pace.
-
-**Larger than noise?** A figure measured on a few items would come out a little different on others;
-± says how much. Two splits are compared on the same items, one by one, which leaves much less
-noise than their two ± suggest. A difference counts as larger than noise only if it would be
-surprising even after looking at all of them at once. "No" does not mean that two orders are
-equally good: more items may still show a difference.
-
-**What is measured.** *Perplexity*: how badly the model predicts held-out text. *KL divergence*: how
-far its predictions are from the unquantized model's, in nats per token. *Top-1 agreement*: how
-often both find the same token most likely. *Accuracy*: the share of a task's items that it gets
-right; *normalized* means that longer answers are not held against it.
-
-From *Variable Layerwise Quantization*, Dumitru et al., Findings of ACL 2025.
-"""
 
 
 @dataclass(frozen=True)
@@ -301,7 +244,7 @@ def build(page: Page) -> Parts:
                     with gr.Tab("Config", id="config"):
                         build_config(parts)
                     with gr.Tab("What it means", id="meaning"):
-                        gr.Markdown(MEANING, elem_id="meaning")
+                        gr.Markdown(meaning(), elem_id="meaning")
     return Parts(demo=demo, **parts)
 
 
@@ -513,3 +456,8 @@ def build_config(parts: dict[str, Any]) -> None:
             "Load a config", file_types=[".json"], elem_id="import", size="md"
         )
     parts["file"] = gr.DownloadButton("The config", elem_id="file", visible="hidden")
+
+
+def meaning() -> str:
+    """Returns what the page's terms mean, as Markdown."""
+    return render("meaning.md", orderings=ORDERINGS.values(), quantizers=QUANTIZERS.values())

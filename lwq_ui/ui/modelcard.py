@@ -116,14 +116,15 @@ def card_html(info: ModelInfo, state: str, facts: dict[str, str], notes: Iterabl
 
 
 def scored_html(info: ModelInfo, scores: Mapping[str, Scores]) -> str:
-    """Returns where each score came from, and what measuring sensitivity would cost."""
+    """Returns where each score came from, and what measuring one at a level would cost."""
     lines = [score_line(name, s) for name, s in scores.items()]
-    if "sensitivity" not in scores:
-        tokens = SCORERS["sensitivity"].max_tokens
-        lines.append(
-            "Sensitivity at these bits: not measured; it costs about "
-            f"{math.ceil(info.num_layers / 2)} forward passes over {tokens:,} tokens"
-        )
+    for spec in SCORERS.values():
+        if spec.measures_level and spec.name not in scores:
+            # A layer's change is followed from there to the last one: half the model on average.
+            lines.append(
+                f"{spec.title} at these bits: not measured; it costs about "
+                f"{math.ceil(info.num_layers / 2)} forward passes over {spec.max_tokens:,} tokens"
+            )
     return lines_html(*lines)
 
 

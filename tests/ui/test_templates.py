@@ -7,7 +7,11 @@ import pytest
 pytest.importorskip("gradio")
 
 from jinja2 import UndefinedError
+from markupsafe import escape
 
+from lwq_ui.core.orderings import ORDERINGS
+from lwq_ui.engine.quantizers import QUANTIZERS
+from lwq_ui.ui.layout import meaning
 from lwq_ui.ui.status import error_html, status_html
 from lwq_ui.ui.templates import lines_html, paragraphs_html, render
 
@@ -36,3 +40,9 @@ def test_the_status_line():
 
 def test_half_a_surrogate_pair_can_be_sent():
     assert "broken?name" in error_html("broken\udc80name")
+
+
+@pytest.mark.parametrize("registered", [*ORDERINGS.values(), *QUANTIZERS.values()])
+def test_every_ordering_and_quantizer_is_explained(registered):
+    title = getattr(registered, "heading", None) or registered.title
+    assert escape(f"- *{title}*. {registered.meaning}") in meaning()

@@ -52,6 +52,8 @@ class Quantizer(ABC):
     usual one first. `options` lists what can be chosen; `chosen` has a value for each. The `name`
     is the family's, followed by every choice that is not the default: 'gptq:group=32'.
 
+    `meaning` explains it to a user, in a sentence or two.
+
     `packed_bytes` is its own formula, and must equal the bytes of the tensors that are stored. A
     packed weight is whatever the quantizer likes, as long as `tensors` lists what it stores,
     `restore` makes it again from them, `dense` gives back the matrix [rows, columns] in its first
@@ -63,6 +65,7 @@ class Quantizer(ABC):
 
     family: ClassVar[str]
     heading: ClassVar[str]
+    meaning: ClassVar[str]
     levels: ClassVar[tuple[float, ...]]
     pairs: ClassVar[tuple[Pair, ...]]
     options: ClassVar[Mapping[str, Option]] = {}

@@ -55,6 +55,10 @@ class GPTQ(Calibrated):
 
     family = "gptq"
     heading = "GPTQ"
+    meaning = (
+        "Looks at a text, too: it rounds a matrix column by column, and the columns still to come "
+        "make up for the error so far."
+    )
     levels = (8, 4, 3, 2)
     pairs = ((4, 2), (4, 3), (3, 2), (8, 4), (8, 2))
     options: ClassVar[Mapping[str, Option]] = {

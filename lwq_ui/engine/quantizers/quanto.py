@@ -32,6 +32,10 @@ class Quanto(Quantizer):
 
     family = "quanto"
     heading = "Quanto, Max (the paper's)"
+    meaning = (
+        "Rounds to nearest: the few values that there are lie evenly from the smallest weight of a "
+        "group to the largest."
+    )
     levels = (8, 4, 2)
     pairs = ((4, 2), (8, 4), (8, 2))
     options: ClassVar[Mapping[str, Option]] = {
@@ -210,6 +214,9 @@ class QuantoHQQ(SearchedQuanto):
 
     family = "quanto-hqq"
     heading = "Quanto, HQQ"
+    meaning = (
+        "Rounds to nearest, in a better range: it gives up a few weights to come closer to most."
+    )
     found_by = "GroupwiseHqqOptimizer"
     passes = 1500
 
@@ -219,5 +226,9 @@ class QuantoClip(SearchedQuanto):
 
     family = "quanto-clip"
     heading = "Quanto, clip search"
+    meaning = (
+        "Rounds to nearest, in a better range: it tries narrower ones and keeps the one with the "
+        "least error."
+    )
     found_by = "ClipOptimizer"
     passes = 800

@@ -52,6 +52,10 @@ class SpQR(Calibrated):
 
     family = "spqr"
     heading = "SpQR-like (3 bits, outliers)"
+    meaning = (
+        "Rounds as GPTQ does, at 3 bits, and keeps the 0.1 % to 1 % of the weights at 16 bits that "
+        "rounding would hurt most."
+    )
     levels = tuple(PER_MILLE)
     pairs = ((3.945, 3.657), (3.945, 3.785), (3.785, 3.657))
     options: ClassVar[Mapping[str, Option]] = TEXT_OPTIONS
