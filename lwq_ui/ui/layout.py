@@ -14,7 +14,7 @@ from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
 from ..engine.evaluation import PRESETS
 from ..engine.quantizers import DEFAULT, QUANTIZERS
 from .blocks import Blocks
-from .curvechart import CurveChart
+from .components.curvechart import CurveChart
 from .heatmap import BudgetBar
 from .memorypanel import build_memory
 from .modelcard import loaded_card, scored_html

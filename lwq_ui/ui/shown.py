@@ -19,8 +19,9 @@ from ..core.schema import Evaluation, ModelInfo
 from ..engine.evaluation import expand
 from ..engine.packing import packing_cost
 from ..engine.quantizers import QUANTIZERS, model_cost, quantizer_named
-from . import charts, comparing
-from .curvechart import as_json
+from . import comparing
+from .charts import ChartData, ModelResults, results_figure
+from .components.curvechart import as_json
 from .layout import BY_QUANTIZER, QUICK, THREE, Parts
 from .memorypanel import MemoryPanel, context_choices, kept_context
 from .modelcard import loaded_card, scored_html
@@ -362,21 +363,19 @@ class Shown(MemoryPanel, QuantizerPanel):
         other = (
             other_of(beside, selection, self.measured(beside.evaluations, v)) if beside else None
         )
-        figure = charts.results_figure(
-            shown,
-            chosen,
-            titles,
-            lines,
-            costs,
-            v[p.axis],
-            session.measured,
-            orders,
-            other,
-            short(info),
-            selection.quantizer,
-            selection.ordering,
-            None if v[p.also] else set(),
+        data = ChartData(
+            model=ModelResults(short(info), shown, lines, costs),
+            chosen=chosen,
+            titles=titles,
+            quantizer=selection.quantizer,
+            ordering=selection.ordering,
+            axis=v[p.axis],
+            current=session.measured,
+            orders=orders,
+            other=other,
+            beside=None if v[p.also] else set(),
         )
+        figure = results_figure(data)
         kept = figure.pop("sentences")
         # A value that holds is left alone: a job may have put another one there meanwhile.
         value = {} if chosen == v[p.metric] else {"value": chosen}
@@ -390,7 +389,7 @@ class Shown(MemoryPanel, QuantizerPanel):
 
 def other_of(
     beside: OtherModel, selection: Selection, evaluations: Sequence[Evaluation]
-) -> charts.Other:
+) -> ModelResults:
     """The second model by LIM, at the pair of levels of which most was measured: in the paper it is
     another pair than the first model's."""
     values = {name: s.values for name, s in beside.scores.items()}
@@ -402,7 +401,7 @@ def other_of(
     ]
     best = max(lines, key=lambda line: len(measured.intersection(all_splits(line))))
     costs = costs_of(beside.info, evaluations, selection.quantizer)
-    return charts.Other(short(beside.info), evaluations, best, costs)
+    return ModelResults(short(beside.info), evaluations, best, costs)
 
 
 def costs_of(

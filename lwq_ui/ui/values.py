@@ -11,7 +11,7 @@ import gradio as gr
 
 from ..core.errors import UserError
 from .blocks import UNREADABLE
-from .curvechart import CurveChart
+from .components.curvechart import CurveChart
 from .heatmap import BudgetBar
 from .modelfield import ModelField
 from .quantizerpanel import Pairs, levels_of

@@ -16,8 +16,8 @@ gr = pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints  # noqa: E402
 from lwq_ui.core.orderings import ORDERINGS, rank_layers  # noqa: E402
-from lwq_ui.ui.charts import Other, results_figure  # noqa: E402
-from lwq_ui.ui.curvechart import CurveChart, as_json, plotly_path  # noqa: E402
+from lwq_ui.ui.charts import ChartData, ModelResults, results_figure  # noqa: E402
+from lwq_ui.ui.components.curvechart import CurveChart, as_json, plotly_path  # noqa: E402
 from lwq_ui.ui.heatmap import BudgetBar, first_value, table  # noqa: E402
 
 COST, COSTS, ALL = made_up.model_cost(), made_up.costs(), made_up.all_curves()
@@ -31,13 +31,14 @@ def figure(name: str):
     if name == "two models":
         theirs = made_up.all_curves((4, 2), ["lim"], 40)
         large = made_up.costs(40, 1280)
-        other = Other("large", made_up.sweep(theirs, 40), theirs, large)
+        other = ModelResults("large", made_up.sweep(theirs, 40), theirs, large)
         mine = made_up.all_curves((8, 4), ["lim"])
-        options = {"axis": "size", "other": other, "model": "small"}
-        return results_figure(made_up.sweep(mine), ACC, made_up.TITLES, mine, COSTS, **options)
+        small = ModelResults("small", made_up.sweep(mine), mine, COSTS)
+        return results_figure(ChartData(small, ACC, made_up.TITLES, axis="size", other=other))
     if name == "three levels":
         three = made_up.all_curves((8, 4, 2), ["lim"])
-        return results_figure(made_up.sweep(three), PPL, made_up.TITLES, three, COSTS)
+        model = ModelResults("", made_up.sweep(three), three, COSTS)
+        return results_figure(ChartData(model, PPL, made_up.TITLES))
     wanted = {
         "lim": ["lim"],
         "pruning": ["lim", "prune-by-lim", "prune-from-top"],
@@ -45,13 +46,14 @@ def figure(name: str):
         "quantizers": ["lim"],
         "one of them": ["lim"],
     }[name]
-    found = made_up.sweep([c for c in ALL if c.ordering in wanted])
+    measured = made_up.sweep([c for c in ALL if c.ordering in wanted])
     if name in ("quantizers", "one of them"):
         for e in [e for s in ALL[0].splits for e in made_up.evaluate(s, quantizer="quanto-hqq")]:
             lower = {name: replace(m, value=0.8 * m.value) for name, m in e.metrics.items()}
-            found.append(replace(e, metrics=lower))  # beside the other line, not below it
-    found = [made_up.with_items(e) for e in found if e.task == "minimal_pairs"]
-    return results_figure(found, ACC, made_up.TITLES, ALL, COSTS, beside=BESIDE.get(name))
+            measured.append(replace(e, metrics=lower))  # beside the other line, not below it
+    measured = [made_up.with_items(e) for e in measured if e.task == "minimal_pairs"]
+    model = ModelResults("", measured, ALL, COSTS)
+    return results_figure(ChartData(model, ACC, made_up.TITLES, beside=BESIDE.get(name)))
 
 
 VIEWS = ("lim", "pruning", "eight", "two models", "three levels", "quantizers", "one of them")

@@ -1,5 +1,5 @@
 // The body of gr.HTML's js_on_load: Gradio provides `element`, `props`, `trigger` and `watch`.
-// Python made the figure (charts.py); this file draws it with Plotly, which it loads when there is
+// Python made the figure (charts/); this file draws it with Plotly, which it loads when there is
 // something to draw.
 const PLOTLY = '__PLOTLY__';
 const SAVED = { width: 1200, height: 675 }; // a slide's proportions

@@ -1,4 +1,4 @@
-"""The chart of measured curves: charts.py's figure, drawn by Plotly in the browser."""
+"""The chart of measured curves: a figure of charts/, drawn by Plotly in the browser."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import gradio as gr
 
-from ..core.schema import is_level
+from ...core.schema import is_level
 
-ASSETS = Path(__file__).with_name("assets")
+ASSETS = Path(__file__).parents[1] / "assets"
 HTML, JS, CSS = (
     (ASSETS / f"curvechart.{kind}").read_text(encoding="utf-8") for kind in ("html", "js", "css")
 )
 
 
 def plotly_path() -> Path:
-    """The plotly.js that comes with the Python package, which is not imported for it."""
+    """Returns the plotly.js that comes with the Python package, which is not imported for it."""
     spec = find_spec("plotly")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("plotly")
@@ -27,15 +27,17 @@ def plotly_path() -> Path:
 
 
 def as_json(figure: Mapping[str, Any]) -> str:
-    """The component's `figure`: a string, because Gradio clones dict props several times."""
+    """Returns the component's `figure`. It is a string, because Gradio clones dict props several
+    times."""
     return json.dumps(figure, separators=(",", ":"), allow_nan=False)
 
 
 class CurveChart(gr.HTML):
-    """Set with `gr.update(figure=as_json(results_figure(...)))`, or with "" for nothing yet.
+    """A chart that is set with `gr.update(figure=as_json(results_figure(...)))`, or with "" for
+    nothing yet.
 
-    Its value is the split that was clicked and what packed it, {"split": [...], "quantizer": name}
-    ('none' of the unquantized model); event: `.select`. Listen with
+    Its value is the split that was clicked and what packed it, {"split": [...], "quantizer": name};
+    the name is UNQUANTIZED for the unquantized model. Its event is `.select`. Listen with
     `api_visibility="private"`, for the reason that heatmap.py gives. The slider's position comes
     from heatmap.js, in the browser.
     """
@@ -54,11 +56,12 @@ class CurveChart(gr.HTML):
         )
 
     def preprocess(self, payload: Any) -> Any:
-        """{"split": [level of each layer], "quantizer": its name}, None before the first click."""
+        """Returns {"split": [level of each layer], "quantizer": name}, None before the first click.
+        Raises gr.Error for what no click sends."""
         if payload is None:
             return None
-        told = payload if isinstance(payload, dict) else {}
-        split, quantizer = told.get("split"), told.get("quantizer")
+        point = payload if isinstance(payload, dict) else {}
+        split, quantizer = point.get("split"), point.get("quantizer")
         readable = isinstance(split, list) and all(map(is_level, split))
         if not (readable and isinstance(quantizer, str)):
             raise gr.Error("The page sent a split that cannot be read. Reload it.")

@@ -1,0 +1,79 @@
+"""The texts that the chart shows when the pointer is on a point."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from html import escape
+from itertools import groupby
+from textwrap import wrap
+
+from ...core.allocation import Split
+from ...core.curves import Point
+from ...core.memory import UNTOUCHED, average_bits, format_gib
+from ...core.schema import Evaluation, Metric, split_name
+from ..wording import figure, quantizer_title
+from .drawing import Drawing
+from .lines import DrawnLine
+
+WIDTH = 44  # characters of a line in the box
+
+
+def point_text(drawing: Drawing, d: DrawnLine, p: Point) -> str:
+    """Returns the text of a line's point, as Plotly's small HTML."""
+    by, title = escape(quantizer_title(d.quantizer)), escape(d.title)
+    head = f"<b>{title}</b>" if title.endswith(by) else f"<b>{title}</b>, {by}"
+    lines = [head, *figures_text(drawing, p.split, p.metric, d.size(p))]
+    if len(p.evaluations) > 1:
+        values = ", ".join(figure(drawing.value(e), 3) for e in p.evaluations)
+        lines += [f"mean of {len(p.evaluations)} orders: {values}", "the first of them:"]
+    same = None if d.theirs else drawing.data.orders.get(p.split)
+    if same and " = " in same:
+        lines += wrapped(f"one split: {same}")
+    return "<br>".join([*lines, *split_lines(p.split)])
+
+
+def single_text(drawing: Drawing, e: Evaluation) -> str:
+    """Returns the text of a split on no line."""
+    lines = [f"<b>{split_name(e.split)}</b>"]
+    if set(e.split) != {UNTOUCHED}:
+        lines[0] += f", {escape(quantizer_title(e.quantizer))}"
+    lines += wrapped(drawing.data.orders.get(e.split) or "")
+    size = drawing.data.model.size(e.quantizer, e.split)
+    lines += figures_text(drawing, e.split, e.metrics[drawing.metric], size)
+    return "<br>".join([*lines, *(split_lines(e.split) if len(set(e.split)) > 1 else ())])
+
+
+def wrapped(text: str) -> list[str]:
+    return [escape(line) for line in wrap(text, 48)]
+
+
+def figures_text(drawing: Drawing, split: Split, value: Metric, size: int) -> list[str]:
+    known = value.stderr is not None and math.isfinite(value.stderr)
+    error = f" ± {figure(value.stderr or 0.0, 2)}" if known else ""
+    so_far = f" of {drawing.most:,} so far" if value.n < drawing.most else ""
+    return [
+        f"{drawing.spec.title} <b>{figure(value.value, 4)}{error}</b>",
+        f"n = {value.n:,}{so_far}",
+        f"average bits {average_bits(split):.2f}, {format_gib(size)}",
+    ]
+
+
+@lru_cache(10_000)  # the same few hundred at every change of the page
+def split_lines(split: Split) -> tuple[str, ...]:
+    """Returns a split for a small box: '10 × 4, 14 × 2', or each layer's bits where that is
+    shorter."""
+    runs = [(level, len(list(same))) for level, same in groupby(split)]
+    pieces = [f"{count} × {level:g}" for level, count in runs]
+    joint = ", "
+    if len(", ".join(pieces)) > WIDTH and max(split) < 10 and all(b == int(b) for b in split):
+        digits = "".join(f"{level:g}" for level in split)
+        pieces = [digits[k : k + 10] for k in range(0, len(digits), 10)]
+        joint = " "
+    lines = [f"bits {pieces[0]}"]
+    for piece in pieces[1:]:
+        if len(lines[-1]) + len(piece) + len(joint) > WIDTH:
+            lines.append(piece)
+        else:
+            lines[-1] += joint + piece
+    return tuple(lines)

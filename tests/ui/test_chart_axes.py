@@ -1,0 +1,119 @@
+"""Where splits stand along both axes."""
+
+from __future__ import annotations
+
+import math
+
+import made_up
+import pytest
+from charting import (
+    ACC,
+    ALL,
+    COST,
+    COSTS,
+    KL,
+    MIB,
+    PPL,
+    SIX,
+    SMALL,
+    N,
+    curves_of,
+    draw,
+    evaluation,
+    notes,
+    traces,
+)
+
+from lwq_ui.core.curves import curves
+from lwq_ui.core.memory import LayerCost, ModelCost
+from lwq_ui.core.orderings import ORDERINGS
+from lwq_ui.core.schema import Metric
+
+
+def test_axis_titles_say_what_is_better():
+    drawn = draw(SIX)
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "Perplexity (lower is better)"
+    titles = [axis["xaxis"]["title"]["text"] for axis in drawn["axes"].values()]
+    assert titles == ["Average bits per layer", "Size of the model, MiB"]
+    drawn = draw(SIX, "minimal_pairs/acc")
+    text = "Grammar pairs: accuracy (higher is better)"
+    assert drawn["layout"]["yaxis"]["title"]["text"] == text
+    assert [trace["meta"]["bits"] for trace in drawn["data"]] == [[3.25]]
+
+
+def test_unquantized_stands_after_a_break_labelled_16():
+    drawn = draw(SIX)
+    (place,) = traces(drawn)["unquantized"]["meta"]["bits"]
+    axis = drawn["axes"]["bits"]["xaxis"]
+    assert 4 < place < 6 and axis["ticktext"][axis["tickvals"].index(place)] == "16"
+    assert "average bits 16.00" in traces(drawn)["unquantized"]["text"][0]
+    (place,) = traces(drawn)["unquantized"]["meta"]["size"]
+    axis = drawn["axes"]["size"]["xaxis"]
+    size = SMALL.total([16] * N) / MIB
+    assert place < size and axis["ticktext"][axis["tickvals"].index(place)] == f"{size:.3g}"
+    assert drawn["axes"]["size"]["reach"] < place
+    assert draw(SIX[:1])["data"][0]["meta"]["bits"] == [16]
+
+
+def test_labels_of_levels_stand_apart_or_share_a_line():
+    drawn = draw(made_up.sweep(curves_of("lim")), PPL, ALL, COSTS)
+    assert notes(drawn)[:2] == ["16 and 8 bits", "4 bits"]
+    heights = [n["y"] for n in drawn["axes"]["bits"]["annotations"][:2]]
+    assert heights[1] > heights[0] and heights[1] == pytest.approx(math.log10(47.81), abs=0.01)
+
+
+def test_exploding_figures_get_a_logarithmic_axis():
+    found = made_up.sweep(curves_of("lim"))
+    assert draw(found, PPL, ALL, COSTS)["layout"]["yaxis"]["type"] == "log"
+    assert "type" not in draw(found, ACC, ALL, COSTS)["layout"]["yaxis"]
+    drawn = draw(found, KL, ALL, COSTS)
+    assert "unquantized" not in traces(drawn)  # its divergence is 0
+    assert "Values of 0" in drawn["caption"]
+
+
+def test_pruning_shares_the_axis():
+    drawn = draw(made_up.sweep(curves_of("lim", "prune-by-lim")), ACC, ALL, COSTS)
+    pruned = traces(drawn)["Prune by LIM"]
+    assert pruned["meta"]["bits"] == [4 * (24 - k) / 24 for k in range(13)]
+    assert pruned["customdata"][3].count(0) == 3
+    assert pruned["meta"]["size"][3] == COST.total(tuple(pruned["customdata"][3])) / MIB
+
+
+def test_three_levels_are_drawn_against_the_layers_raised():
+    three = made_up.all_curves((8, 4, 2), ["lim", "random"])
+    drawn = draw(made_up.sweep(three), PPL, three, COSTS)
+    assert (list(drawn["axes"]), drawn["axis"]) == (["raised"], "raised")
+    assert traces(drawn)["LIM"]["meta"]["raised"] == [float(k) for k in range(9)]
+    title = drawn["axes"]["raised"]["xaxis"]["title"]["text"]
+    assert title == "Layers raised to 8 bits (twice as many are lowered to 2)"
+    assert notes(drawn, "raised") == ["16, 8 and 4 bits"]
+    assert draw(made_up.sweep(three), PPL, three, COSTS)["sentences"] == []
+
+
+@pytest.mark.parametrize("levels", [(3.785, 3.657), (3.945, 3.657), (4, 2), (8, 2), (8, 4)])
+@pytest.mark.parametrize("n", [1, 2, 4, 24])
+def test_two_levels_are_drawn_against_bits_however_near_they_are(levels, n):
+    """Where leaving out one layer is more than the low level saves, pruning has one split only."""
+    every = curves([*ORDERINGS], made_up.scores(n), n, levels)
+    assert not any(c.constant for c in every)
+    layer = LayerCost(1000, {16: 2000, **{level: int(125 * level) for level in levels}}, 10)
+    cost = ModelCost((layer,) * n, 10**6)
+    found = [evaluation([16] * n, quantizer="none", perplexity=Metric(30, 0.2, 60))]
+    found += [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in every[0].splits]
+    drawn = draw(found, curves=every, costs={"quanto": cost, "none": cost})
+    assert list(drawn["axes"]) == ["bits", "size"]
+
+
+def test_sizes_after_the_break_are_told_apart():
+    """All layers alike at levels a fraction of a bit apart, beside a pair below them."""
+    every = curves(["lim"], made_up.scores(N), N, (3.785, 3.657))
+    levels = (3.945, 3.913, 3.881, 3.785, 3.657)
+    packed = {16: 2 * MIB, **{level: int(MIB * level / 8) for level in levels}}
+    cost = ModelCost((LayerCost(MIB, packed, 0),) * N, 8 * MIB)
+    found = [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in every[0].splits]
+    found += [evaluation([level] * N, perplexity=Metric(39, 0.2, 60)) for level in levels[:3]]
+    found.append(evaluation([16] * N, quantizer="none", perplexity=Metric(38, 0.2, 60)))
+    drawn = draw(found, curves=every, costs={"quanto": cost, "none": cost})
+    ticks = drawn["axes"]["size"]["xaxis"]["ticktext"]
+    after = ticks[ticks.index("…") + 1 :]
+    assert after == ["11.88", "11.91", "11.94", "24"]
