@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from urllib.parse import quote
 
 from ..core.allocation import Breakpoints, Split
 from ..core.memory import ModelCost, average_bits, format_gib
-from ..core.schema import Evaluation, Metric, split_name
+from ..core.schema import UNQUANTIZED, Evaluation, Metric, split_name
 from ..engine.quantizers import DEFAULT, quantizer_named
 from .charts import NO_ORDERS, Orders
+from .charts.results_csv import levels_text
 from .heatmap import level_title, position_texts, with_bits
+from .templates import paragraphs_html, render
 from .wording import better, figure, metric_choices, metric_title, quantizer_title
 
-NOTHING_YET = "<p>Nothing is measured yet on this many items.</p>"
+NOTHING_YET = paragraphs_html("Nothing is measured yet on this many items.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A split by one quantizer, with its figures by (task, metric). `remark` tells it apart from
+    others of the same average."""
+
+    split: Split
+    quantizer: str
+    metrics: Mapping[tuple[str, str], Metric]
+    remark: str
+
+    @property
+    def average(self) -> float:
+        return average_bits(self.split)
 
 
 def results_table(
@@ -25,53 +42,56 @@ def results_table(
     orders: Orders = NO_ORDERS,
     quantizer: str = DEFAULT,
 ) -> str:
-    """HTML: one row per split and quantizer, most bits first, and one column per metric. Rows of
-    the same average are a group: they are what compares. `current` is the split that was measured
-    last, by the chosen `quantizer`; `orders` tells splits of the same average apart. Quantizers are
-    named where there is another one than the chosen."""
+    """Returns HTML: one row per split and quantizer, most bits first, and one column per metric.
+
+    Rows of the same average are a group: they are what compares, and `orders` tells them apart.
+    `current`, the split that was measured last, is marked for the chosen `quantizer`. Quantizers
+    are named where there is another one than the chosen.
+    """
     columns = [value.split("/", 1) for _, value in metric_choices(evaluations, titles)]
-    rows: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
+    groups = [
+        [
+            {
+                "current": row.split == current and row.quantizer in (quantizer, UNQUANTIZED),
+                "bits": levels_text(row.split),
+                "name": split_name(row.split),
+                "remark": row.remark,
+                "average": f"{row.average:.2f}",
+                "cells": [cell(row.metrics.get((task, name))) for task, name in columns],
+            }
+            for row in group
+        ]
+        for _, group in groupby(ranked_rows(evaluations, orders, quantizer), lambda r: r.average)
+    ]
+    return render(
+        "results.html",
+        quick=max((e.limit or 0 for e in evaluations), default=0),
+        columns=[(metric_title(task, name, titles), better(name)) for task, name in columns],
+        groups=groups,
+    )
+
+
+def ranked_rows(evaluations: Iterable[Evaluation], orders: Orders, quantizer: str) -> list[Row]:
+    """Returns one row for each split and quantizer, most bits first, then by the orders' names."""
+    metrics: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
     for e in evaluations:
-        cells = rows.setdefault((e.split, e.quantizer), {})
-        cells |= {(e.task, name): metric for name, metric in e.metrics.items()}
-    several = {name for _, name in rows} - {quantizer, "none"}
-    head = "".join(
-        f"<th scope='col'>{escape(metric_title(task, name, titles))}"
-        f"<small>{better(name)}</small></th>"
-        for task, name in columns
-    )
-    groups = []
-    ranked = sorted(rows, key=lambda row: (-average_bits(row[0]), orders.get(row[0]) or ""))
-    for _, group in groupby(ranked, lambda row: average_bits(row[0])):
-        body = []
-        for split, name in group:
-            cells = rows[split, name]
-            marked = " class='current'" if split == current and name in (quantizer, "none") else ""
-            told = [orders.get(split), quantizer_title(name) if several and name != "none" else ""]
-            by = f"<small>{escape(', '.join(filter(None, told)))}</small>" if any(told) else ""
-            bits = " ".join(f"{b:g}" for b in split)
-            figures = "".join(cell_html(cells.get((task, name))) for task, name in columns)
-            body.append(
-                f"<tr{marked}><td title='{bits}'>{escape(split_name(split))}{by}</td>"
-                f"<td>{average_bits(split):.2f}</td>{figures}</tr>"
-            )
-        groups.append(f"<tbody>{''.join(body)}</tbody>")
-    quick = max((e.limit or 0 for e in evaluations), default=0)
-    note = f"A quick evaluation: at most {quick} items each. " if quick else ""
-    return (
-        "<div class='rows' tabindex='0' role='region' aria-label='Results'>"
-        f"<table><caption>{note}± standard error; n items.</caption>"
-        "<thead><tr><th scope='col'>Split</th>"
-        f"<th scope='col'>Average bits</th>{head}</tr></thead>"
-        f"{''.join(groups)}</table></div>"
-    )
+        measured = metrics.setdefault((e.split, e.quantizer), {})
+        measured |= {(e.task, name): metric for name, metric in e.metrics.items()}
+    several = not {name for _, name in metrics} <= {quantizer, UNQUANTIZED}
+    rows = []
+    for (split, name), measured in metrics.items():
+        by = quantizer_title(name) if several and name != UNQUANTIZED else ""
+        remark = ", ".join(filter(None, [orders.get(split), by]))
+        rows.append(Row(split, name, measured, remark))
+    return sorted(rows, key=lambda row: (-row.average, orders.get(row.split) or ""))
 
 
-def cell_html(metric: Metric | None) -> str:
+def cell(metric: Metric | None) -> tuple[str, str] | None:
+    """Returns a figure, and its error and number of items in words."""
     if metric is None:
-        return "<td>–</td>"
+        return None
     spread = f"± {figure(metric.stderr, 2)}, " if metric.stderr is not None else ""
-    return f"<td>{figure(metric.value, 4)}<small>{spread}n {metric.n:,}</small></td>"
+    return figure(metric.value, 4), f"{spread}n {metric.n:,}"
 
 
 def sizes_table(
@@ -80,9 +100,11 @@ def sizes_table(
     points: Breakpoints,
     quantizer: str = DEFAULT,
 ) -> str:
-    """HTML: the paper's table 4, bytes against the number of layers at the low level, for every
-    split that the slider can have, from the largest to the smallest. The browser marks the row of
-    the slider's position, by its bytes."""
+    """Returns HTML: the paper's table 4, bytes against the number of layers at the low level.
+
+    It has every split that the slider can have, from the largest to the smallest. The browser marks
+    the row of the slider's position, by its bytes.
+    """
     high, low = levels
     chosen = quantizer_named(quantizer)
     heads = (
@@ -92,18 +114,11 @@ def sizes_table(
         "Whole model",
         f"Saved vs all {with_bits(chosen, high)}",
     )
-    head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
-    body, lines = [], ["low_layers,average_bits,layer_bytes,total_bytes"]
+    rows, lines = [], ["low_layers,average_bits,layer_bytes,total_bytes"]
     for k in reversed(range(len(points.bytes))):
         texts, size = position_texts(cost, levels, points, k), points.bytes[k]
         layers = size - cost.rest_bytes
         cells = (texts["low"], texts["average"], format_gib(layers), texts["size"], texts["saving"])
-        row = "".join(f"<td>{cell}</td>" for cell in cells)
-        body.append(f"<tr data-bytes='{size}'>{row}</tr>")
+        rows.append((size, cells))
         lines.append(f"{texts['low']},{texts['average']},{layers},{size}")
-    file = f"data:text/csv;charset=utf-8,{quote(chr(10).join(lines))}"
-    return (
-        "<div class='rows' tabindex='0' role='region' aria-label='Sizes of all splits'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f"<p><a download='lwq-sizes.csv' href='{file}'>Download as CSV, in bytes</a></p>"
-    )
+    return render("sizes.html", heads=heads, rows=rows, csv=quote("\n".join(lines)))

@@ -135,9 +135,9 @@ def test_every_size_is_the_sliders(pins):
     assert [row[1] for row in cells] == [f"{sum(split) / n:.2f}" for split in splits]
     assert [row[2] for row in cells] == [format_gib(cost.layer_bytes(split)) for split in splits]
     assert [row[3] for row in cells] == [format_gib(cost.total(split)) for split in splits]
-    marked = [int(size) for size in re.findall("data-bytes='(.*?)'", table)]
+    marked = [int(size) for size in re.findall('data-bytes="(.*?)"', table)]
     assert marked == [cost.total(split) for split in splits]
-    csv = unquote(re.search("charset=utf-8,(.*?)'", table)[1]).splitlines()
+    csv = unquote(re.search('charset=utf-8,(.*?)"', table)[1]).splitlines()
     assert csv[1].endswith(f",{cost.layer_bytes(splits[0])},{cost.total(splits[0])}")
     assert len(csv) == 1 + len(splits)
 

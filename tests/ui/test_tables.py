@@ -104,7 +104,7 @@ def test_splits_of_the_same_average_are_told_apart_and_stand_together():
     rows = Cells(text).rows
     assert [r[0] for r in rows if "3.25" in r[0]] == ["3.25 bitsLIM", "3.25 bitsLast <layers>"]
     assert text.count("<tbody>") == 5
-    assert "title='4 4 4 4 4 2 2 2'" in text and "<layers>" not in text
+    assert 'title="4 4 4 4 4 2 2 2"' in text and "<layers>" not in text
     drawn = draw([*SIX, other], orders=orders)
     texts = "".join(traces(drawn)["in no order"]["text"])
     assert "<b>3.25 bits</b>, Quanto, Max<br>LIM<br>" in texts and "<layers>" not in texts
