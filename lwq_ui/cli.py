@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .core.allocation import Breakpoints, Split
 from .core.budget import CACHE_DTYPES, Usage, default_context, parts, weights_budget
+from .core.config import EXPORTS, Config
 from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_between
 from .core.duration import duration
 from .core.errors import Stopped, UnknownArchitecture, UserError
-from .core.export import EXPORTS
 from .core.memory import PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
 from .core.orderings import ALIKE, ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
 from .core.outputs import check_file, check_folder
-from .core.schema import Config, Evaluation, ModelInfo, Scores, split_name
+from .core.schema import Evaluation, ModelInfo, Scores, split_name
 from .core.settings import Settings
 from .core.store import Store
 from .engine import records

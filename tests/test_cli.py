@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from lwq_ui.cli import main
+from lwq_ui.core.config import Config
 from lwq_ui.core.memory import GIB
-from lwq_ui.core.schema import Config
 from lwq_ui.core.settings import ROOT
 
 N = 24

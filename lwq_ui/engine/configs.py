@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.allocation import Breakpoints, breakpoints
+from ..core.config import Config, parse_config
 from ..core.errors import UserError
-from ..core.export.json_config import import_json
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ORDERINGS, rank_layers
 from ..core.outputs import reason
-from ..core.schema import UNQUANTIZED, Config, Evaluation, ModelInfo, Scores
+from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from ..core.store import versions
 from .quantizers import model_cost, quantizer_named
 from .records import LIBRARIES
@@ -98,7 +98,7 @@ def read_config(path: str | Path) -> Config:
         raise UserError(f"The config '{path}' cannot be read: {reason(e)}.") from e
     if len(content) > MOST_BYTES:
         raise UserError(f"'{path}' is not a config: it is larger than {MOST_BYTES:,} bytes.")
-    config = with_known_quantizer(import_json(content))
+    config = with_known_quantizer(parse_config(content))
     check_levels(config)
     return config
 

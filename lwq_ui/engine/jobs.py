@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 
 from ..core.allocation import Split, whole
 from ..core.budget import Usage, default_context
+from ..core.config import EXPORTS, Config
 from ..core.errors import Stopped, Unexplained, UserError
-from ..core.export import EXPORTS
 from ..core.memory import UNTOUCHED
 from ..core.orderings import SCORERS
 from ..core.outputs import check_folder, new_folder, unwritable
-from ..core.schema import UNQUANTIZED, Config, Evaluation, ModelInfo, Scores
+from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from ..core.settings import Settings
 from ..core.store import Key, Store
 from ..failures import logged, unexpected

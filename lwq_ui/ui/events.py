@@ -14,12 +14,12 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from ..core.allocation import Split
+from ..core.config import EXPORTS, Config
 from ..core.duration import duration
 from ..core.errors import Stopped, UserError
-from ..core.export import EXPORTS
 from ..core.memory import GIB, UNTOUCHED
 from ..core.orderings import ORDERINGS, QUICK_SCORERS
-from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
+from ..core.schema import Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import check_fingerprint, read_config
 from ..engine.quantizers import QUANTIZERS, quantizer_named
 from ..engine.sources import Progress, part_of

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.allocation import Breakpoints, Split
+from ..core.config import Config
 from ..core.curves import Curve, alike, curves, levels_between
 from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_layers
-from ..core.schema import Config, Evaluation, ModelInfo, Scores, split_name
+from ..core.schema import Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
 from .heatmap import LARGEST_BUDGET, expected_at, first_value, slider_range, table

@@ -106,13 +106,13 @@ def test_core_is_plain_python_and_numpy() -> None:
         ("from lwq_ui import ui", ["lwq_ui.ui"]),
         ("from ... import ui", ["lwq_ui.ui"]),
         ("from ...ui.state import State", ["lwq_ui.ui.state.State"]),
-        ("from .errors import UserError as E", ["lwq_ui.core.export.errors.UserError"]),
+        ("from .errors import UserError as E", ["lwq_ui.core.deep.errors.UserError"]),
         ("from ..errors import UserError", ["lwq_ui.core.errors.UserError"]),
         ("def f():\n    if x:\n        import torch.nn", ["torch.nn"]),
         ("import json, os.path", ["json", "os.path"]),
     ],
 )
 def test_the_check_sees_every_form_of_import(source: str, found: list[str]) -> None:
-    assert list(imports(source, "lwq_ui.core.export.gguf", is_package=False)) == found
+    assert list(imports(source, "lwq_ui.core.deep.module", is_package=False)) == found
     if source.startswith("from ... "):
         assert list(imports("from .. import ui", "lwq_ui.core", is_package=True)) == found

@@ -21,9 +21,8 @@ import tiny
 import torch
 from safetensors import SafetensorError
 
+from lwq_ui.core.config import Config, format_config, parse_config
 from lwq_ui.core.errors import Stopped, UserError
-from lwq_ui.core.export.json_config import export_json, import_json
-from lwq_ui.core.schema import Config
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
@@ -553,7 +552,7 @@ def test_what_is_written_loads_without_this_program(
     out = tmp_path / "quantized"
     assert jobs.quantize(loaded, config, out, store, tiny.quiet, Event()) == out
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("quantized")] == ["quantized"]
-    assert import_json((out / "lwq.json").read_text()) == config
+    assert parse_config((out / "lwq.json").read_text()) == config
     tokens = tiny.documents(20)[0]
     result = tmp_path / "logits.pt"
     kernels = ROOT / "lwq_ui" / "engine" / "quantizers" / "quanto_kernels.py"
@@ -736,7 +735,7 @@ def test_a_config_whose_model_lies_elsewhere(
 
 
 def written(tmp_path: Path, config: Config, **quantizer: Any) -> Path:
-    data = json.loads(export_json(config))
+    data = json.loads(format_config(config))
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**data, "quantizer": {**data["quantizer"], **quantizer}}))
     return path

@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from lwq_ui.core.allocation import breakpoints
+from lwq_ui.core.config import Config
 from lwq_ui.core.curves import curves
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
 from lwq_ui.core.orderings import ORDERINGS, QUICK_SCORERS, rank_layers
-from lwq_ui.core.schema import Config, Evaluation, Metric
+from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine.quantizers import model_cost
 

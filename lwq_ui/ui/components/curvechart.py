@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...core.schema import is_level
+from ...core.config import is_level
 
 ASSETS = Path(__file__).parents[1] / "assets"
 HTML, JS, CSS = (
