@@ -19,8 +19,15 @@ from ..core.schema import Evaluation, ModelInfo
 from ..engine.evaluation import expand
 from ..engine.packing import packing_cost
 from ..engine.quantizers import QUANTIZERS, model_cost, quantizer_named
-from . import comparing
 from .charts import ChartData, ModelResults, results_figure
+from .comparison.contenders import (
+    alike_contenders,
+    nothing_between,
+    order_contenders,
+    quantizer_contenders,
+    why_left_out,
+)
+from .comparison.html import alike_html, comparison_html
 from .components.curvechart import as_json
 from .layout import BY_QUANTIZER, QUICK, THREE, Parts
 from .memorypanel import MemoryPanel, context_choices, kept_context
@@ -102,7 +109,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         values = {name: s.values for name, s in session.scores_at(level).items()}
         if not v[p.orderings]:
             raise UserError("Choose at least one order to sweep.")
-        if why := comparing.lacking(chosen.quantizer, levels):
+        if why := why_left_out(chosen.quantizer, levels):
             raise UserError(f"{why} Choose other levels.")
         ranked = [o for o in v[p.orderings] if o != ALIKE]
         names = [o for o in ranked if ORDERINGS[o].scorer in (None, *values)]
@@ -110,7 +117,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         every = dict.fromkeys([chosen.quantizer, *(QUANTIZERS[q].name for q in v[p.also])])
         plans, left_out, uniform = {}, [], False
         for name in every:
-            if why := comparing.lacking(name, levels):
+            if why := why_left_out(name, levels):
                 left_out.append(why)
                 continue
             q = quantizer_named(name)
@@ -123,7 +130,7 @@ class Shown(MemoryPanel, QuantizerPanel):
             of = alike([*ends, *between], info.num_layers)
             plans[name] = list(dict.fromkeys(all_splits([of, *lines])))
         if ALIKE in v[p.orderings] and not uniform:
-            why = comparing.nothing_between(chosen)
+            why = nothing_between(chosen)
             if not ranked:
                 raise UserError(why)
             left_out.append(why)
@@ -135,12 +142,12 @@ class Shown(MemoryPanel, QuantizerPanel):
         plans: dict[str, list[Split]] = {}
         left_out: list[str] = []
         if versus == ALIKE:
-            pairs = comparing.alike_contenders(session, selection)
+            pairs = alike_contenders(session, selection)
             every = [c for pair in pairs for c in pair]
         elif versus == BY_QUANTIZER:
-            every, left_out = comparing.quantizer_contenders(session, selection)
+            every, left_out = quantizer_contenders(session, selection)
         else:
-            every = comparing.contenders(session, selection)
+            every = order_contenders(session, selection)
         for c in every:
             plans.setdefault(c.quantizer, []).append(c.split)
         return Plan(plans, tuple(left_out))
@@ -307,7 +314,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         try:
             return {self.parts.comparison: self.compared(session, selection, v, known, chosen)}
         except UserError as e:
-            return {self.parts.comparison: comparing.told(str(e))}
+            return {self.parts.comparison: paragraphs_html(str(e))}
 
     def compared(
         self,
@@ -319,13 +326,13 @@ class Shown(MemoryPanel, QuantizerPanel):
     ) -> str:
         versus, titles = v[self.parts.versus], self.titles(known)
         if versus == ALIKE:
-            pairs = comparing.alike_contenders(session, selection)
+            pairs = alike_contenders(session, selection)
             if chosen is None:
                 return NOTHING_YET
-            return comparing.alike_panel(pairs, known, chosen, titles, selection.levels)
+            return alike_html(pairs, known, chosen, titles, selection.levels)
         left_out: list[str] = []
         if versus == BY_QUANTIZER:
-            every, left_out = comparing.quantizer_contenders(session, selection)
+            every, left_out = quantizer_contenders(session, selection)
             there = {(e.split, e.quantizer) for e in known}
             for c in every[1:]:
                 if (c.split, c.quantizer) in there:
@@ -334,10 +341,10 @@ class Shown(MemoryPanel, QuantizerPanel):
                     left_out.append(f"{c.title} is left out. {why}")
                     every.remove(c)
         else:
-            every = comparing.contenders(session, selection)
+            every = order_contenders(session, selection)
         if chosen is None:
             return NOTHING_YET
-        return comparing.panel(every, known, chosen, titles, left_out)
+        return comparison_html(every, known, chosen, titles, left_out)
 
     def results(self, session: Session, selection: Selection, v: Values) -> Updates:
         """The chart and the table of what was measured on as many items as chosen."""

@@ -16,14 +16,13 @@ from lwq_ui.core.memory import average_bits
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
 from lwq_ui.engine.quantizers import QUANTIZERS, model_cost
-from lwq_ui.ui.comparing import (
+from lwq_ui.ui.comparison.contenders import (
     Contender,
     alike_contenders,
-    alike_panel,
-    contenders,
-    panel,
+    order_contenders,
     quantizer_contenders,
 )
+from lwq_ui.ui.comparison.html import alike_html, comparison_html
 from lwq_ui.ui.selection import Selection
 from lwq_ui.ui.state import Choice, Session
 
@@ -76,7 +75,7 @@ def rows(html):
 
 
 def test_an_order_that_beats_random():
-    html = panel(EVERY, outcome(lim=0.9, **ALIKE), "pairs/acc", TITLES)
+    html = comparison_html(EVERY, outcome(lim=0.9, **ALIKE), "pairs/acc", TITLES)
     told = words(html)
     assert "LIM beats random here." in told and "is larger than noise" in told
     assert "better than 3 of the 3" in told
@@ -89,14 +88,14 @@ def test_an_order_that_beats_random():
 
 def test_an_order_that_does_not_beat_random():
     alike = {**ALIKE, "random_0": 0.49, "random_1": 0.5, "random_2": 0.51}
-    told = words(panel(EVERY, outcome(lim=0.5, **alike), "pairs/acc", TITLES))
+    told = words(comparison_html(EVERY, outcome(lim=0.5, **alike), "pairs/acc", TITLES))
     assert "LIM does not beat random here by more than noise." in told
     assert "is not larger than noise" in told
     assert "No difference larger than noise: Reverse LIM, Random 0, Random 1, Random 2" in told
 
 
 def test_an_order_that_is_worse_than_random():
-    told = words(panel(EVERY, outcome(lim=0.2, **ALIKE), "pairs/acc", TITLES))
+    told = words(comparison_html(EVERY, outcome(lim=0.2, **ALIKE), "pairs/acc", TITLES))
     assert "LIM does not beat random here: it is worse." in told
     assert "better than 0 of the 3" in told
     assert "By more than noise, LIM is worse than" in told
@@ -111,7 +110,7 @@ def test_of_perplexity_less_is_better():
         return Evaluation("perplexity", split, "quanto", {"kl_divergence": kl}, items, 60, 1.0)
 
     every = [perplexity(split, 3.0) for title, split in SPLITS.items() if title != "LIM"]
-    html = panel(
+    html = comparison_html(
         EVERY, [perplexity(SPLITS["LIM"], 2.0), *every], "perplexity/kl_divergence", TITLES
     )
     assert "LIM beats random here." in html and "lower is better" in html
@@ -121,36 +120,40 @@ def test_of_perplexity_less_is_better():
 def test_lim_is_judged_too_where_another_order_is_chosen():
     every = sorted(EVERY, key=lambda c: c.title != "Reverse LIM")
     told = words(
-        panel(every, outcome(lim=0.5, **{**ALIKE, "reverse_lim": 0.9}), "pairs/acc", TITLES)
+        comparison_html(
+            every, outcome(lim=0.5, **{**ALIKE, "reverse_lim": 0.9}), "pairs/acc", TITLES
+        )
     )
     assert "Reverse LIM beats random here." in told
     assert "LIM does not beat random here by more than noise." in told
     chosen = sorted(EVERY, key=lambda c: c.title != "Random 1")
-    told = words(panel(chosen, outcome(lim=0.9, **ALIKE), "pairs/acc", TITLES))
+    told = words(comparison_html(chosen, outcome(lim=0.9, **ALIKE), "pairs/acc", TITLES))
     assert "LIM beats random here." in told and "Random 1 beats" not in told
 
 
 def test_what_cannot_be_compared_is_said():
-    assert "is not measured on “Grammar pairs: accuracy” yet" in panel(
+    assert "is not measured on “Grammar pairs: accuracy” yet" in comparison_html(
         EVERY, [], "pairs/acc", TITLES
     )
     same = [contender("LIM"), contender("Reverse LIM", SPLITS["LIM"])]
-    assert "every order gives the same split" in panel(same, [], "pairs/acc", TITLES)
-    some = panel(EVERY, outcome(lim=0.5, random_0=0.6), "pairs/acc", TITLES)
+    assert "every order gives the same split" in comparison_html(same, [], "pairs/acc", TITLES)
+    some = comparison_html(EVERY, outcome(lim=0.5, random_0=0.6), "pairs/acc", TITLES)
     assert "Not measured yet: Reverse LIM, Random 1, Random 2." in words(some)
     assert "beat random" not in some  # one random order says nothing
     (lim, *rest) = outcome(lim=0.5, **ALIKE)
     median = Evaluation(
         "pairs", lim.split, "quanto", {"acc": Metric(0.9, 0.1, 400)}, lim.items, 60, 1
     )
-    assert "cannot be compared item by item" in panel(EVERY, [median, *rest], "pairs/acc", TITLES)
+    assert "cannot be compared item by item" in comparison_html(
+        EVERY, [median, *rest], "pairs/acc", TITLES
+    )
     single = [measured(e.split, 0.5, items=1) for e in (lim, *rest)]
-    assert "One item is too few" in panel(EVERY, single, "pairs/acc", TITLES)
+    assert "One item is too few" in comparison_html(EVERY, single, "pairs/acc", TITLES)
 
 
 def test_splits_of_other_sizes_say_so():
     larger = [EVERY[0], Contender("Reverse LIM", SPLITS["Reverse LIM"], 1010, False)]
-    told = words(panel(larger, outcome(lim=0.5, reverse_lim=0.6), "pairs/acc", TITLES))
+    told = words(comparison_html(larger, outcome(lim=0.5, reverse_lim=0.6), "pairs/acc", TITLES))
     assert "differ by at most 0.99%" in told
 
 
@@ -162,17 +165,17 @@ def session(**sensitivity):
 
 
 def test_every_order_that_can_be_had_competes_at_the_same_budget():
-    found = contenders(session(), Selection())
+    found = order_contenders(session(), Selection())
     assert [c.title for c in found] == [
         "LIM", "Reverse LIM", "Random 0", "Random 1", "Random 2", "First layers", "Last layers",
     ]  # fmt: skip
     assert found[0].split == SPLITS["LIM"] and len({c.bytes for c in found}) == 1
     known = {("quanto", 2): Scores("sensitivity", (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "t", 1, 1, 0.1)}
     measured_too = session(known=known)
-    titles = [c.title for c in contenders(measured_too, Selection(ordering="random", seed=7))]
+    titles = [c.title for c in order_contenders(measured_too, Selection(ordering="random", seed=7))]
     assert titles[0] == "Random 7" and "Sensitivity" in titles and "Random 2" in titles
-    assert "Sensitivity" not in [c.title for c in contenders(measured_too, Selection((8, 4)))]
-    pinned = contenders(measured_too, Selection(pins={0: 8}))
+    assert "Sensitivity" not in [c.title for c in order_contenders(measured_too, Selection((8, 4)))]
+    pinned = order_contenders(measured_too, Selection(pins={0: 8}))
     assert {c.split[0] for c in pinned} == {8}
 
 
@@ -239,7 +242,7 @@ def test_quantizers_are_compared_item_by_item(quantizers):
         measured(larger.split, 0.5, quantizer="larger"),
         measured(larger.split, 0.1, quantizer="nobody's"),
     ]
-    html = panel(every, known, "pairs/acc", TITLES, left_out)
+    html = comparison_html(every, known, "pairs/acc", TITLES, left_out)
     told = words(html)
     assert "By more than noise, Quanto, Max is worse than Quanto, HQQ." in told
     assert "Other is left out: it has no 4 and 2 bits." in told
@@ -250,9 +253,9 @@ def test_quantizers_are_compared_item_by_item(quantizers):
     # by another quantizer the same split is not the very same thing
     assert shown["Larger"][1:] == ("+0 ± 0", "no")
     assert f"{average_bits(larger.split):.2f} bits on average" in html
-    some = words(panel(every, known[:1], "pairs/acc", TITLES, left_out))
+    some = words(comparison_html(every, known[:1], "pairs/acc", TITLES, left_out))
     assert "Not measured yet: Quanto, HQQ; Larger." in some
-    alone = words(panel(every[:1], known, "pairs/acc", TITLES, left_out))
+    alone = words(comparison_html(every[:1], known, "pairs/acc", TITLES, left_out))
     assert "There is no other quantizer to compare with. Other is left out" in alone
 
 
@@ -283,7 +286,7 @@ def test_mixes_are_compared_with_levels_in_between(quantizers):
             measured(one.split, fixed, quantizer="larger"),
             measured(ours.split, mix, quantizer="larger"),
         ]
-        html = alike_panel(pairs, known, "pairs/acc", TITLES, (4, 2))
+        html = alike_html(pairs, known, "pairs/acc", TITLES, (4, 2))
         return words(html), re.findall(r"<td>([^<]*)</td>", html)[-2:]
 
     text, (difference, verdict) = told(0.9, 0.5)
@@ -296,5 +299,5 @@ def test_mixes_are_compared_with_levels_in_between(quantizers):
     assert difference.startswith("−0.4 ±") and verdict == "yes, worse"
     text, (_, verdict) = told(0.5, 0.501)
     assert "No difference larger than noise: all layers at 3 bits." in text and verdict == "no"
-    nothing = alike_panel(pairs, [], "pairs/acc", TITLES, (4, 2))
+    nothing = alike_html(pairs, [], "pairs/acc", TITLES, (4, 2))
     assert "No level in between is measured on “Grammar pairs: accuracy” yet" in nothing

@@ -1,0 +1,141 @@
+"""What is compared: the splits that every ordering, or every quantizer, makes of one budget, and
+mixes beside one level in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ...core.allocation import Split, breakpoints
+from ...core.curves import levels_between
+from ...core.errors import UserError
+from ...core.memory import average_bits, format_gib
+from ...core.orderings import ORDERINGS, ordering_title, rank_layers
+from ...engine.quantizers import DEFAULT, QUANTIZERS, model_cost, quantizer_named
+from ..selection import Selection, ready
+from ..state import Session
+from ..wording import quantizer_title
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What one ordering or quantizer makes of the budget. It is `seeded` where the order is one of
+    those that nothing ranks."""
+
+    title: str
+    split: Split
+    bytes: int
+    seeded: bool = False
+    quantizer: str = DEFAULT
+
+    @property
+    def size_text(self) -> str:
+        return f"{average_bits(self.split):.2f} bits on average, {format_gib(self.bytes)}"
+
+
+def order_contenders(session: Session, selection: Selection) -> list[Contender]:
+    """Returns the chosen ordering first, then every other one that could spend the same budget on
+    the same pins. Raises UserError where the budget is too small."""
+    info, _ = ready(session)
+    scores = selection.scores(session)
+    cost = model_cost(info, selection.quantizer)
+    others = [
+        (o.name, seed)
+        for o in ORDERINGS.values()
+        if (o.scorer is None or o.scorer in scores) and not (o.prunes or o.ranks_as)
+        for seed in o.seeds
+    ]
+    own_seed = selection.seed if ORDERINGS[selection.ordering].seeded else 0
+    contenders = []
+    for name, seed in dict.fromkeys([(selection.ordering, own_seed), *others]):
+        split = replace(selection, ordering=name, seed=seed).split(session)
+        title, size = ordering_title(name, seed), cost.total(split)
+        seeded = ORDERINGS[name].seeded
+        contenders.append(Contender(title, split, size, seeded, selection.quantizer))
+    return contenders
+
+
+def quantizer_contenders(
+    session: Session, selection: Selection
+) -> tuple[list[Contender], list[str]]:
+    """Returns what the chosen ordering makes with every quantizer of the same bytes: those that its
+    split takes with the chosen one, which comes first. A sentence follows for each quantizer that
+    cannot take part. Scores measured at a level are those of the chosen quantizer.
+
+    Raises UserError where the budget is too small.
+    """
+    info, _ = ready(session)
+    values, n = selection.values(session), info.num_layers
+    ranked = rank_layers(selection.ordering, values, n, selection.seed)
+    split = selection.split(session)
+    size = model_cost(info, selection.quantizer).total(split)
+    title = quantizer_title(selection.quantizer)
+    contenders = [Contender(title, split, size, quantizer=selection.quantizer)]
+    left_out = []
+    for q in QUANTIZERS.values():
+        if q.name == selection.quantizer:
+            continue
+        if why := why_left_out(q.name, selection.levels):
+            left_out.append(why)
+            continue
+        try:
+            table = breakpoints(model_cost(info, q.name), selection.levels, ranked, selection.pins)
+            position = table.position(size)
+        except UserError as e:
+            left_out.append(f"{quantizer_title(q.name)} is left out. {e}")
+            continue
+        size_at, split_at = table.bytes[position], table.split(position)
+        contenders.append(Contender(quantizer_title(q.name), split_at, size_at, quantizer=q.name))
+    return contenders, left_out
+
+
+def why_left_out(quantizer: str, levels: Iterable[float]) -> str:
+    """Returns why a quantizer cannot take part at these levels; empty where it can."""
+    without = set(levels) - set(quantizer_named(quantizer).levels)
+    bits = " and ".join(f"{level:g}" for level in sorted(without, reverse=True))
+    return f"{quantizer_title(quantizer)} is left out: it has no {bits} bits." if without else ""
+
+
+def alike_contenders(session: Session, selection: Selection) -> list[tuple[Contender, Contender]]:
+    """Returns two contenders for each level between the high and the low one (paper, table 3).
+
+    The first has all layers at it. The second is the largest mix of high and low by the chosen
+    ordering that has no more average bits and takes no more bytes. Pins are left aside. Raises
+    UserError where there is no level in between.
+    """
+    info, _ = ready(session)
+    chosen, (high, low) = quantizer_named(selection.quantizer), selection.levels
+    inner = levels_between(chosen.levels, high, low)[1:-1]
+    if not inner:
+        raise UserError(nothing_between(selection))
+    n, cost = info.num_layers, model_cost(info, selection.quantizer)
+    ranked = rank_layers(selection.ordering, selection.values(session), n, selection.seed)
+    table = breakpoints(cost, selection.levels, ranked)
+    title = ordering_title(selection.ordering, selection.seed)
+    pairs = []
+    for level in inner:
+        fixed = (level,) * n
+        size = cost.total(fixed)
+        position = min(table.position(size), table.position_for_average_bits(level))
+        pairs.append(
+            (
+                Contender(chosen.level_title(level), fixed, size, quantizer=chosen.name),
+                Contender(
+                    title, table.split(position), table.bytes[position], quantizer=chosen.name
+                ),
+            )
+        )
+    return pairs
+
+
+def nothing_between(selection: Selection) -> str:
+    """Returns why there is no level to compare mixes with, and which levels would have one."""
+    chosen, (high, low) = quantizer_named(selection.quantizer), selection.levels
+    sentence = (
+        f"{quantizer_title(chosen.name)} has no level between {high:g} and {low:g} bits, which all "
+        "layers could have."
+    )
+    others = [p for p in chosen.pairs if len(levels_between(chosen.levels, *p)) > 2]
+    if others:
+        sentence += f" Choose {chosen.pair_title(others[0])} as the high and the low level."
+    return sentence
