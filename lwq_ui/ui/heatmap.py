@@ -20,11 +20,10 @@ from typing import Any
 
 import gradio as gr
 
-from ..core import curves
 from ..core.allocation import Breakpoints, breakpoints
 from ..core.budget import Parts
 from ..core.comparison import Estimate, estimate, rank_correlation
-from ..core.curves import Expected
+from ..core.interpolation import Expected, expected
 from ..core.memory import UNTOUCHED, ModelCost, average_bits, format_gib, size_digits, size_unit
 from ..core.orderings import ORDERINGS, SCORERS, ScorerSpec, rank_layers
 from ..core.schema import Evaluation, Metric
@@ -271,7 +270,7 @@ def expected_at(
     known = {
         k: beside(found[split], metric, made) for k, split in enumerate(splits) if split in found
     }
-    return curves.expected(known, len(splits), made.value if made else None)
+    return expected(known, len(splits), made.value if made else None)
 
 
 def beside(e: Evaluation, metric: str, base: Estimate | None) -> Metric:

@@ -14,8 +14,8 @@ import pytest
 
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.budget import Parts
-from lwq_ui.core.curves import Expected
 from lwq_ui.core.errors import UserError
+from lwq_ui.core.interpolation import Expected
 from lwq_ui.core.memory import (
     LayerCost,
     ModelCost,

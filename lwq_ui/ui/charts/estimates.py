@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...core.comparison import Estimate, estimate, mean_of
-from ...core.curves import Line, Point
+from ...core.lines import Line, Point
 from ...core.memory import UNTOUCHED
 from ...core.orderings import ORDERINGS
 from ...core.schema import Evaluation

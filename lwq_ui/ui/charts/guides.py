@@ -8,7 +8,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from ...core.curves import KEPT, Kept
+from ...core.interpolation import KEPT, Kept
 from ...core.memory import PRUNED
 from ...engine.quantizers import quantizer_named
 from ..wording import quantizer_title

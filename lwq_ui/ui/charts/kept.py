@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.curves import KEPT, Kept, Point, kept
+from ...core.interpolation import KEPT, Kept, kept
+from ...core.lines import Point
 from ...core.memory import average_bits, format_gib, size_digits, size_unit
 from ...core.orderings import ALIKE
 from ..wording import figure, lower_first

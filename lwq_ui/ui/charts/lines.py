@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ...core.curves import Line, Point, measured_lines
+from ...core.lines import Line, Point, measured_lines
 from ...core.orderings import ALIKE, ORDERINGS
 from ..wording import quantizer_title, ranked_quantizers
 from .data import ChartData, ModelResults

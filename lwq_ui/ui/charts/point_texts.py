@@ -9,7 +9,7 @@ from itertools import groupby
 from textwrap import wrap
 
 from ...core.allocation import Split
-from ...core.curves import Point
+from ...core.lines import Point
 from ...core.memory import UNTOUCHED, average_bits, format_gib
 from ...core.schema import Evaluation, Metric, split_name
 from ..wording import figure, quantizer_title

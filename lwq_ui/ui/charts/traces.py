@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from ...core.curves import Point
+from ...core.lines import Point
 from ...core.schema import Evaluation
 from .axes import placed
 from .drawing import Drawing
