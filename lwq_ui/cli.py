@@ -18,7 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .core.allocation import Breakpoints, Split
-from .core.budget import CACHE_DTYPES, Usage, default_context, parts, weights_budget
+from .core.budget import CACHE_DTYPES, Workload, default_context, memory_use, weights_budget
 from .core.config import EXPORTS, Config
 from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_between
 from .core.duration import duration
@@ -146,7 +146,7 @@ class Commands:
                 "Larger than this machine's memory: its layers are read one by one from the disk."
             )
         try:
-            beside, fits = parts(info, use, 0), what_fits(info, DEFAULT, local_devices(), use)
+            beside, fits = memory_use(info, use, 0), what_fits(info, DEFAULT, local_devices(), use)
         except UserError as e:
             data |= {"cache_bytes": None, "activation_bytes": None, "devices": []}
             return data, "\n".join([*lines, str(e)])
@@ -336,10 +336,10 @@ class Commands:
             sentences, self.failures = " ".join(self.failures), {}
             raise UserError(sentences)
 
-    def _usage(self, info: ModelInfo) -> Usage:
+    def _usage(self, info: ModelInfo) -> Workload:
         args = self.args
         context = args.context or default_context(info)
-        return Usage(context, args.batch, args.cache_dtype)
+        return Workload(context, args.batch, args.cache_dtype)
 
     def _describe(self) -> ModelInfo:
         from .engine import jobs
@@ -572,7 +572,7 @@ def parser() -> argparse.ArgumentParser:
         "--context",
         type=positive,
         metavar="N",
-        help=f"tokens of a sequence (default: {Usage.context}, or the most that the model takes)",
+        help=f"tokens of a sequence (default: {Workload.context}, or the model's limit)",
     )
     use.add_argument("--batch", type=positive, default=1, metavar="N", help="sequences at once")
     use.add_argument(

@@ -1,4 +1,5 @@
-"""Ordering + pins + budget -> split. Pure and instant; the page's slider only looks these up."""
+"""Turns an ordering, pins and a budget into a split. All of it is pure and instant: the page's
+slider only looks splits up."""
 
 from __future__ import annotations
 
@@ -10,24 +11,29 @@ from dataclasses import dataclass
 from .errors import UserError
 from .memory import PRUNED, UNTOUCHED, ModelCost, apart, average_bits, format_gib
 
-# One level per layer: bits, which some quantizers count in fractions. Whole levels are ints.
+# One level per layer, in bits. Some quantizers have fractions; whole levels are ints.
 Split = tuple[float, ...]
 
 
 def whole(level: float) -> float:
-    """4 bits are 4, never 4.0: results are stored under what a level looks like as JSON."""
+    """Returns 4 for 4.0: results are stored under what a level looks like as JSON."""
     return int(level) if level == int(level) else level
 
 
 def to_pack(splits: Iterable[Split]) -> list[tuple[int, float]]:
-    """Every (layer, level) of the splits that a quantizer packs, in order."""
-    asked = {(i, level) for split in splits for i, level in enumerate(split)}
-    return sorted((i, level) for i, level in asked if level not in (PRUNED, UNTOUCHED))
+    """Returns every (layer, level) of the splits that a quantizer packs, in order."""
+    pairs = {(i, level) for split in splits for i, level in enumerate(split)}
+    return sorted((i, level) for i, level in pairs if level not in (PRUNED, UNTOUCHED))
 
 
 def layers_at_high_level(available: float, all_low: float, all_high: float, layers: int) -> int:
-    """The paper's N_higher (section 3.2), clamped to 0..layers:
-    floor((M_available - M_lower) / (M_higher - M_lower) * N_layers)."""
+    """Returns the paper's N_higher (section 3.2), clamped to 0..layers:
+
+        floor((M_available - M_lower) / (M_higher - M_lower) * N_layers)
+
+    The program itself uses `Breakpoints`, which have the exact bytes of each layer. Tests compare
+    the two where all layers are equal.
+    """
     # Multiplied before it is divided: in floating point, 1 / 49 * 49 is less than 1.
     count = math.floor((available - all_low) * layers / (all_high - all_low))
     return max(0, min(layers, count))
@@ -37,9 +43,9 @@ def layers_at_high_level(available: float, all_low: float, all_high: float, laye
 class Breakpoints:
     """Every split that an ordering can give, from the smallest to the largest.
 
-    Position k has the first k of `raised` at the high level: `bytes[k]` in all. The budget is spent
-    in order and stops at the first layer that does not fit, so positions are nested, and a larger
-    budget never takes a layer's bits away.
+    Position k has the first k layers of `raised` at the high level, and takes `bytes[k]` in all.
+    The budget is spent in order and stops at the first layer that does not fit. So positions are
+    nested: a larger budget never takes a layer's bits away.
     """
 
     high: float
@@ -52,7 +58,7 @@ class Breakpoints:
         return tuple(self.high if i in up else level for i, level in enumerate(self.base))
 
     def position(self, budget: int) -> int:
-        """The largest position that fits. Raises UserError where not even the smallest does."""
+        """Returns the largest position within `budget` bytes. Raises UserError where none is."""
         position = bisect_right(self.bytes, budget) - 1
         if position < 0:
             least = self.bytes[0]
@@ -63,7 +69,8 @@ class Breakpoints:
         return position
 
     def position_for_average_bits(self, bits: float) -> int:
-        """The largest position whose average bits do not exceed `bits`."""
+        """Returns the largest position with at most this many average bits. Raises UserError where
+        none has."""
         total = len(self.base)
         floor = average_bits(self.base)
         if not bits >= floor - 1e-9:  # NaN too
@@ -81,7 +88,8 @@ class Breakpoints:
         return len(self.raised)
 
     def position_for_low_layers(self, low_layers: int) -> int:
-        """The position that leaves exactly `low_layers` unpinned layers at the low level."""
+        """Returns the position with exactly `low_layers` unpinned layers at the low level. Raises
+        UserError where that is not possible."""
         if not 0 <= low_layers <= len(self.raised):
             raise UserError(
                 f"{low_layers} low layers are not possible: "
@@ -96,8 +104,11 @@ def breakpoints(
     ordering: Sequence[int],
     pins: Mapping[int, float] | None = None,
 ) -> Breakpoints:
-    """All splits of one ordering. `levels` is (high, low); `ordering` lists every layer, the most
-    important first; `pins` fixes some layers' levels, and the budget is spent on the rest."""
+    """Returns all splits of one ordering. `levels` is (high, low). `ordering` lists every layer,
+    the most important first. `pins` fixes the levels of some layers; the rest share the budget.
+
+    Raises UserError where the levels or pins do not fit the model or the quantizer.
+    """
     pins = dict(pins or {})
     high, low = levels
     if not 0 < low < high:

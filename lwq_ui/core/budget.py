@@ -1,5 +1,5 @@
-"""What a model takes beside its weights, so that a budget can be said as people think of it: a
-card, a context and a batch. Pure; what a model keeps per token comes from ModelInfo."""
+"""What a model takes beside its weights. So a budget can be given as people think of it: as a card,
+a context and a batch. What a model keeps per token comes from ModelInfo."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .schema import ModelInfo
 
 MIB = 2**20
 
-# What a GPU has taken before the first tensor: the driver's context with torch's kernels (about
-# 300 to 500 MiB on cards from Turing to Hopper), cuBLAS's workspace (8 to 32 MiB), and what the
-# allocator rounds up and cannot hand out again. A desktop shown on the same card comes on top.
+# A GPU's memory is partly taken before the first tensor. The driver's context with torch's kernels
+# takes about 300 to 500 MiB on cards from Turing to Hopper, cuBLAS's workspace 8 to 32 MiB. The
+# allocator rounds up and cannot hand out the rest. A desktop shown on the same card comes on top.
 RESERVE = 768 * MIB
 
-LOGITS = 32  # bytes for each word of the vocabulary, while the next token is drawn
+LOGITS = 32  # bytes per word of the vocabulary, while the next token is drawn
 
 OWN_DTYPE = "auto"
 CACHE_DTYPES = {**DTYPE_BYTES, "float8": 1}
 
-# What is sold as 24 GB has 24 GiB of memory. Drivers report a little less (23.6 GiB of an RTX 4090,
-# since firmware and page tables take their part first); that lies within RESERVE. An H200, sold as
-# 141 GB, reports 140.4 GiB.
+# A card sold with 24 GB has 24 GiB of memory. Drivers report a little less (23.6 GiB of an RTX
+# 4090), since firmware and page tables take their part first; RESERVE covers that. An H200, sold
+# with 141 GB, reports 140.4 GiB.
 CARDS = tuple(
     (f"{names}: {size / GIB:.4g} GiB", size)
     for names, size in (
@@ -41,9 +41,12 @@ CARDS = tuple(
 
 
 @dataclass(frozen=True)
-class Usage:
-    """How a model is to be used: `context` tokens in each of `batch` sequences, what was read and
-    what is written together. `cache_dtype` is one of CACHE_DTYPES, or 'auto', the model's own."""
+class Workload:
+    """How a model is to be used: `context` tokens, read and written, in each of `batch` sequences.
+    `cache_dtype` is one of CACHE_DTYPES, or 'auto' for the model's own.
+
+    Raises UserError where a value is not one of these.
+    """
 
     context: int = 8192
     batch: int = 1
@@ -63,7 +66,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Parts:
+class MemoryUse:
     """What fills a card, in bytes."""
 
     weights: int
@@ -77,14 +80,18 @@ class Parts:
 
 
 def default_context(info: ModelInfo) -> int:
-    """Where nobody says more: Usage's, or the most that the model takes."""
-    return min(Usage.context, info.max_tokens or Usage.context)
+    """Returns the tokens of a workload that names none, or the model's limit where that is less."""
+    return min(Workload.context, info.max_tokens or Workload.context)
 
 
 def kv_cache_bytes(info: ModelInfo, context: int, batch: int, dtype_bytes: int) -> int:
-    """Keys and values of `context` tokens in each of `batch` sequences, over all layers. A layer
-    with a window counts window tokens: between two tokens transformers keeps one less, but while a
-    token is computed its own are there too. Raises UserError where it is not known what is kept."""
+    """Returns the bytes of all layers' keys and values, of `context` tokens in `batch` sequences.
+
+    A layer with a window counts `window` tokens. Between two tokens transformers keeps one less,
+    but while a token is computed its own keys and values exist, too.
+
+    Raises UserError where it is not known what a layer keeps.
+    """
     numbers = 0
     for layer in info.layers:
         if layer.cached is None:
@@ -94,20 +101,26 @@ def kv_cache_bytes(info: ModelInfo, context: int, batch: int, dtype_bytes: int) 
 
 
 def activation_bytes(info: ModelInfo, context: int, batch: int) -> int:
-    """The most that exists at once beside weights and cache while a prompt of `context` tokens is
-    read and text is written, in transformers:
+    """Returns the most bytes that exist at once beside weights and cache, in transformers, while a
+    prompt of `context` tokens is read and text is written:
 
         batch * (max(context * token_bytes + context^2 * pair_bytes, 32 * vocabulary) + held)
         + largest * (dtype_bytes + 1)
 
-    `token_bytes` and `pair_bytes` come from the model's own code (engine/attention.py): the states
-    of one layer at its widest place, masks, and the scores of attention that has no fused kernel.
-    32 bytes for each word of the vocabulary: the logits of the last token, and what is made of them
-    in float32 while one is drawn. `held`: after the prompt, layers with a window hold on to all of
-    its keys and values until the next token. `largest`: the layers' largest matrix, which quantized
-    weights become again to be used, beside its unpacked values of one byte. Sequences of one batch
-    count as equally long; runtimes with kernels of their own (llama.cpp, vLLM) need less. Raises
-    UserError where it is not known what the model takes."""
+    - `token_bytes` and `pair_bytes` come from the model's own code (engine/attention.py). They
+      cover the states of one layer at its widest place, masks, and the scores of unfused attention.
+    - 32 bytes per word of the vocabulary cover the logits of the last token, and their copies in
+      float32 while a token is drawn.
+    - `held`: after the prompt, layers with a window hold all its keys and values until the next
+      token.
+    - `largest`: quantized weights become their matrix again to be used, beside its unpacked values
+      of one byte. This is the largest matrix of all layers.
+
+    All sequences of a batch count as equally long. Runtimes with kernels of their own (llama.cpp,
+    vLLM) need less.
+
+    Raises UserError where it is not known what the model takes.
+    """
     if info.token_bytes is None or info.pair_bytes is None:
         raise unknown(info)
     held = sum(
@@ -121,26 +134,29 @@ def activation_bytes(info: ModelInfo, context: int, batch: int) -> int:
     return batch * beside + largest * (info.dtype_bytes + 1)
 
 
-def parts(info: ModelInfo, usage: Usage, weights: int, reserve: int = RESERVE) -> Parts:
-    """The parts of a card that holds `weights` bytes of weights."""
-    return Parts(
+def memory_use(
+    info: ModelInfo, workload: Workload, weights: int, reserve: int = RESERVE
+) -> MemoryUse:
+    """Returns what fills a card that holds `weights` bytes of weights. Raises UserError where that
+    is not known."""
+    return MemoryUse(
         weights,
-        kv_cache_bytes(info, usage.context, usage.batch, usage.dtype_bytes(info)),
-        activation_bytes(info, usage.context, usage.batch),
+        kv_cache_bytes(info, workload.context, workload.batch, workload.dtype_bytes(info)),
+        activation_bytes(info, workload.context, workload.batch),
         reserve,
     )
 
 
 def weights_budget(
-    card_bytes: int, info: ModelInfo, usage: Usage, smallest: int = 0, reserve: int = RESERVE
+    card_bytes: int, info: ModelInfo, workload: Workload, smallest: int = 0, reserve: int = RESERVE
 ) -> int:
-    """Bytes that are left for weights on a card of `card_bytes`. Raises UserError where that is
-    less than `smallest`, the bytes of the smallest split."""
-    beside = parts(info, usage, 0, reserve)
+    """Returns the bytes that a card of `card_bytes` has left for weights. Raises UserError where
+    these are fewer than `smallest`, the bytes of the smallest split."""
+    beside = memory_use(info, workload, 0, reserve)
     left = card_bytes - beside.total
     if left < max(1, smallest):
-        there, lowest = apart(left, smallest)
-        room = f"{there} are" if left > 0 else "nothing is"
+        left_text, lowest = apart(left, smallest)
+        room = f"{left_text} are" if left > 0 else "nothing is"
         least = f", and the smallest split takes {lowest}" if smallest else ""
         raise UserError(
             f"{format_gib(card_bytes)} do not hold this model: after {format_gib(beside.cache)} of "

@@ -1,7 +1,7 @@
-"""Do two splits differ by more than noise? Paired, on the same items.
+"""Whether two splits differ by more than noise: a paired comparison on the same items.
 
-A metric of n items is known with an error; the difference of two splits on the same items is known
-much better, since what makes an item hard is the same for both.
+A metric of n items has an error. The difference of two splits on the same items has a much smaller
+one, since what makes an item hard is the same for both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from .schema import Evaluation
 
-PASSAGES = {  # metric of the perplexity task -> the items that it is made of
+PASSAGES = {  # metric of the perplexity task -> the items that it is computed from
     "perplexity": "negative_log_likelihood",
     "kl_divergence": "kl_divergence",
     "top1_agreement": "top1_agreement",
@@ -24,7 +24,10 @@ PASSAGES = {  # metric of the perplexity task -> the items that it is made of
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric, and what each item contributes to its error: [n], linearized, summing to 0."""
+    """A metric, and what each item contributes to its error.
+
+    `influence` [n] is linearized and sums to 0 (the delta method).
+    """
 
     value: float
     influence: np.ndarray
@@ -35,13 +38,14 @@ class Estimate:
 
     @property
     def stderr(self) -> float:
-        """0 where all items agree; NaN of a single item."""
+        """0 where all items agree, NaN for a single item."""
         if self.n < 2:
             return math.nan
         return math.sqrt(float(self.influence @ self.influence) * self.n / (self.n - 1))
 
     def minus(self, other: Estimate) -> Estimate:
-        """The paired difference. Both must be of the same items, in the same order."""
+        """Returns the paired difference. Both need the same items in the same order; raises
+        ValueError where their numbers differ."""
         if self.n != other.n:
             raise ValueError(f"{self.n} items cannot be paired with {other.n}")
         return Estimate(self.value - other.value, self.influence - other.influence)
@@ -51,7 +55,7 @@ class Estimate:
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of several splits' metrics on the same items, such as of the random orders."""
+    """Returns the mean of several splits' metrics on the same items, such as of random orders."""
     return Estimate(
         float(np.mean([e.value for e in estimates])),
         np.mean([e.influence for e in estimates], axis=0),
@@ -59,16 +63,17 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def estimate(evaluation: Evaluation, metric: str) -> Estimate | None:
-    """The metric made again from its items. None where it is not a mean, a ratio of sums, or the
-    exponential of one: the result must be the metric that was reported."""
+    """Computes a metric again from its items. Returns None where no formula gives the reported
+    value: the metric is no mean, no ratio of sums, and no exponential of these."""
     reported = evaluation.metrics[metric].value
-    for made in candidates(evaluation, metric):
-        if math.isclose(made.value, reported, rel_tol=1e-6, abs_tol=1e-9):
-            return made
+    for candidate in candidates(evaluation, metric):
+        if math.isclose(candidate.value, reported, rel_tol=1e-6, abs_tol=1e-9):
+            return candidate
     return None
 
 
 def candidates(e: Evaluation, metric: str) -> Iterable[Estimate]:
+    """Yields what the metric is by each formula that its items allow."""
     if "tokens" in e.items and metric in PASSAGES:
         ratio = ratio_of(e.items[PASSAGES[metric]], e.items["tokens"])
         yield exponential(ratio) if metric == "perplexity" else ratio
@@ -83,21 +88,22 @@ def candidates(e: Evaluation, metric: str) -> Iterable[Estimate]:
 
 
 def ratio_of(sums: Sequence[float], weights: Sequence[float] | None = None) -> Estimate:
-    """sum(sums) / sum(weights), the items being the units that vary; without weights, the mean."""
+    """Returns sum(sums) / sum(weights), or the mean where there are no weights. The items are the
+    units that vary."""
     s = np.asarray(sums, np.float64)
     w = np.asarray(weights, np.float64) if weights else np.ones(len(s))
     value = float(s.sum() / w.sum())
     return Estimate(value, (s - value * w) / w.sum())
 
 
-def exponential(of: Estimate) -> Estimate:
-    value = math.exp(min(of.value, 700.0))
-    return Estimate(value, value * of.influence)
+def exponential(estimate: Estimate) -> Estimate:
+    value = math.exp(min(estimate.value, 700.0))  # exp(710) overflows
+    return Estimate(value, value * estimate.influence)
 
 
 def noise_limit(comparisons: int) -> float:
-    """How many standard errors a difference must exceed to be called larger than noise, when so
-    many are looked at together: all of them are right with 95 % (Bonferroni)."""
+    """Returns how many standard errors a difference must exceed to be called larger than noise.
+    With 95 % probability, all `comparisons` looked at together are right (Bonferroni)."""
     return NormalDist().inv_cdf(1 - 0.025 / max(1, comparisons))
 
 
@@ -107,15 +113,15 @@ def larger_than_noise(difference: Estimate, comparisons: int) -> bool:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's: 1 where both rank the layers alike, -1 where one is the reverse; NaN where all
-    values of one are equal."""
+    """Returns Spearman's coefficient: 1 where both rank the layers alike, -1 where one is the
+    reverse, NaN where all values of one are equal."""
     x, y = (ranks(v) - (len(v) - 1) / 2 for v in (a, b))
     scale = math.sqrt(float((x * x).sum() * (y * y).sum()))
     return float((x * y).sum()) / scale if scale else math.nan
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
-    """Ties share the mean of their ranks."""
+    """Returns ranks from 0 for the smallest value. Ties share the mean of their ranks."""
     v = np.asarray(values, np.float64)
     _, inverse, counts = np.unique(v, return_inverse=True, return_counts=True)
     below = np.cumsum(counts) - counts

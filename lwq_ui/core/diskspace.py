@@ -1,9 +1,9 @@
-"""How much of the disk costly interim files take, and which of them go when it is too much: packed
-layers, journals of sweeps, and passes that were cut off.
+"""The disk space of costly interim files: packed layers, journals of sweeps, interrupted passes.
+The files that were used least recently go when all of them take too much.
 
-Files are marked as used by their time of modification. Two processes may work on the same folders:
-a file that is gone is made again by whoever needs it, and one that is mapped into memory stays
-readable after its deletion (where the system forbids that deletion, the file stays).
+The time of modification says when a file was used. Two processes may work on the same folders. A
+deleted file is made again by whoever needs it. A file that is mapped into memory stays readable
+after its deletion; where the system forbids deleting it, it stays.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ DEFAULT_LIMIT = 64 * GIB  # of packed layers
 INTERIM_LIMIT = 2 * GIB  # of journals, and of passes
 
 FINISHED = re.compile(r"(layer|next|pass)\b.*\.safetensors|[0-9a-f]{32}\.(npz|safetensors)")
-"""Names of the files that are counted and deleted. Others are being written, or are not ours."""
+"""Names of the files that are counted and deleted. Other files are being written, or belong to
+others."""
 
 STRAY = re.compile(
     r"\..+\.(json|npz|safetensors)\.[a-z0-9_]{8}|([0-9a-f]{32}|(layer|next|pass)-.+)\.damaged"
 )
-"""Names of what a killed process was writing, and of damaged files that were set aside."""
+"""Names of files that a killed process was writing, and of damaged files that were set aside."""
 
-STRAY_SECONDS = 24 * 3600  # after which nobody is still writing it, or looking at the damage
+STRAY_SECONDS = 24 * 3600  # nobody is still writing an older stray, or looking at the damage
 RECOUNT_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Usage:
-    """The files of one model. `model` is how its fingerprint starts, `last_used` in seconds since
-    1970."""
+class DiskUse:
+    """What the files of one model take. `model` is how its fingerprint starts; `last_used` is in
+    seconds since 1970."""
 
     model: str
     bytes: int
@@ -59,10 +60,11 @@ class File:
 
 @dataclass
 class DiskSpace:
-    """Files in `<root>/<model>/`, or one folder deeper, which may take `limit` bytes together.
+    """The files in `<root>/<model>/`, or one folder deeper, which may take `limit` bytes together.
 
     Whoever writes many files asks for room again and again. So the folders are listed at most every
-    RECOUNT_SECONDS; in between, the sum counts what this process writes and deletes."""
+    RECOUNT_SECONDS; in between, the sum counts what this process writes and deletes.
+    """
 
     root: Path
     limit: int = DEFAULT_LIMIT
@@ -70,13 +72,13 @@ class DiskSpace:
     _total: int = field(default=0, init=False, repr=False, compare=False)
     _oldest: dict[Path, File] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def usage(self) -> list[Usage]:
-        """The model used last comes first."""
+    def usage(self) -> list[DiskUse]:
+        """Returns what each model's files take, the model used last first."""
         models: dict[str, list[File]] = {}
         for file in self._files():
             models.setdefault(file.model, []).append(file)
         usages = [
-            Usage(model, sum(f.bytes for f in files), max(f.last_used for f in files))
+            DiskUse(model, sum(f.bytes for f in files), max(f.last_used for f in files))
             for model, files in models.items()
         ]
         return sorted(usages, key=lambda u: u.last_used, reverse=True)
@@ -85,8 +87,8 @@ class DiskSpace:
         return sum(file.bytes for file in self._files())
 
     def evict(self, keep: Path, written: int = 0) -> None:
-        """Deletes the files used least recently until all fit, but never `keep`, a file or a
-        folder. `written` bytes were added to it since the last call."""
+        """Deletes the files used least recently until all fit into the limit. Never deletes `keep`,
+        a file or a folder, to which `written` bytes were added since the last call."""
         self._total += written
         self._recount()
         for file in list(self._oldest.values()):
@@ -95,8 +97,8 @@ class DiskSpace:
             self._give_up(file, keep)
 
     def make_room(self, needed: int, keep: Path) -> None:
-        """Sees to it that so many bytes can be written, if need be by deleting what was used least
-        recently, of any folder but `keep`. Raises UserError where the disk stays too full."""
+        """Makes sure that `needed` bytes can be written. If need be, deletes the files used least
+        recently, in any folder but `keep`. Raises UserError where the disk stays too full."""
         if self.free() >= needed:
             return
         self._recount()
@@ -111,16 +113,16 @@ class DiskSpace:
         )
 
     def clear(self, keep: Collection[Path]) -> int:
-        """Deletes every file but those in these folders, which are in use -> bytes deleted."""
+        """Deletes every file outside of `keep`, the folders in use. Returns the bytes deleted."""
         self._counted = -float("inf")
         return sum(delete(file) for file in list(self._files()) if not file.is_in(keep))
 
     def free(self) -> int:
-        """Bytes; where the disk cannot be asked there is room, and writing shows what is wrong."""
-        there = next((f for f in (self.root, *self.root.parents) if os.path.exists(f)), Path.cwd())
+        """Returns the free bytes of the disk."""
+        folders = (self.root, *self.root.parents)
         try:
-            return shutil.disk_usage(there).free
-        except OSError:
+            return shutil.disk_usage(next(filter(os.path.exists, folders), Path.cwd())).free
+        except OSError:  # writing shows what is wrong
             return sys.maxsize
 
     def _recount(self) -> None:
@@ -132,7 +134,7 @@ class DiskSpace:
         self._counted = time.monotonic()
 
     def _give_up(self, file: File, keep: Path) -> None:
-        """Deletes a file, unless it is to be kept or was used since the folders were listed."""
+        """Deletes a file, unless it is in `keep` or was used since the folders were listed."""
         if file.is_in({keep}):
             return
         self._oldest.pop(file.path, None)
@@ -141,7 +143,7 @@ class DiskSpace:
                 self._total -= delete(file)
 
     def _files(self) -> Iterator[File]:
-        """The finished ones. Old strays are removed on the way."""
+        """Yields the finished files. Removes old strays on the way."""
         for model in folders_in(without_strays(self.root)):
             inside = without_strays(model)
             for entry in (*inside, *(e for f in folders_in(inside) for e in without_strays(f))):
@@ -154,18 +156,17 @@ class DiskSpace:
 
 
 def without_strays(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder of the cache; nothing where there is none, or none that can be read.
-    Removes what killed processes left there, and damaged files that were set aside, once they are
-    old."""
-    left = []
+    """Returns the entries of a folder of the cache; none where it cannot be read. Removes old files
+    that killed processes left there, and old damaged files that were set aside."""
+    kept = []
     try:
-        with os.scandir(folder) as found:
-            for entry in found:
+        with os.scandir(folder) as entries:
+            for entry in entries:
                 if not (STRAY.fullmatch(entry.name) and is_old(entry) and removed(entry)):
-                    left.append(entry)
+                    kept.append(entry)
     except OSError:
         pass
-    return left
+    return kept
 
 
 def is_old(entry: os.DirEntry[str]) -> bool:
@@ -178,7 +179,7 @@ def is_old(entry: os.DirEntry[str]) -> bool:
 def removed(entry: os.DirEntry[str]) -> bool:
     try:
         os.unlink(entry)
-    except OSError:  # a folder, or not ours
+    except OSError:  # a folder, or somebody else's
         return False
     return True
 
@@ -188,19 +189,20 @@ def folders_in(entries: list[os.DirEntry[str]]) -> list[Path]:
 
 
 def set_aside(path: Path) -> None:
-    """Keeps a damaged file beside its place, for a day at least. Raises OSError."""
+    """Renames a damaged file, so that people can look at it for a day. Raises OSError."""
     aside = path.with_suffix(".damaged")
     path.replace(aside)
     mark_used(aside)
 
 
 def mark_used(path: Path) -> None:
-    with suppress(OSError):  # it may be gone, or not ours
+    with suppress(OSError):  # it may be gone, or somebody else's
         os.utime(path)
 
 
 def delete(file: File) -> int:
-    """Bytes that this gave back. Its folder stays: another process may be about to write there."""
+    """Deletes a file and returns its bytes, or 0 where that fails. Its folder stays: another
+    process may be about to write there."""
     try:
         file.path.unlink()
     except OSError:

@@ -1,5 +1,5 @@
 def duration(seconds: float) -> str:
-    """Rounded, since nobody knows it better: 'about 40 s', 'about 3 min'."""
+    """Returns seconds as people say an estimate: 'about 40 s', 'about 3 min'."""
     if seconds < 10:
         return "a few seconds"
     if seconds < 90:

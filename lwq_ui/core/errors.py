@@ -1,8 +1,9 @@
-"""Errors that a user meets: one sentence that names the cause and the way out."""
+"""Errors that a user meets. Each is a sentence that names the cause and the way out."""
 
 
 class UserError(Exception):
-    """Shown as it is: on the page as a message, on the command line as one line and exit code 1."""
+    """Its text is shown unchanged: as a message on the page, as one line on the command line, with
+    exit code 1."""
 
 
 class UnknownArchitecture(UserError):
@@ -10,8 +11,8 @@ class UnknownArchitecture(UserError):
 
 
 class Unexplained(UserError):
-    """A library failed for a reason that only the traceback of `__cause__` shows: to be logged."""
+    """A library failed for a reason that only the traceback of `__cause__` shows. It is logged."""
 
 
 class Stopped(Exception):
-    """The user asked a job to stop. Nothing that was already computed is lost."""
+    """The user asked a job to stop. Nothing that was computed by then is lost."""

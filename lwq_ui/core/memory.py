@@ -1,4 +1,4 @@
-"""Layer shapes + level + group size -> exact bytes. Formulas: optimum-quanto 0.2.7's storage."""
+"""Exact bytes of layers at a level. The formulas are those of optimum-quanto 0.2.7's storage."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PRUNED = 0  # the level of a layer that is left out
 
 
 def group_size(columns: int, largest: int = 128) -> int:
-    """Weights that share one scale, along the input axis of a matrix with `columns` inputs.
+    """Returns how many weights share one scale, along the input axis of a matrix.
 
-    128, stepping down by 32 (at least to 32) until it divides; the whole row where none divides
-    or the row has at most 128 inputs.
+    That is 128, or the first of 96, 64 and 32 that divides `columns`. It is the whole row where
+    none divides, or where the row has at most 128 inputs.
     """
     if columns > largest:
         for size in range(largest, 0, -32):
@@ -33,9 +33,11 @@ def group_size(columns: int, largest: int = 128) -> int:
 def affine_bytes(
     rows: int, columns: int, bits: int, dtype_bytes: int, largest_group: int = 128
 ) -> int:
-    """Bytes of a [rows, columns] matrix at 2 or 4 bits: packed values, and a scale and a shift in
-    the weight's dtype for every group. Values are packed across groups, so their number is rounded
-    up to a whole byte."""
+    """Returns the bytes of a [rows, columns] matrix at 2 or 4 bits.
+
+    These are the packed values, and a scale and a shift in the weight's dtype for every group.
+    Values of `8 // bits` groups share a byte, so the number of groups is rounded up.
+    """
     size = group_size(columns, largest_group)
     if rows == 1 and size == columns:  # taken for a column: a scale and a shift for each value
         return columns * (1 + 2 * dtype_bytes)
@@ -45,14 +47,15 @@ def affine_bytes(
 
 
 def symmetric_bytes(rows: int, columns: int, dtype_bytes: int) -> int:
-    """Bytes of a [rows, columns] matrix at 8 bits: one scale per output channel, no shift."""
+    """Returns the bytes of a [rows, columns] matrix at 8 bits, with one scale per output channel
+    and no shift."""
     return rows * columns + rows * dtype_bytes
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs in bytes. `packed` maps each level to the bytes of the layer's
-    quantizable weights; `other_bytes` (norms, biases) stay as they are. A pruned layer costs
+    """What one layer costs. `weights` counts the weights that a quantizer packs; `packed` maps each
+    level to their bytes. `other_bytes` (norms, biases) stay as they are. A pruned layer costs
     nothing."""
 
     weights: int
@@ -65,8 +68,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Bytes of a model under one quantizer. `rest_bytes`: embeddings, final norm, lm_head, each
-    tensor once even where two modules share it."""
+    """What a model costs under one quantizer. `rest_bytes` are embeddings, final norm and lm_head;
+    a tensor that two modules share counts once."""
 
     layers: tuple[LayerCost, ...]
     rest_bytes: int
@@ -80,7 +83,7 @@ class ModelCost:
         return self.layer_bytes(split) + self.rest_bytes
 
     def bits_per_weight(self, split: Sequence[float]) -> float:
-        """Stored bits per quantizable weight, scales and shifts included."""
+        """Returns the stored bits per quantizable weight, scales and shifts included."""
         stored = sum(
             c.packed[level] for c, level in zip(self.layers, split, strict=True) if level != PRUNED
         )
@@ -89,12 +92,12 @@ class ModelCost:
 
 
 def average_bits(split: Sequence[float]) -> float:
-    """Mean level over layers, as the paper counts it: 4.0 where every layer has 4 bits."""
+    """Returns the mean level over layers, as the paper counts it: 4.0 where every layer has 4."""
     return sum(split) / len(split)
 
 
 def parse_size(text: str) -> int:
-    """'3.2GiB' -> bytes. Raises ValueError."""
+    """Returns the bytes of a size such as '3.2GiB'. Raises ValueError where it is none."""
     match = re.fullmatch(r"([\d.]+)\s*([a-z]*)", text.strip().lower())
     try:
         return int(float(match[1]) * UNITS[match[2]])  # type: ignore[index]
@@ -103,8 +106,8 @@ def parse_size(text: str) -> int:
 
 
 def size_unit(size: float) -> tuple[str, int]:
-    """The unit that bytes are shown in, and how many bytes it has: GiB from 1 GiB on, then MiB,
-    then KiB, then bytes. What would round to 1024 of a unit is 1 of the next."""
+    """Returns the unit that `size` bytes are shown in, and how many bytes the unit has. A size that
+    would round to 1024 of one unit is shown as 1 of the next."""
     for name, unit in BINARY:
         if round(size / unit * 1024, 1) >= 1024:
             return name, unit
@@ -112,7 +115,8 @@ def size_unit(size: float) -> tuple[str, int]:
 
 
 def size_digits(size: float) -> int:
-    """Decimal places that `size` is shown with: two or three of GiB, one of MiB and KiB."""
+    """Returns the decimal places that `size` is shown with: two or three for GiB, one for MiB and
+    KiB."""
     name, unit = size_unit(size)
     if name == "GiB":
         return 2 if size / unit >= 10 else 3
@@ -120,14 +124,14 @@ def size_digits(size: float) -> int:
 
 
 def format_gib(size: float) -> str:
-    """Bytes for people: '3.270 GiB', and '9.6 MiB' below 1 GiB."""
+    """Returns bytes as people read them: '3.270 GiB', and '9.6 MiB' below 1 GiB."""
     name, unit = size_unit(size)
     return f"{size / unit:,.{size_digits(size)}f} {name}"
 
 
 def apart(a: int, b: int) -> tuple[str, str]:
-    """Two sizes of one sentence, with their bytes where they would look the same."""
+    """Returns two sizes as text, with their bytes where they would look the same."""
     one, other = format_gib(a), format_gib(b)
-    return (
-        (one, other) if one != other or a == b else (f"{one} ({a} bytes)", f"{other} ({b} bytes)")
-    )
+    if one != other or a == b:
+        return one, other
+    return f"{one} ({a} bytes)", f"{other} ({b} bytes)"

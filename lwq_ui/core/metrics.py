@@ -1,4 +1,4 @@
-"""What the measured figures are called, and which way is better."""
+"""Titles of the measured figures, and which direction is better."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ METRICS = {
 
 
 def metric_spec(name: str) -> MetricSpec:
-    """Of lm-eval's other metrics more is better; a filter in brackets is part of the name:
-    'exact_match (strict-match)'."""
-    plain, _, kind = name.partition(" ")
-    known = METRICS.get(plain, MetricSpec(plain, True))
-    return MetricSpec(f"{known.title} {kind}".strip(), known.larger_is_better)
+    """Returns the spec of any metric. A name may end with one of lm-eval's filters, as in
+    'exact_match (strict-match)'. An unknown metric counts as better where it is larger."""
+    plain, _, answers = name.partition(" ")
+    spec = METRICS.get(plain, MetricSpec(plain, True))
+    return MetricSpec(f"{spec.title} {answers}".strip(), spec.larger_is_better)

@@ -1,5 +1,8 @@
-"""Files and folders that the user names for a result. What cannot be written is said before the
-work, and nothing is deleted or replaced but what this program made or was asked to write."""
+"""Files and folders that the user names for a result.
+
+They are checked before the work starts. Nothing is deleted or replaced but what this program made
+or was asked to write.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from .errors import UserError
 from .memory import format_gib
 from .store import UMASK, write_atomically
 
-LAST = "config.json"  # of a model's folder: without it no program takes the folder for a model
-MOST_NAME = 240  # bytes of a new file's name; a temporary file's is longer than its own
+LAST = "config.json"  # without this file no program takes a folder for a model
+MOST_NAME = 240  # bytes of a new file's name; the temporary file's name is longer
 
-# Of a folder that takes no new file, or a file in its place, where the file itself can be written.
+# These errors mean that a folder takes no new file. The file itself may still be writable.
 IN_PLACE = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS, errno.ENAMETOOLONG)
 
 
 def reason(error: BaseException) -> str:
-    """'No space left on device'."""
+    """Returns the cause of an error: 'No space left on device'."""
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
@@ -33,7 +36,8 @@ def unwritable(path: str | Path, error: BaseException) -> UserError:
 
 
 def kind_of(path: str | Path) -> int | None:
-    """The type bits of what is there, through links; None where nothing is. Raises OSError."""
+    """Returns the type bits of a file, through links; None where there is no file. Raises
+    OSError."""
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -63,8 +67,8 @@ def check_file(path: str) -> None:
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Through links, and into what is no regular file; a regular file is replaced as a whole and
-    keeps its permissions. Makes missing folders. Raises OSError."""
+    """Writes a file, through links. Replaces a regular file as a whole and keeps its permissions;
+    writes into anything else. Makes missing folders. Raises OSError."""
     real = Path(os.path.realpath(path))
     kind = kind_of(path)
     if kind not in (None, stat.S_IFREG) or (kind and real.stat().st_nlink > 1):
@@ -83,7 +87,7 @@ def write_file(path: str, content: bytes) -> None:
 
 
 def write_in_place(path: str, content: bytes) -> None:
-    """Does not wait for a pipe's reader: where there is none, that is an OSError."""
+    """Raises OSError, also where a pipe has no reader: waiting for one could take forever."""
     handle = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0))
     with open(handle, "wb", buffering=0) as file:
         os.set_blocking(handle, True)
@@ -118,21 +122,23 @@ def check_folder(out: Path, needed: int = 0) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` when all of it is written. An empty folder that
-    is there already stays the same one and gets the files. Raises OSError, and UserError where
-    something else was put there meanwhile."""
+    """Yields a folder to write into, which becomes `out` when all of it is written. Where `out` is
+    an empty folder, it stays and gets the files.
+
+    Raises OSError, and UserError where somebody put something else there meanwhile.
+    """
     real = Path(os.path.realpath(out))
-    there = real.is_dir()
-    place = real if there else real.parent
+    exists = real.is_dir()
+    place = real if exists else real.parent
     prefix = f".{real.name[:50]}."
     part = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
         part.chmod(0o777 & ~UMASK)  # mkdtemp's 0700 would keep the folder private
         yield part
-        entries = os.listdir(real) if there else {real.name} & set(os.listdir(place))
+        entries = os.listdir(real) if exists else {real.name} & set(os.listdir(place))
         if any(not name.startswith(prefix) for name in entries):
             raise UserError(f"Another program wrote '{out}' meanwhile. Choose another folder.")
-        if there:
+        if exists:
             for file in sorted(part.iterdir(), key=lambda p: p.name == LAST):
                 file.rename(real / file.name)
         else:
@@ -142,12 +148,12 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Returns the folder, or the nearest one above it that exists."""
     return next(p for p in (folder, *folder.parents) if p.exists())
 
 
 def check_takes_files(folder: Path) -> None:
-    """Raises OSError. Permissions alone do not tell: the file system may be read-only, or none that
-    takes files."""
+    """Raises OSError where a folder takes no new file. Permissions alone do not show that: the file
+    system may be read-only, or one without files."""
     with tempfile.TemporaryFile(dir=folder):
         pass

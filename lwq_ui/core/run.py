@@ -1,4 +1,4 @@
-"""What every job is given beside its own arguments."""
+"""The surroundings of a job: its files, its progress, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .settings import Settings
 from .store import Store
 
 Progress = Callable[[str, float | None], None]
-"""Called with what is being done and the share of it that is done, None where that is unknown."""
+"""Takes what is being done, and the share of it that is done: from 0 to 1, or None where that is
+not known."""
 
 
 def silent(what: str, share: float | None) -> None:
@@ -20,7 +21,10 @@ def silent(what: str, share: float | None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One job under way: where its files lie, who hears of its progress, and how it is stopped."""
+    """One job under way: where its files lie, who hears of its progress, and how it is stopped.
+
+    Every job takes one beside its own arguments.
+    """
 
     settings: Settings
     store: Store
@@ -28,13 +32,13 @@ class Run:
     stop: Event = field(default_factory=Event)
 
     def check(self) -> None:
-        """Raises Stopped once the user has asked for that. Called once per layer or batch."""
+        """Raises Stopped once the user has asked for that. Jobs call it once per layer or batch."""
         if self.stop.is_set():
             raise Stopped
 
     def part(self, start: float, end: float) -> Run:
-        """The same run, whose progress from 0 to 1 counts as that from `start` to `end`. Where the
-        part does not know how far it is, the share that was reached stays."""
+        """Returns the same run, whose progress from 0 to 1 counts as that from `start` to `end`.
+        While a part does not know how far it is, the share reached so far stays."""
         reached = start
 
         def progress(what: str, share: float | None) -> None:

@@ -1,4 +1,5 @@
-"""The records that pass between the rooms. Frozen, and validated where they come from outside."""
+"""The records that pass between core, engine and page. They are frozen, and validated where they
+come from outside."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from .typed import typed
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """A matrix that quantizers pack: `rows` output channels, `columns` inputs. Fused experts count
-    as one matrix with the rows of all of them."""
+    """A matrix that quantizers pack: `rows` output channels by `columns` inputs. Fused experts are
+    one matrix with the rows of all experts."""
 
     name: str
     rows: int
@@ -29,9 +30,12 @@ class WeightSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """`cached` counts the numbers that the KV cache keeps of one token in this layer (keys and
-    values of all KV heads; 0 where the layer uses another's), None where that is not known.
-    `window` is the most tokens that are kept, None where all are."""
+    """One decoder layer: the matrices that quantizers pack, and the bytes of everything else.
+
+    `cached` counts the numbers that the KV cache keeps per token: keys and values of all KV heads.
+    It is 0 where the layer uses another's, None where the number is unknown. `window` is the most
+    tokens that the cache keeps, None where it keeps all.
+    """
 
     weights: tuple[WeightSpec, ...]
     other_bytes: int
@@ -41,10 +45,12 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is, known from its config alone. `fingerprint` is a hash of its files' contents;
-    `max_tokens` is the longest input it takes, None where it has no limit of its own. `token_bytes`
-    and `pair_bytes` are what it takes to compute, for each token of a prompt and for each pair of
-    tokens (engine/attention.py), None where that is not known."""
+    """What a model is, read from its config and its files' headers.
+
+    `fingerprint` is a hash of the contents of its files. `max_tokens` is the longest input, None
+    where the model has no limit. Computing takes `token_bytes` for each token of a prompt and
+    `pair_bytes` for each pair of tokens (see engine/attention.py); both are None where unknown.
+    """
 
     model_id: str
     revision: str | None
@@ -70,7 +76,7 @@ class ModelInfo:
 
     @property
     def packable_share(self) -> float:
-        """Share of the layers' bytes that quantizers can pack."""
+        """The share of the layers' bytes that quantizers can pack, from 0 to 1."""
         packable = sum(w.numel for layer in self.layers for w in layer.weights) * self.dtype_bytes
         return packable / max(1, packable + sum(layer.other_bytes for layer in self.layers))
 
@@ -79,7 +85,7 @@ class ModelInfo:
 
     @staticmethod
     def from_json(data: Any) -> ModelInfo:
-        """Raises ValueError for what no ModelInfo of today has written."""
+        """Raises ValueError where this is not a ModelInfo as `to_json` writes it."""
         info = typed(ModelInfo, data)
         if info.dtype not in DTYPE_BYTES:
             raise ValueError(f"there is no number format '{info.dtype}'")
@@ -88,10 +94,13 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per layer from one scorer. `calibration` names the text, None for scorers that
-    need none; `seconds` is the wall time it took when it was computed. `quantizer` and `level` are
-    those of a scorer that measures a level, None for others. `cut` documents of the text are longer
-    than what is used of one, and `unused_bytes` of it are in none."""
+    """One number per layer from one scorer. Raises UserError where a value is not finite.
+
+    `calibration` names the text, None for scorers that need none. `cut` of its documents are longer
+    than what is used of one; `unused_bytes` of it belong to no document. `seconds` is the wall time
+    of computing the scores. `quantizer` and `level` belong to a scorer that measures a level; they
+    are None for others.
+    """
 
     scorer: str
     values: tuple[float, ...]
@@ -106,12 +115,12 @@ class Scores:
 
     @property
     def text_used(self) -> str:
-        """How much of the text it was computed on, in words."""
+        """Says how much of the text was used: '50 documents, 25,600 tokens (2 cut short)'."""
         used = f"{self.documents} document{'s' * (self.documents != 1)}, {self.tokens:,} tokens"
-        left = [f"{self.cut} cut short"] if self.cut else []
+        losses = [f"{self.cut} cut short"] if self.cut else []
         if self.unused_bytes:
-            left.append(f"{self.unused_bytes:,} bytes of the text not used")
-        return f"{used} ({', '.join(left)})" if left else used
+            losses.append(f"{self.unused_bytes:,} bytes of the text not used")
+        return f"{used} ({', '.join(losses)})" if losses else used
 
     def __post_init__(self) -> None:
         for layer, value in enumerate(self.values):
@@ -125,8 +134,8 @@ class Scores:
 
     @staticmethod
     def from_json(data: Any) -> Scores:
-        """Raises ValueError for what no Scores have written. Older ones counted neither `cut` nor
-        `unused_bytes`."""
+        """Raises ValueError where these are not Scores as `to_json` writes them. Older entries of
+        the cache lack `cut` and `unused_bytes`."""
         if isinstance(data, dict):
             data = {"cut": 0, "unused_bytes": 0, **data}
         return typed(Scores, data)
@@ -134,7 +143,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured figure: its value, its standard error and the number of items it rests on."""
+    """A measured figure: its value, its standard error and its number of items."""
 
     value: float
     stderr: float | None
@@ -146,9 +155,12 @@ UNQUANTIZED = "none"  # an evaluation's quantizer where no layer is packed
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One task measured on one split. `items` holds what the metrics were computed from, one entry
-    per item, so that two splits can be compared on the same items. `seconds` is the split's share
-    of the wall time that the task took for all splits measured with it."""
+    """One task measured on one split. Raises UserError where a value is not finite.
+
+    `items` holds what the metrics were computed from, one entry per item. So two splits can be
+    compared on the same items. `limit` is how many items were allowed, None for all. `seconds` is
+    the split's share of the wall time of all splits measured together.
+    """
 
     task: str
     split: Split
@@ -159,8 +171,8 @@ class Evaluation:
     seconds: float
 
     def __post_init__(self) -> None:
-        named = {name: [m.value, m.stderr or 0.0] for name, m in self.metrics.items()}
-        for name, values in (*named.items(), *self.items.items()):
+        figures = {name: [m.value, m.stderr or 0.0] for name, m in self.metrics.items()}
+        for name, values in (*figures.items(), *self.items.items()):
             if wrong := [v for v in values if not isfinite(v)]:
                 raise UserError(
                     f"The task '{self.task}' gives no number for '{name}' at "
@@ -172,12 +184,12 @@ class Evaluation:
 
     @staticmethod
     def from_json(data: Any) -> Evaluation:
-        """Raises ValueError for what no Evaluation of today has written."""
+        """Raises ValueError where this is not an Evaluation as `to_json` writes it."""
         return typed(Evaluation, data)
 
 
 def split_name(split: Split) -> str:
-    """'all 4-bit', 'unquantized', or the average: '3.25 bits'."""
+    """Returns 'all 4-bit', 'unquantized', or the average: '3.25 bits'."""
     if len(set(split)) == 1:
         return "unquantized" if split[0] == UNTOUCHED else f"all {split[0]:g}-bit"
     return f"{average_bits(split):.2f} bits"

@@ -1,4 +1,4 @@
-"""The environment, read once."""
+"""Where files lie, and what the environment says about that."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Settings:
-    """Where things lie. `shipped` is the read-only cache that comes with the program; `bank_limit`
+    """Where files lie. `shipped` is the read-only cache that comes with the program. `bank_limit`
     is how many bytes of disk packed layers may take."""
 
     cache: Path
@@ -30,8 +30,8 @@ class Settings:
 
     @staticmethod
     def from_environment() -> "Settings":
-        """`LWQ_CACHE_DIR` moves the cache out of the program's folder; `LWQ_BANK_LIMIT`, such as
-        50GiB, is what its packed layers may take. Raises UserError for a value that is no size."""
+        """Reads two variables: `LWQ_CACHE_DIR` is the folder of the cache, `LWQ_BANK_LIMIT` what
+        its packed layers may take, such as 50GiB. Raises UserError where a value is wrong."""
         limit = os.environ.get("LWQ_BANK_LIMIT")
         try:
             bank_limit = parse_size(limit) if limit else DEFAULT_LIMIT
@@ -39,7 +39,7 @@ class Settings:
             raise UserError(f"The environment variable LWQ_BANK_LIMIT is wrong: {e}.") from None
         try:
             cache = Path(os.environ.get("LWQ_CACHE_DIR") or ROOT / "cache").expanduser()
-        except RuntimeError as e:  # a user that there is not
+        except RuntimeError as e:  # ~somebody, who is no user of this machine
             reason = str(e).rstrip(".")
             raise UserError(f"The environment variable LWQ_CACHE_DIR is wrong: {reason}.") from None
         return Settings(cache=cache, bank_limit=bank_limit)

@@ -1,4 +1,4 @@
-"""JSON as values of dataclasses, checked field by field: what another version of this program wrote
+"""Reads JSON into dataclasses, checked field by field. What another version of this program wrote
 is refused as a whole, not read in half."""
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ PLAIN: Mapping[Any, set[type]] = {
 
 
 def typed(kind: type[T], data: Any) -> T:
-    """`data` as a `kind`. Raises ValueError where a field of it is missing, unknown or of another
-    type, or where an integer exceeds 64 bits."""
+    """Returns `data` as a `kind`. Raises ValueError where a field is missing, unknown or of another
+    type, or where an integer exceeds 64 bits. Raises TypeError for a `kind` that JSON cannot
+    hold."""
     result: T = _typed(kind, data, getattr(kind, "__name__", str(kind)))
     return result
 
@@ -36,7 +37,7 @@ def _typed(kind: Any, data: Any, name: str) -> Any:
         hints = _hints(kind)
         if not isinstance(data, dict) or data.keys() != hints.keys():
             raise ValueError(f"{name} has other fields than {', '.join(hints)}")
-        fields = {field: _typed(of, data[field], field) for field, of in hints.items()}
+        fields = {field: _typed(hint, data[field], field) for field, hint in hints.items()}
         return kind(**fields)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -55,7 +56,7 @@ def _typed(kind: Any, data: Any, name: str) -> Any:
     if origin is tuple and arguments[-1] is not Ellipsis:
         if len(data) != len(arguments):
             raise ValueError(f"{name} has {len(data)} values, not {len(arguments)}")
-        return tuple(_typed(of, value, name) for of, value in zip(arguments, data, strict=True))
+        return tuple(_typed(a, value, name) for a, value in zip(arguments, data, strict=True))
     if arguments[0] in PLAIN:  # such lists are long
         _check_plain(arguments[0], data, name)
         return origin(data)
@@ -63,10 +64,10 @@ def _typed(kind: Any, data: Any, name: str) -> Any:
 
 
 def _check_plain(kind: Any, data: Collection[Any], name: str) -> None:
-    types_here = set(map(type, data))
-    if not types_here <= PLAIN[kind]:
+    types_in = set(map(type, data))
+    if not types_in <= PLAIN[kind]:
         raise ValueError(f"{name} is not of type {kind.__name__}")
-    if int in types_here and any(type(x) is int and abs(x) >= LARGEST for x in data):
+    if int in types_in and any(type(x) is int and abs(x) >= LARGEST for x in data):
         raise ValueError(f"{name} is larger than 64 bits")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from ..core.budget import RESERVE, Usage, parts
+from ..core.budget import RESERVE, Workload, memory_use
 from ..core.memory import UNTOUCHED, apart, format_gib
 from ..core.schema import ModelInfo
 from .quantizers import model_cost
@@ -127,7 +127,7 @@ def own_group(kind: str) -> Sequence[str]:
 
 
 def what_fits(
-    info: ModelInfo, quantizer: str, devices: Sequence[Device], usage: Usage
+    info: ModelInfo, quantizer: str, devices: Sequence[Device], usage: Workload
 ) -> list[Fit]:
     """For each device, what the model takes with all layers at one level, untouched first. Raises
     UserError where it is not known what it keeps of a token."""
@@ -135,6 +135,6 @@ def what_fits(
     levels = sorted(cost.layers[0].packed, reverse=True)
     weights = {level: cost.total((level,) * info.num_layers) for level in levels}
     return [
-        Fit(d, {level: parts(info, usage, w, d.reserve).total for level, w in weights.items()})
+        Fit(d, {level: memory_use(info, usage, w, d.reserve).total for level, w in weights.items()})
         for d in devices
     ]

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..core.allocation import Split, whole
-from ..core.budget import Usage, default_context
+from ..core.budget import Workload, default_context
 from ..core.config import EXPORTS, Config
 from ..core.errors import Stopped, Unexplained, UserError
 from ..core.memory import UNTOUCHED
@@ -89,7 +89,7 @@ def look(
     progress("Reading the config", None)
     info = models.describe(source, dtype, headers, None if source.is_hashed() else "")
     device = models.resolve_device("auto")
-    usage = Usage(default_context(info))
+    usage = Workload(default_context(info))
     devices = what_fits(info, DEFAULT, local_devices(), usage) if info.token_bytes else []
     return Looked(
         info,

@@ -21,7 +21,7 @@ from typing import Any
 import gradio as gr
 
 from ..core.allocation import Breakpoints, breakpoints
-from ..core.budget import Parts
+from ..core.budget import MemoryUse
 from ..core.comparison import Estimate, estimate, rank_correlation
 from ..core.interpolation import Expected, expected
 from ..core.memory import UNTOUCHED, ModelCost, average_bits, format_gib, size_digits, size_unit
@@ -50,7 +50,7 @@ class Card:
     title: str
     use: str
     size: int
-    beside: Parts
+    beside: MemoryUse
 
 
 def first_value(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..core.budget import CARDS, OWN_DTYPE, RESERVE, Usage, parts, weights_budget
+from ..core.budget import CARDS, OWN_DTYPE, RESERVE, Workload, memory_use, weights_budget
 from ..core.errors import UserError
 from ..core.memory import GIB, format_gib
 from ..core.schema import ModelInfo
@@ -32,7 +32,7 @@ CACHES = (
     ("16 bits (float16, bfloat16)", "float16"),
     ("8 bits (float8)", "float8"),
 )
-DEFAULT = Usage()
+DEFAULT = Workload()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Target:
     title: str
     size: int
     reserve: int
-    usage: Usage
+    usage: Workload
 
     def weights_budget(self, info: ModelInfo, smallest: int) -> int:
         """Bytes left for weights. Raises UserError where that is less than `smallest`, and where it
@@ -53,7 +53,7 @@ class Target:
     def card(self, info: ModelInfo) -> Card | None:
         """What the page draws; None where it is not known what the model keeps of a token."""
         try:
-            beside = parts(info, self.usage, 0, self.reserve)
+            beside = memory_use(info, self.usage, 0, self.reserve)
         except UserError:
             return None
         use = f"{self.usage.context:,} tokens of context, batch {self.usage.batch:,}"
@@ -141,7 +141,9 @@ def kept_context(typed: Any, before: ModelInfo | None, info: ModelInfo | None) -
     return min(tokens, info.max_tokens or tokens) if info else tokens
 
 
-def target(into: str, own_size: Any, usage: Usage, devices: Sequence[Device] = ()) -> Target | None:
+def target(
+    into: str, own_size: Any, usage: Workload, devices: Sequence[Device] = ()
+) -> Target | None:
     """What the panel's controls say; None without a card. Raises UserError where the card's size is
     none, and for a memory of this machine that is gone."""
     if into == NO_CARD:
@@ -157,12 +159,12 @@ def target(into: str, own_size: Any, usage: Usage, devices: Sequence[Device] = (
     return Target(into, cards[into], RESERVE, usage)
 
 
-def read_usage(context: Any, batch: Any, cache: str) -> Usage:
+def read_usage(context: Any, batch: Any, cache: str) -> Workload:
     """Raises UserError for what is typed and is no number."""
     tokens, texts = read_tokens(context), int(batch or 0)
     if max(tokens, texts) > LARGEST_USE:
         raise UserError("So large a context or batch fits nowhere: choose a smaller one.")
-    return Usage(tokens, texts, cache)
+    return Workload(tokens, texts, cache)
 
 
 def read_tokens(typed: Any) -> int:

@@ -9,11 +9,11 @@ import pytest
 from lwq_ui.core.budget import (
     CARDS,
     RESERVE,
-    Parts,
-    Usage,
+    MemoryUse,
+    Workload,
     activation_bytes,
     kv_cache_bytes,
-    parts,
+    memory_use,
     weights_budget,
 )
 from lwq_ui.core.errors import UserError
@@ -67,24 +67,26 @@ def test_activations_are_the_documented_sum() -> None:
 
 @pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16", "float8"])
 def test_the_parts_fill_the_card(dtype: str) -> None:
-    use = Usage(8192, 1, dtype)
+    use = Workload(8192, 1, dtype)
     left = weights_budget(24 * GIB, INFO, use)
-    found = parts(INFO, use, left)
+    found = memory_use(INFO, use, left)
     assert found.total == 24 * GIB
     assert found.reserve == RESERVE and found.weights == left
     assert found.cache == {"float32": 2 * GIB, "float8": GIB // 2}.get(dtype, GIB)
     assert weights_budget(24 * GIB, INFO, use, reserve=0) == left + RESERVE
-    assert Parts(1, 2, 3, 4).total == 10
+    assert MemoryUse(1, 2, 3, 4).total == 10
 
 
 def test_more_context_or_batch_leaves_less() -> None:
-    left = [weights_budget(80 * GIB, INFO, Usage(c, b)) for c, b in ((1, 1), (8192, 1), (8192, 4))]
+    left = [
+        weights_budget(80 * GIB, INFO, Workload(c, b)) for c, b in ((1, 1), (8192, 1), (8192, 4))
+    ]
     assert left == sorted(left, reverse=True) and len(set(left)) == 3
 
 
 def test_a_card_that_is_too_small_says_what_takes_the_room() -> None:
-    use = Usage(8192, 1)
-    exact = parts(INFO, use, 3 * GIB).total
+    use = Workload(8192, 1)
+    exact = memory_use(INFO, use, 3 * GIB).total
     assert weights_budget(exact, INFO, use, smallest=3 * GIB) == 3 * GIB
     with pytest.raises(UserError, match=r"1\.000 GiB.*fewer tokens.*larger card") as e:
         weights_budget(exact - 1, INFO, use, smallest=3 * GIB)
@@ -97,13 +99,13 @@ def test_a_card_that_is_too_small_says_what_takes_the_room() -> None:
 @pytest.mark.parametrize("context, batch, dtype", [(0, 1, "auto"), (1, 0, "auto"), (1, 1, "int4")])
 def test_a_use_that_makes_no_sense_is_refused(context: int, batch: int, dtype: str) -> None:
     with pytest.raises(UserError):
-        Usage(context, batch, dtype)
+        Workload(context, batch, dtype)
 
 
 def test_what_is_not_known_is_said() -> None:
     strange = replace(INFO, layers=(LayerSpec((MATRIX,), 0),) * 2)
     with pytest.raises(UserError, match="not known"):
-        weights_budget(24 * GIB, strange, Usage())
+        weights_budget(24 * GIB, strange, Workload())
     with pytest.raises(UserError, match="not known"):
         activation_bytes(replace(INFO, token_bytes=None), 1, 1)
 

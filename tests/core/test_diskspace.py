@@ -14,7 +14,7 @@ import pytest
 
 from lwq_ui import cli
 from lwq_ui.core import diskspace
-from lwq_ui.core.diskspace import DEFAULT_LIMIT, DiskSpace, Usage, mark_used
+from lwq_ui.core.diskspace import DEFAULT_LIMIT, DiskSpace, DiskUse, mark_used
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import GIB, parse_size
 from lwq_ui.core.settings import Settings
@@ -46,7 +46,7 @@ def left(root: Path) -> list[str]:
 def test_usage_of_each_model_the_last_used_first(root: Path) -> None:
     (root / "empty" / "d").mkdir(parents=True)
     space = DiskSpace(root)
-    assert space.usage() == [Usage("two", 200, 50), Usage("one", 250, 40)]
+    assert space.usage() == [DiskUse("two", 200, 50), DiskUse("one", 250, 40)]
     assert space.total() == 450
     mark_used(root / "one/a/layer-1.safetensors")
     assert [u.model for u in space.usage()] == ["one", "two"]

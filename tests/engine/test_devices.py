@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lwq_ui.cli import main
-from lwq_ui.core.budget import RESERVE, Usage, activation_bytes, kv_cache_bytes
+from lwq_ui.core.budget import RESERVE, Workload, activation_bytes, kv_cache_bytes
 from lwq_ui.core.memory import GIB
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
 from lwq_ui.engine import devices
@@ -27,7 +27,7 @@ INFO = ModelInfo(
     token_bytes=100_000,
     pair_bytes=0.0,
 )
-USE = Usage(4096, 2)
+USE = Workload(4096, 2)
 
 
 def test_this_machine() -> None:

@@ -13,7 +13,7 @@ from statistics import stdev
 import pytest
 
 from lwq_ui.core.allocation import breakpoints
-from lwq_ui.core.budget import Parts
+from lwq_ui.core.budget import MemoryUse
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.interpolation import Expected
 from lwq_ui.core.memory import (
@@ -93,7 +93,7 @@ EXPECTED = [
     *[None] * 4,
 ]
 
-BESIDE = Parts(weights=0, cache=3 * 2**20, activations=2**18, reserve=2**20)
+BESIDE = MemoryUse(weights=0, cache=3 * 2**20, activations=2**18, reserve=2**20)
 
 
 def small_card(high: int) -> Card:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lwq_ui.core.budget import CARDS, RESERVE, Usage, parts, weights_budget
+from lwq_ui.core.budget import CARDS, RESERVE, Workload, memory_use, weights_budget
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import GIB, format_gib, parse_size
 from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
@@ -75,7 +75,7 @@ def session(info: ModelInfo | None = None) -> Session:
 
 
 def on(size: float, **usage) -> Selection:
-    return Selection(target=Target("A card", int(size * GIB), RESERVE, Usage(**usage)))
+    return Selection(target=Target("A card", int(size * GIB), RESERVE, Workload(**usage)))
 
 
 # ---- the budget
@@ -83,7 +83,7 @@ def on(size: float, **usage) -> Selection:
 
 def test_a_card_sets_the_budget_to_what_it_leaves_for_weights():
     chosen, info = on(8), model()
-    left = weights_budget(8 * GIB, info, Usage())
+    left = weights_budget(8 * GIB, info, Workload())
     sizes = [model_cost(info, "quanto").total((bits,) * N) for bits in (2, 4)]
     assert sizes[0] < left < sizes[1]
     assert chosen.value(session()) == {"budget": left, "pins": {}}
@@ -123,9 +123,9 @@ def test_too_little_is_one_sentence_and_still_drawn():
 
 
 def test_the_cards_parts_are_sent_with_the_table():
-    use = Usage(context=16384, batch=2, cache_dtype="float8")
+    use = Workload(context=16384, batch=2, cache_dtype="float8")
     sent = json.loads(on(24, context=16384, batch=2, cache_dtype="float8").table(session()))
-    beside = parts(model(), use, 0)
+    beside = memory_use(model(), use, 0)
     assert sent["card"]["title"] == "A card"
     assert sent["card"]["use"] == "16,384 tokens of context, batch 2"
     assert {part["name"]: part["bytes"] for part in sent["card"]["beside"]} == {
@@ -159,7 +159,7 @@ def test_every_card_of_the_list_can_be_chosen():
         "This machine's memory: 16.00 GiB",
         "This machine's memory, free at the last load: 10.00 GiB",
     ]
-    found = [target(value, 11.5, Usage(), DEVICES) for value in values]
+    found = [target(value, 11.5, Workload(), DEVICES) for value in values]
     assert found[0] is None
     sizes = [t.size for t in found[1:]]
     assert sizes[:6] == [size * GIB for size in (22, 21, 22, 9, 16, 10)]
@@ -170,7 +170,7 @@ def test_every_card_of_the_list_can_be_chosen():
 @pytest.mark.parametrize("size", [None, 0, -8, 10**9])
 def test_a_card_of_no_size_is_refused(size):
     with pytest.raises(UserError, match="in GiB"):
-        target(OWN_SIZE, size, Usage())
+        target(OWN_SIZE, size, Workload())
 
 
 def test_a_context_as_people_type_it():
@@ -211,7 +211,7 @@ def test_another_model_is_fitted_into_the_same_card(tmp_path):
     chosen = replace(do.selection(v), budget=None)
     shown = do.show_model(session(model(max_tokens=4096)), chosen, v)
     assert shown[made.context]["value"] == 4096
-    left = weights_budget(8 * GIB, model(max_tokens=4096), Usage(context=4096))
+    left = weights_budget(8 * GIB, model(max_tokens=4096), Workload(context=4096))
     most = model_cost(model(), "quanto").total((4,) * N)
     assert shown[made.bar]["value"]["budget"] == min(left, most)
     assert shown[made.left].startswith(format_gib(left))
