@@ -20,8 +20,8 @@ MOST_LOG = 2**20  # bytes of the log file; its older half goes first
 MOST_ENTRY = 2**16  # characters of one error, whose end says the most
 PACKAGES = ("torch", "transformers", "lm-eval", "gradio", "optimum-quanto", "gptqmodel")
 
-# What torch's allocators, oneDNN (which has no error of its own for it), the C++ library and the
-# operating system write.
+# Words in the errors of torch's allocators, the C++ library and the operating system. oneDNN has no
+# error of its own for it.
 NO_MEMORY = (
     *("out of memory", "not enough memory", "allocate memory", "bad_alloc", "bad allocation"),
     *("defaultcpuallocator", "could not create a primitive", "std::length_error"),
@@ -29,7 +29,7 @@ NO_MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on any device. Needs no torch: its error is known by its name."""
+    """Whether memory ran out, on any device. It needs no torch: the error's name is enough."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -39,13 +39,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library that is written in Rust gave up, such as tokenizers: no Exception."""
+    """Whether a library written in Rust gave up, such as tokenizers. Its panic is no Exception."""
     return not isinstance(error, Exception) and type(error).__name__ == "PanicException"
 
 
 def unexpected(error: BaseException, cache: Path) -> UserError:
-    """What the user reads about an error that nobody foresaw. Its traceback goes to lwq.log in
-    `cache`, or to a temporary file where that cannot be written."""
+    """Returns what the user reads about an error that nobody foresaw. Its traceback goes to lwq.log
+    in `cache`, or to a temporary file where that cannot be written."""
     details = logged(error, cache)
     if out_of_memory(error):
         return UserError(
@@ -58,7 +58,7 @@ def unexpected(error: BaseException, cache: Path) -> UserError:
 
 
 def logged(error: BaseException, cache: Path) -> str:
-    """Writes the log and says where that is."""
+    """Writes the error to the log. Returns a sentence that names the file."""
     log = write_log(error, cache)
     return f"The details are in '{log}'." if log else "No log could be written."
 
@@ -71,7 +71,7 @@ def text_of(error: BaseException) -> str:
 
 
 def write_log(error: BaseException, cache: Path) -> Path | None:
-    """Appends the error to the log. Returns the file, None where none can be written."""
+    """Appends the error to the log. Returns the file, or None where none can be written."""
     trace = "".join(traceback.format_exception(error))[-MOST_ENTRY:]
     entry = (
         f"==== {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n"
@@ -92,7 +92,7 @@ def write_log(error: BaseException, cache: Path) -> Path | None:
 
 @functools.cache
 def temporary_log() -> Path:
-    """One file of its own for this process: a fixed name could be another user's link."""
+    """Makes one file for this process: a fixed name could be another user's link."""
     handle, name = tempfile.mkstemp(prefix="lwq-", suffix=".log")
     os.close(handle)
     return Path(name)
@@ -106,10 +106,10 @@ def append(path: Path, entry: bytes) -> None:
 
 
 def installed() -> str:
-    known = []
+    versions = []
     for package in PACKAGES:
         try:
-            known.append(f"{package} {importlib.metadata.version(package)}")
+            versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ", ".join(known)
+    return ", ".join(versions)

@@ -1,4 +1,4 @@
-"""Standard output and standard error: progress, and where a result goes."""
+"""Standard output and standard error: progress, warnings, and where a result goes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .core.store import dumps
 
 
 class Terminal:
-    """Progress on standard error: one line that is rewritten, or a line per step where standard
-    error is a file."""
+    """Shows progress on standard error: one line that is rewritten, or a line per step where
+    standard error is a file."""
 
     def __init__(self) -> None:
         self.out = sys.stderr
@@ -39,8 +39,8 @@ class Terminal:
 
 
 class Warnings(logging.Handler):
-    """Writes this program's warnings to standard error, once and beside the progress, whatever the
-    libraries do with their logs."""
+    """Writes this program's warnings to standard error, once, below the progress. What libraries do
+    with their logs does not matter."""
 
     def __init__(self, progress: Terminal):
         super().__init__(logging.WARNING)
@@ -62,8 +62,11 @@ class Warnings(logging.Handler):
 
 
 def deliver(target: str | None, data: Any, text: str) -> list[str]:
-    """The JSON result into `target` and the text onto standard output; "-": JSON there instead.
-    What cannot be written where it should be is written elsewhere. Returns a sentence for it."""
+    """Writes the JSON result into `target` and the text to standard output. For "-" the JSON goes
+    to standard output, and the text nowhere.
+
+    A result that cannot be written to its place is written elsewhere. Returns a sentence for each.
+    """
     result, sentences = dumps(data) + "\n", []
     shown = text + "\n"
     if target == "-" or (target and is_stream(target, sys.stdout)):
@@ -93,7 +96,7 @@ def deliver(target: str | None, data: Any, text: str) -> list[str]:
 
 
 def make_printable() -> None:
-    """Any text can be printed then, in whatever encoding and also where there is no stream."""
+    """Lets any text be printed, whatever the encoding, and also where there is no stream."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell
@@ -111,6 +114,6 @@ def is_stream(path: str, stream: TextIO) -> bool:
 
 
 def discard(stream: TextIO) -> None:
-    """What could not be written is not tried again when Python ends."""
+    """Points a broken stream at nothing, so that Python does not fail again when it ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

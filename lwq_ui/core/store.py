@@ -1,11 +1,11 @@
 """The disk cache. Costly results (scores, banks, evaluations) meet cheap ones only here.
 
-An entry is found by its content key: a hash of what was done, to which model, with which
-parameters, data and library versions. Entries are JSON files a person can read:
-`<root>/<kind>/<fingerprint>/<key>.json`. Writes are atomic, so two processes at once never see half
-a file; both writing the same key write the same content, and the last one stays.
+A content key finds an entry: a hash of what was done, to which model, with which parameters, data
+and library versions. Entries are JSON files that a person can read:
+`<root>/<kind>/<fingerprint>/<key>.json`. Writes are atomic, so no process ever sees half a file.
+Two processes that write the same key write the same content, and the last one stays.
 
-A cache that cannot be written or read keeps nobody from a result: that is logged once, and what is
+A cache that cannot be written or read keeps nobody from a result. That is logged once, and what is
 not stored is computed.
 """
 
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,8 @@ os.umask(UMASK)
 
 
 def canonical(value: Any) -> bytes:
-    """Raises ValueError for NaN and infinity, which are not JSON."""
+    """Returns JSON that is the same for equal values. Raises ValueError for NaN and infinity, which
+    are not JSON."""
     value = json.loads(json.dumps(value, allow_nan=False))  # keys become text before sorting
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -46,13 +48,13 @@ def digest(value: Any) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed versions without build tags: the CPU and the CUDA build of torch share results."""
+    """Returns installed versions without build tags: torch's CPU and CUDA builds share results."""
     return {name: importlib.metadata.version(name).split("+")[0] for name in packages}
 
 
 @dataclass(frozen=True)
 class Key:
-    """What makes an entry what it is. `parts` holds parameters, data and versions, as JSON."""
+    """What identifies an entry. `parts` holds parameters, data and versions, as JSON."""
 
     kind: str
     fingerprint: str
@@ -72,9 +74,12 @@ def as_it_is(value: Any) -> Any:
 
 
 class Store:
-    """`root` is written to; `shipped`, the read-only cache that comes with the program, is read
-    where `root` has no entry. `bank_limit` is how many bytes packed layers may take in it; journals
-    of sweeps and interrupted passes have bounds of their own."""
+    """A cache in two folders. Entries are written to `root`. `shipped`, the read-only cache that
+    comes with the program, is read where `root` has no entry.
+
+    Packed layers may take `bank_limit` bytes. Journals of sweeps and interrupted passes may take
+    INTERIM_LIMIT each.
+    """
 
     def __init__(self, root: Path, shipped: Path | None = None, bank_limit: int = DEFAULT_LIMIT):
         self.root = root
@@ -85,9 +90,11 @@ class Store:
         _troubles.setdefault(root, set())
 
     def read(self, key: Key, reader: Callable[[Any], T] = as_it_is) -> T | None:
-        """The stored value as `reader` makes it of JSON, or None. A damaged file is reported, set
-        aside and counts as absent; so does a value that the reader refuses with a ValueError, which
-        another version of this program wrote."""
+        """Returns the stored value, which `reader` makes from JSON, or None where there is none.
+
+        A damaged file is reported, set aside, and counts as absent. So does a value that the reader
+        refuses with a ValueError, since another version of this program wrote it.
+        """
         for root in self.roots:
             entry = self._load(root / key.path)
             if entry is not None and entry["key"] == json.loads(canonical(key.parts)):
@@ -98,7 +105,7 @@ class Store:
         return None
 
     def write(self, key: Key, value: Any) -> Path:
-        """Where the value is stored from now on, if the cache can be written."""
+        """Stores a value, if the cache can be written. Returns the path of its file."""
         path = self.root / key.path
         entry = {
             "kind": key.kind,
@@ -114,7 +121,8 @@ class Store:
     def find(
         self, kind: str, fingerprint: str, reader: Callable[[Any], T] = as_it_is
     ) -> Iterator[tuple[dict[str, Any], T]]:
-        """Every (key parts, value) of one kind for one model, oldest first; as `read` does it."""
+        """Yields every (key parts, value) of one kind for one model, oldest first. Damaged and
+        refused values are left out, as by `read`."""
         entries: dict[str, dict[str, Any]] = {}
         for root in self.roots:
             for path in (root / kind / fingerprint[:16]).glob("*.json"):
@@ -130,10 +138,10 @@ class Store:
                 yield entry["key"], value
 
     def fingerprints(self, kind: str) -> set[str]:
-        """Of every model that has entries of this kind."""
+        """Returns the fingerprints of all models that have entries of this kind."""
         folders = (folder for root in self.roots for folder in (root / kind).glob("*"))
-        entries = (map(self._load, folder.glob("*.json")) for folder in folders)
-        return {e["fingerprint"] for of in entries if (e := next(filter(None, of), None))}
+        entries = (filter(None, map(self._load, folder.glob("*.json"))) for folder in folders)
+        return {entry["fingerprint"] for inside in entries for entry in islice(inside, 1)}
 
     def _load(self, path: Path) -> dict[str, Any] | None:
         try:
@@ -165,12 +173,12 @@ class Store:
         return None
 
 
-_troubles: dict[Path, set[str]] = {}  # of every cache in use: what of it was reported to fail
+_troubles: dict[Path, set[str]] = {}  # root of each cache in use -> what was reported to fail
 
 
 def keep(path: Path, content: bytes) -> bool:
-    """Writes a file of a cache -> whether that worked. A result that cannot be kept is still a
-    result: what goes wrong is logged, once for each cache."""
+    """Writes a file of a cache. Returns whether that worked. A result that cannot be kept is still
+    a result, so a failure is logged, once for each cache."""
     tidy(path.parent)
     try:
         write_atomically(path, content)
@@ -182,12 +190,12 @@ def keep(path: Path, content: bytes) -> bool:
 
 @functools.cache
 def tidy(folder: Path) -> None:
-    """Once for each folder that this process writes to."""
+    """Removes strays, once for each folder that this process writes to."""
     without_strays(folder)
 
 
 def report_once(path: Path, doing: str, effect: str, error: OSError) -> None:
-    """Warns that a cache cannot be read or written, at the first of its files where that is so."""
+    """Warns that a cache cannot be read or written, at the first file that shows it."""
     root = next((folder for folder in path.parents if folder in _troubles), path.parent)
     reported = _troubles.setdefault(root, set())
     if doing not in reported:
@@ -208,7 +216,7 @@ def passed_over(path: Path, cause: Exception) -> None:
 
 
 def dumps(value: Any) -> str:
-    """Indented JSON whose lists of numbers stay on one line: a person reads it, a diff shows it.
+    """Returns indented JSON whose lists of numbers stay on one line, for people and for diffs.
     Raises ValueError for NaN and infinity, which are not JSON."""
     return _dumps(value, "")
 
@@ -226,7 +234,7 @@ def _dumps(value: Any, indent: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Raises OSError, and then leaves what there was."""
+    """Writes a file as a whole. Raises OSError; the file is then as it was before."""
     try:
         _write(path, content)
     except FileNotFoundError:  # somebody deleted the folder meanwhile
