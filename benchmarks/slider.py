@@ -108,7 +108,8 @@ def made_up_scores(n: int) -> dict[str, list[float]]:
 def served(n: int) -> Iterator[str]:
     import gradio as gr
 
-    from lwq_ui.ui.heatmap import BudgetBar, first_value, table
+    from lwq_ui.ui.bar.table import first_value, table
+    from lwq_ui.ui.components.heatmap import BudgetBar
 
     cost, scores = llama(n), made_up_scores(n)
     live: dict[str, Any] = {
@@ -158,7 +159,7 @@ def measure(browser: Any, n: int, steps: int) -> Iterator[tuple[str, str, list[f
 
     from lwq_ui.core.allocation import breakpoints
     from lwq_ui.core.orderings import rank_layers
-    from lwq_ui.ui.heatmap import shades
+    from lwq_ui.ui.bar.scores import shades
 
     cost, scores = llama(n), made_up_scores(n)
     points = breakpoints(cost, LEVELS, rank_layers("lim", scores, n))

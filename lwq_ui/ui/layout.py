@@ -15,10 +15,10 @@ from ..engine.evaluation import PRESETS
 from ..engine.quantizers import DEFAULT, QUANTIZERS
 from .blocks import Blocks
 from .components.curvechart import CurveChart
-from .heatmap import BudgetBar
+from .components.heatmap import BudgetBar
+from .components.modelfield import ModelField
 from .memorypanel import build_memory
 from .modelcard import loaded_card, scored_html
-from .modelfield import ModelField
 from .quantizerpanel import build_quantizer, note
 from .selection import Selection
 from .state import Page, Session

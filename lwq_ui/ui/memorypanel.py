@@ -14,7 +14,8 @@ from ..core.budget import CARDS, OWN_DTYPE, RESERVE, Workload, memory_use, weigh
 from ..core.errors import UserError
 from ..core.memory import GIB, format_gib
 from ..core.schema import ModelInfo
-from .heatmap import LARGEST_BUDGET, Card
+from .bar.card import Card
+from .components.heatmap import LARGEST_BUDGET
 from .status import error_html
 from .templates import lines_html
 

@@ -16,7 +16,7 @@ from ..core.schema import ModelInfo
 from ..core.store import Store
 from ..engine.packing import packing_cost
 from ..engine.quantizers import DEFAULT, QUANTIZERS, Option, Quantizer, quantizer_named
-from .heatmap import as_level
+from .components.heatmap import as_level
 from .status import error_html
 from .templates import lines_html
 

@@ -15,7 +15,9 @@ from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_lay
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
-from .heatmap import LARGEST_BUDGET, expected_at, first_value, slider_range, table
+from .bar.expected import expected_at
+from .bar.table import first_value, slider_range, table
+from .components.heatmap import LARGEST_BUDGET
 from .memorypanel import Target, left_html
 from .state import Session
 from .tables import sizes_table

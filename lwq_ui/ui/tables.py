@@ -11,11 +11,19 @@ from ..core.allocation import Breakpoints, Split
 from ..core.memory import ModelCost, average_bits, format_gib
 from ..core.schema import UNQUANTIZED, Evaluation, Metric, split_name
 from ..engine.quantizers import DEFAULT, quantizer_named
+from .bar.table import position_texts
 from .charts import NO_ORDERS, Orders
 from .charts.results_csv import levels_text
-from .heatmap import level_title, position_texts, with_bits
 from .templates import paragraphs_html, render
-from .wording import better, figure, metric_choices, metric_title, quantizer_title
+from .wording import (
+    better,
+    figure,
+    level_title,
+    metric_choices,
+    metric_title,
+    quantizer_title,
+    with_bits,
+)
 
 NOTHING_YET = paragraphs_html("Nothing is measured yet on this many items.")
 

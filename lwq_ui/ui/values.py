@@ -12,8 +12,8 @@ import gradio as gr
 from ..core.errors import UserError
 from .blocks import UNREADABLE
 from .components.curvechart import CurveChart
-from .heatmap import BudgetBar
-from .modelfield import ModelField
+from .components.heatmap import BudgetBar
+from .components.modelfield import ModelField
 from .quantizerpanel import Pairs, levels_of
 from .selection import LARGEST_SEED
 

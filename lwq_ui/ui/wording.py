@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ..core.metrics import metric_spec
 from ..core.schema import Evaluation
-from ..engine.quantizers import QUANTIZERS, quantizer_named
+from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 
 
 def metric_choices(
@@ -52,3 +52,21 @@ def ranked_quantizers(names: Iterable[str]) -> list[str]:
     """As they are offered, each family's usual options first."""
     families = list(QUANTIZERS)
     return sorted(names, key=lambda name: (families.index(name.partition(":")[0]), name))
+
+
+def level_title(chosen: Quantizer, level: float) -> str:
+    """'4 bits', '1 % outliers (3.945 bits)'; of a pin, at any level."""
+    return chosen.level_title(level) if level in chosen.levels else f"{level:g} bits"
+
+
+def short_title(chosen: Quantizer, level: float) -> str:
+    """'4', '1 %': as the choice of levels has it."""
+    both = chosen.pair_title((level, level)) if level in chosen.levels else f"{level:g}"
+    return both.partition(" / ")[0]
+
+
+def with_bits(chosen: Quantizer, level: float, what: str = "") -> str:
+    """'4-bit layers', or what else the quantizer's levels are: '1 % outliers', '1 %'."""
+    if isinstance(level, int):
+        return f"{level}-bit{what}"
+    return level_title(chosen, level).partition(" (")[0] if what else short_title(chosen, level)

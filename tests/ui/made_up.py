@@ -118,6 +118,7 @@ class Outliers(Calibrated):
 
     family = "outliers"
     heading = "Made-up outliers"
+    meaning = "Leaves everything as it is."
     levels = (3.945, 3.801, 3.657)
     pairs = ((3.945, 3.657), (3.945, 3.801))
     options: ClassVar[Mapping[str, Option]] = {
@@ -179,6 +180,7 @@ class Outliers(Calibrated):
 class Absent(Quanto):
     family = "absent"
     heading = "Made-up package"
+    meaning = "Needs a package that is not there."
 
     def missing(self) -> str:
         return "Made-up package is not installed: install it, or choose another quantizer."

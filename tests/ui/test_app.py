@@ -1144,7 +1144,7 @@ def test_models_that_cannot_be_loaded(world, page, tiny, tmp_path):
 
 def test_the_model_field_offers_what_it_knows_and_takes_anything(world, page, monkeypatch):
     from lwq_ui.engine import hub, jobs
-    from lwq_ui.ui import modelfield
+    from lwq_ui.ui.components import modelfield
 
     def search(text):
         there = {

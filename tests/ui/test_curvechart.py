@@ -16,9 +16,10 @@ gr = pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints  # noqa: E402
 from lwq_ui.core.orderings import ORDERINGS, rank_layers  # noqa: E402
+from lwq_ui.ui.bar.table import first_value, table  # noqa: E402
 from lwq_ui.ui.charts import ChartData, ModelResults, results_figure  # noqa: E402
 from lwq_ui.ui.components.curvechart import CurveChart, as_json, plotly_path  # noqa: E402
-from lwq_ui.ui.heatmap import BudgetBar, first_value, table  # noqa: E402
+from lwq_ui.ui.components.heatmap import BudgetBar  # noqa: E402
 
 COST, COSTS, ALL = made_up.model_cost(), made_up.costs(), made_up.all_curves()
 ACC, PPL = "minimal_pairs/acc", "perplexity/perplexity"

@@ -30,15 +30,11 @@ from lwq_ui.engine.quantizers.quanto import Quanto
 
 gr = pytest.importorskip("gradio")
 
-from lwq_ui.ui.heatmap import (  # noqa: E402
-    BudgetBar,
-    Card,
-    expected_at,
-    expected_texts,
-    first_value,
-    shades,
-    table,
-)
+from lwq_ui.ui.bar.card import Card  # noqa: E402
+from lwq_ui.ui.bar.expected import expected_at, expected_texts  # noqa: E402
+from lwq_ui.ui.bar.scores import shades  # noqa: E402
+from lwq_ui.ui.bar.table import first_value, table  # noqa: E402
+from lwq_ui.ui.components.heatmap import BudgetBar  # noqa: E402
 
 WIDTHS = {4: 96, 24: 256, 32: 4096, 80: 8192, 126: 16384}  # layers -> hidden size
 RANGE, FIELD = "#bar .range", "#bar .field"

@@ -20,6 +20,7 @@ from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
 from lwq_ui.engine.devices import Device, Fit
 from lwq_ui.engine.hub import CURATED, DEMO, Answer, Found
 from lwq_ui.engine.jobs import Looked, Truth
+from lwq_ui.ui.components.modelfield import offers
 from lwq_ui.ui.modelcard import (
     STREAMED,
     WILL_STREAM,
@@ -31,7 +32,6 @@ from lwq_ui.ui.modelcard import (
     reach,
     truth_html,
 )
-from lwq_ui.ui.modelfield import offers
 from lwq_ui.ui.tables import sizes_table
 from tests.ui import made_up
 

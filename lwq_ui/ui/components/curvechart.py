@@ -11,11 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ...core.config import is_level
-
-ASSETS = Path(__file__).parents[1] / "assets"
-HTML, JS, CSS = (
-    (ASSETS / f"curvechart.{kind}").read_text(encoding="utf-8") for kind in ("html", "js", "css")
-)
+from .base import AssetComponent, read_asset
 
 
 def plotly_path() -> Path:
@@ -32,28 +28,22 @@ def as_json(figure: Mapping[str, Any]) -> str:
     return json.dumps(figure, separators=(",", ":"), allow_nan=False)
 
 
-class CurveChart(gr.HTML):
+class CurveChart(AssetComponent):
     """A chart that is set with `gr.update(figure=as_json(results_figure(...)))`, or with "" for
     nothing yet.
 
     Its value is the split that was clicked and what packed it, {"split": [...], "quantizer": name};
-    the name is UNQUANTIZED for the unquantized model. Its event is `.select`. Listen with
-    `api_visibility="private"`, for the reason that heatmap.py gives. The slider's position comes
-    from heatmap.js, in the browser.
+    the name is UNQUANTIZED for the unquantized model. Its event is `.select`. The slider's position
+    comes from heatmap.js, in the browser.
     """
 
-    # `figure` comes in `options`, as the budget bar's `table` does.
+    asset = "curvechart"
+
     def __init__(self, **options: Any) -> None:
-        script = plotly_path()
-        gr.set_static_paths(script)
-        super().__init__(
-            value=None,
-            html_template=HTML,
-            js_on_load=JS.replace("__PLOTLY__", script.as_posix()),
-            head=f"<style>{CSS}</style>",
-            apply_default_css=False,
-            **options,
-        )
+        plotly = plotly_path()
+        gr.set_static_paths(plotly)
+        script = read_asset("curvechart.js").replace("__PLOTLY__", plotly.as_posix())
+        super().__init__(js_on_load=script, **options)
 
     def preprocess(self, payload: Any) -> Any:
         """Returns {"split": [level of each layer], "quantizer": name}, None before the first click.

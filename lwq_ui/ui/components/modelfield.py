@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from ...engine.hub import CURATED, DEMO, Answer, Found, search
+from .base import AssetComponent
 
-from ..engine.hub import CURATED, DEMO, Answer, Found, search
-
-ASSETS = Path(__file__).with_name("assets")
-HTML, JS, CSS = (
-    (ASSETS / f"modelfield.{kind}").read_text(encoding="utf-8") for kind in ("html", "js", "css")
-)
 LONGEST = 200  # characters that are looked for; no id has as many
 AT_FIRST = Answer((Found(DEMO, remark="ships with the program", on_disk=True),))
 
@@ -61,26 +55,18 @@ def rows(models: Iterable[Found]) -> Iterable[dict[str, str]]:
         }
 
 
-class ModelField(gr.HTML):
+class ModelField(AssetComponent):
     """A text field with a list of offers below it while it has the focus. Its value is what stands
-    in it; event: `.submit`, Enter where no offer is marked. Listen with `api_visibility="private"`.
+    in it; event: `.submit`, Enter where no offer is marked.
 
     Not gr.Dropdown: Enter there takes the first offer that begins with what was typed, so that
     'Qwen/Qwen3-8B' would load 'Qwen/Qwen3-8B-Base'.
     """
 
-    # `offers` comes in `options`, as the budget bar's `table` does.
+    asset = "modelfield"
+
     def __init__(self, value: str = DEMO, **options: Any) -> None:
-        super().__init__(
-            value=value,
-            html_template=HTML,
-            js_on_load=JS,
-            head=f"<style>{CSS}</style>",
-            apply_default_css=False,
-            server_functions=[complete],
-            offers=offers("", AT_FIRST),
-            **options,
-        )
+        super().__init__(value, server_functions=[complete], offers=offers("", AT_FIRST), **options)
 
     def preprocess(self, payload: Any) -> str:
         return str(payload or "").strip()

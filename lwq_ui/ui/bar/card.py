@@ -1,0 +1,58 @@
+"""A card that the model shall fit into, and what each split leaves free of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.budget import MemoryUse
+from ...core.memory import format_gib
+
+# What a card holds beside the weights, as the page names it.
+BESIDE = (("cache", "KV cache"), ("activations", "Activations"), ("reserve", "Driver"))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A memory of `size` bytes that the model shall fit into; `beside` is what stands in it beside
+    the weights, `use` says for what."""
+
+    title: str
+    use: str
+    size: int
+    beside: MemoryUse
+
+
+def card_parts(card: Card, weights: Sequence[int]) -> dict[str, Any]:
+    """The card's parts in the order they are drawn in, and what each position leaves free of it,
+    which is negative where it does not fit. Nothing of a part that takes nothing is shown."""
+    beside = [(name, title, getattr(card.beside, name)) for name, title in BESIDE]
+    return {
+        "title": card.title,
+        "use": card.use,
+        "size": card.size,
+        "beside": [
+            {"name": name, "title": title, "bytes": size, "text": format_gib(size)}
+            for name, title, size in beside
+            if size
+        ],
+        "spare": [spare(card, size) for size in weights],
+    }
+
+
+def spare(card: Card, weights: int) -> int:
+    return card.size - card.beside.total - weights
+
+
+def spare_texts(card: Card | None, weights: int) -> dict[str, str]:
+    if card is None:
+        return {}
+    left = spare(card, weights)
+    size = format_gib(abs(left))
+    return {
+        "weights": format_gib(weights),
+        "spare_title": "Too much" if left < 0 else "Free",
+        "spare": size,
+        "fits": f"Over by {size}" if left < 0 else f"{size} free",
+    }
