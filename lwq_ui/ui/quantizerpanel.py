@@ -48,7 +48,7 @@ def build_quantizer(made: dict[str, Any], note: str) -> None:
     )
     made["options"] = {}
     with gr.Row(elem_id="options"):
-        for key, option in every_option().items():
+        for key, option in all_options().items():
             shown: dict[str, Any] = {
                 "label": option.title,
                 "visible": key in chosen.options,
@@ -71,13 +71,12 @@ def build_quantizer(made: dict[str, Any], note: str) -> None:
     made["packing"] = gr.HTML(note, elem_id="packing", padding=True)
 
 
-def every_option() -> dict[str, Option]:
-    """Of all families, the first one's where several have it."""
-    found: dict[str, Option] = {}
+def all_options() -> dict[str, Option]:
+    """Returns the options of all families; the first family's where several have one."""
+    options: dict[str, Option] = {}
     for quantizer in QUANTIZERS.values():
-        for key, option in quantizer.options.items():
-            found.setdefault(key, option)
-    return found
+        options = {**quantizer.options, **options}
+    return options
 
 
 def pair_choices(chosen: Quantizer) -> list[tuple[str, str]]:
@@ -100,14 +99,15 @@ def levels_of(value: str) -> tuple[float, float]:
 
 
 def quantizer_name(family: str, typed: Mapping[str, Any]) -> str:
-    """The name of what is typed and chosen, by option. Raises UserError for what is impossible."""
+    """Returns the name with all options, from what is `typed` in their fields. Raises UserError for
+    what is impossible."""
     options = QUANTIZERS[family].options
-    told = (f"{key}={read_option(option, typed[key])}" for key, option in options.items())
-    return quantizer_named(f"{family}:{','.join(told)}").name
+    chosen = (f"{key}={read_option(option, typed[key])}" for key, option in options.items())
+    return quantizer_named(f"{family}:{','.join(chosen)}").name
 
 
 def read_option(option: Option, typed: Any) -> int:
-    """Raises UserError for what it cannot be."""
+    """Raises UserError for a value that the option cannot have."""
     try:
         number = float(typed)
     except (TypeError, ValueError):
@@ -119,40 +119,40 @@ def read_option(option: Option, typed: Any) -> int:
     return int(number)
 
 
-def packing_told(
+def packing_text(
     info: ModelInfo, name: str, levels: tuple[float, float], store: Store, device: str
 ) -> str:
-    """What it takes to have every layer at both levels."""
+    """Returns what it takes to have every layer at both levels, in words."""
     chosen = quantizer_named(name)
-    every = [(level,) * info.num_layers for level in levels]
-    cost = packing_cost(info, name, every, store, device)
+    splits = [(level,) * info.num_layers for level in levels]
+    cost = packing_cost(info, name, splits, store, device)
     if not cost.missing:
         return "Packed already: every split is at hand at once."
     if missing := chosen.missing():
         return missing
     high, low = (chosen.level_title(level).partition(" (")[0] for level in levels)
-    there = max(1, math.floor(100 * (1 - cost.missing / cost.layers)))
-    what = f"{there} % is packed, the rest"
+    packed = max(1, math.floor(100 * (1 - cost.missing / cost.layers)))
+    what = f"{packed} % is packed, the rest"
     if cost.missing == cost.layers:
         what = f"Packing all {info.num_layers} layers at {high} and at {low}"
     quick = cost.seconds < QUICK and not chosen.calibrated
     time = "a moment" if quick else f"{duration(cost.seconds)}, once"
-    told = f"{what}: {time}, {format_gib(cost.bytes)} on disk."
+    sentences = f"{what}: {time}, {format_gib(cost.bytes)} on disk."
     if chosen.calibrated:
         documents, tokens = chosen.chosen["documents"], chosen.chosen["tokens"]
         most = documents * min(tokens, info.max_tokens or tokens)
-        told += (
+        sentences += (
             f" Calibrates on {documents} document{'s' * (documents > 1)} of the shipped text, "
             f"{most:,} tokens at most: once per level, then every split is at hand."
         )
-    return told
+    return sentences
 
 
 def note(page: Page, session: Session, selection: Selection) -> str:
     if session.info is None:
         return ""
     where = (page.store, page.shelf.device(session.choice))
-    return lines_html(packing_told(session.info, selection.quantizer, selection.levels, *where))
+    return lines_html(packing_text(session.info, selection.quantizer, selection.levels, *where))
 
 
 class QuantizerPanel:
@@ -162,12 +162,13 @@ class QuantizerPanel:
     page: Page
 
     def quantizer(self, v: Mapping[Any, Any]) -> str:
-        """The whole name of what is chosen. Raises UserError for what is typed and impossible."""
+        """Returns the whole name of what is chosen. Raises UserError where that is impossible."""
         p = self.parts
         return quantizer_name(v[p.quantizer], {key: v[c] for key, c in p.options.items()})
 
     def options_kept(self, v: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The values of the chosen family's options: what is typed, where it has that."""
+        """Returns the chosen family's options: what is typed, or the default where that is
+        impossible."""
         p, kept = self.parts, {}
         for key, option in QUANTIZERS[v[p.quantizer]].options.items():
             try:
@@ -177,7 +178,7 @@ class QuantizerPanel:
         return kept
 
     def controls_of_quantizer(self, selection: Selection) -> dict[Any, Any]:
-        """The controls that say the same as the selection, and the fields that it needs."""
+        """Returns the controls that say the same as the selection, and the fields that it needs."""
         p, chosen = self.parts, quantizer_named(selection.quantizer)
         shown = {
             p.quantizer: chosen.family,
@@ -198,7 +199,7 @@ class QuantizerPanel:
         return shown
 
     def packing(self, session: Session, selection: Selection, v: Mapping[Any, Any]) -> str:
-        """What packing costs, or why what is typed cannot be."""
+        """Returns what packing costs, or why what is typed is impossible."""
         try:
             self.quantizer(v)
         except UserError as e:

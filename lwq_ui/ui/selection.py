@@ -18,9 +18,9 @@ from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
 from .bar.expected import expected_at
 from .bar.table import first_value, slider_range, table
 from .components.heatmap import LARGEST_BUDGET
-from .memorypanel import Target, left_html
 from .state import Session
 from .tables import sizes_table
+from .target import Target, left_html
 from .wording import metric_title
 
 SEEDS_TRIED = 20

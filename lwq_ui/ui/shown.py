@@ -30,13 +30,14 @@ from .comparison.contenders import (
 from .comparison.html import alike_html, comparison_html
 from .components.curvechart import as_json
 from .layout import BY_QUANTIZER, QUICK, THREE, Parts
-from .memorypanel import MemoryPanel, context_choices, kept_context
+from .memorypanel import MemoryPanel
 from .modelcard import loaded_card, scored_html
 from .quantizerpanel import QuantizerPanel, levels_of
 from .selection import Selection, orders_of, ready
 from .state import Level, OtherModel, Page, Session
 from .status import error_html
 from .tables import NOTHING_YET, results_table
+from .target import context_choices, kept_context
 from .templates import paragraphs_html
 from .wording import metric_choices, quantizer_title
 

@@ -20,7 +20,9 @@ pytest.importorskip("gradio")
 import app
 from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import build
-from lwq_ui.ui.memorypanel import (
+from lwq_ui.ui.selection import Selection
+from lwq_ui.ui.state import Choice, Page, Session
+from lwq_ui.ui.target import (
     NO_CARD,
     OWN_SIZE,
     Target,
@@ -31,8 +33,6 @@ from lwq_ui.ui.memorypanel import (
     read_usage,
     target,
 )
-from lwq_ui.ui.selection import Selection
-from lwq_ui.ui.state import Choice, Page, Session
 
 EIGHT = "RTX 3050, 3060 Ti, 4060: 8 GiB"
 WAIT = 60_000

@@ -25,10 +25,10 @@ from made_up import Absent, Outliers
 import app
 from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import build
-from lwq_ui.ui.memorypanel import Target
-from lwq_ui.ui.quantizerpanel import packing_told, quantizer_name
+from lwq_ui.ui.quantizerpanel import packing_text, quantizer_name
 from lwq_ui.ui.selection import Selection, from_split
 from lwq_ui.ui.state import Choice, Page, Session
+from lwq_ui.ui.target import Target
 
 WAIT = 60_000
 N = 8
@@ -120,7 +120,7 @@ def test_what_packing_takes_is_told_before_and_after(known, tmp_path):
     store = Store(tmp_path)
 
     def told(name, levels=(4, 2)):
-        return packing_told(model(), name, levels, store, "cpu")
+        return packing_text(model(), name, levels, store, "cpu")
 
     cost = packing_cost(model(), "quanto", [(4,) * N, (2,) * N], store)
     both = format_gib(cost.bytes)

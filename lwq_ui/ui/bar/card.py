@@ -15,8 +15,8 @@ BESIDE = (("cache", "KV cache"), ("activations", "Activations"), ("reserve", "Dr
 
 @dataclass(frozen=True)
 class Card:
-    """A memory of `size` bytes that the model shall fit into; `beside` is what stands in it beside
-    the weights, `use` says for what."""
+    """A memory of `size` bytes that the model shall fit into. `beside` is what it holds beside the
+    weights, and `use` says what for."""
 
     title: str
     use: str
@@ -25,8 +25,10 @@ class Card:
 
 
 def card_parts(card: Card, weights: Sequence[int]) -> dict[str, Any]:
-    """The card's parts in the order they are drawn in, and what each position leaves free of it,
-    which is negative where it does not fit. Nothing of a part that takes nothing is shown."""
+    """Returns the card's parts as they are drawn from left to right, without those of no bytes.
+
+    `spare` is what each position leaves free of the card; it is negative where it does not fit.
+    """
     beside = [(name, title, getattr(card.beside, name)) for name, title in BESIDE]
     return {
         "title": card.title,

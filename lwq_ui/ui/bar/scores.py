@@ -32,8 +32,11 @@ def scorer_row(
 
 
 def agreement(spec: ScorerSpec, scores: Mapping[str, Sequence[float]]) -> str:
-    """How well the score ranks the layers as measuring each does. Of two scores that both mean
-    importance, one may fall where the other rises: the sign makes them point the same way."""
+    """Returns how well the score ranks the layers as the reference scorer does, in words.
+
+    Of two scores that both mean importance, one may fall where the other rises. The sign makes them
+    point the same way.
+    """
     reference = SCORERS[REFERENCE_SCORER]
     values, measured = scores[spec.name], scores.get(REFERENCE_SCORER, ())
     if spec == reference or len(measured) != len(values):
@@ -43,11 +46,12 @@ def agreement(spec: ScorerSpec, scores: Mapping[str, Sequence[float]]) -> str:
         correlation = -correlation
     if math.isnan(correlation):
         return ""
-    return f" · rank correlation with sensitivity {correlation:.2f}".replace("-", "−")
+    title = reference.title.lower()
+    return f" · rank correlation with {title} {correlation:.2f}".replace("-", "−")
 
 
 def unscored_row(n: int) -> dict[str, Any]:
-    """Shows the split while there are no scores yet."""
+    """Returns a row that shows the split while there are no scores yet."""
     return {
         "name": "none",
         "title": "Layers",
@@ -60,9 +64,11 @@ def unscored_row(n: int) -> dict[str, Any]:
 
 
 def shades(values: Sequence[float], larger_is_important: bool) -> list[float]:
-    """0 for the least important layer, 1 for the most important one, linear in the score between
-    them. A layer far outside of the others (1.5 times the middle half's spread) gets the end of the
-    scale, so that it does not leave one colour for all others."""
+    """Returns 0 for the least important layer, 1 for the most important one, linear between them.
+
+    A layer far outside of the others (1.5 times the middle half's spread) gets the end of the
+    scale, so that it does not leave one colour for all others.
+    """
     least, most = min(values), max(values)
     if len(values) > 3:
         first, _, third = quantiles(values, n=4, method="inclusive")

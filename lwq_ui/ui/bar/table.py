@@ -22,13 +22,14 @@ from .scores import scorer_row, unscored_row
 def first_value(
     cost: ModelCost, levels: tuple[float, float], pins: Mapping[int, float] | None = None
 ) -> dict[str, Any]:
-    """What a fresh page shows: the budget in the middle of its range."""
+    """Returns what a fresh page shows: the budget in the middle of its range."""
     smallest, largest = slider_range(cost, levels)
     return {"budget": (smallest + largest) // 2, "pins": dict(pins or {})}
 
 
 def slider_range(cost: ModelCost, levels: tuple[float, float]) -> tuple[int, int]:
-    """Bytes of all layers low and all layers high. Pins leave it alone: the thumb stays put."""
+    """Returns the bytes with all layers low, and with all layers high. Pins do not change it, so
+    that the thumb stays put."""
     high, low = levels
     n = len(cost.layers)
     return cost.total((low,) * n), cost.total((high,) * n)
@@ -110,7 +111,7 @@ def table(
 
 
 def level_sums(points: Breakpoints) -> list[float]:
-    """The sum of all layers' levels at each position; average bits times the number of layers."""
+    """Returns the sum of all layers' levels at each position: average bits times the layers."""
     steps = (points.high - points.base[layer] for layer in points.raised)
     return list(accumulate(steps, initial=sum(points.base)))
 
@@ -140,7 +141,8 @@ def position_texts(
 def pinned_elsewhere(
     levels: tuple[float, float], pins: Mapping[int, float], chosen: Quantizer
 ) -> str:
-    """'and 1 pinned at 8 bits': pins that are neither high nor low, as loaded configs have."""
+    """Returns 'and 1 pinned at 8 bits': pins that are neither high nor low, which loaded configs
+    have."""
     counts = Counter(level for level in pins.values() if level not in levels)
     return ", ".join(
         f"and {counts[level]} pinned at {level_title(chosen, level)}" for level in sorted(counts)
@@ -150,7 +152,7 @@ def pinned_elsewhere(
 def ticks(
     cost: ModelCost, levels: tuple[float, float], ordering: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Five points of the slider, as average bits and bytes. Pins do not move them."""
+    """Returns five points of the slider, as average bits and bytes. Pins do not move them."""
     points = breakpoints(cost, levels, ordering)
     n = len(cost.layers)
     positions = sorted({n * quarter // 4 for quarter in range(5)})

@@ -14,16 +14,17 @@ AT_FIRST = Answer((Found(DEMO, remark="ships with the program", on_disk=True),))
 
 
 def complete(text: str) -> str:
-    """What to offer for `text`, as JSON: what is on this disk, the curated list, and what the Hub
-    finds. Takes a moment; the browser asks for it beside everything else."""
-    asked = str(text)[:LONGEST].strip()
-    return offers(asked, search(asked))
+    """Returns what to offer for `text`, as JSON: models on this disk, the curated list, and what
+    the Hub finds. Takes a moment; the browser asks for it beside everything else."""
+    query = str(text)[:LONGEST].strip()
+    return offers(query, search(query))
 
 
-def offers(asked: str, answer: Answer) -> str:
-    words = asked.lower().split()
-    here = [f for f in answer.found if f.on_disk]
-    names = {f.model_id for f in here}
+def offers(query: str, answer: Answer) -> str:
+    """Returns the models of each group as JSON. No model is named twice."""
+    words = query.lower().split()
+    on_disk = [f for f in answer.found if f.on_disk]
+    names = {f.model_id for f in on_disk}
     curated = [
         f
         for f in CURATED
@@ -31,18 +32,18 @@ def offers(asked: str, answer: Answer) -> str:
     ]
     names |= {f.model_id for f in curated}
     groups = {
-        "On this disk": here,
+        "On this disk": on_disk,
         "Well known, by billions (B) of parameters": curated,
         "On Hugging Face, most downloaded first": [
             f for f in answer.found if f.model_id not in names
         ],
     }
-    found = {
-        "asked": asked,
+    data = {
+        "asked": query,
         "groups": [{"title": t, "models": list(rows(m))} for t, m in groups.items() if m],
         "note": answer.reason,
     }
-    return json.dumps(found, separators=(",", ":"))
+    return json.dumps(data, separators=(",", ":"))
 
 
 def rows(models: Iterable[Found]) -> Iterable[dict[str, str]]:
@@ -56,8 +57,8 @@ def rows(models: Iterable[Found]) -> Iterable[dict[str, str]]:
 
 
 class ModelField(AssetComponent):
-    """A text field with a list of offers below it while it has the focus. Its value is what stands
-    in it; event: `.submit`, Enter where no offer is marked.
+    """A text field with a list of offers below it while it has the focus. Its value is its text.
+    Its event is `.submit`: Enter where no offer is marked.
 
     Not gr.Dropdown: Enter there takes the first offer that begins with what was typed, so that
     'Qwen/Qwen3-8B' would load 'Qwen/Qwen3-8B-Base'.
