@@ -24,7 +24,14 @@ from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_
 from .core.duration import duration
 from .core.errors import Stopped, UnknownArchitecture, UserError
 from .core.memory import PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
-from .core.orderings import ALIKE, ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
+from .core.orderings import (
+    ALIKE,
+    DEFAULT_ORDERING,
+    ORDERINGS,
+    QUICK_SCORERS,
+    SCORERS,
+    rank_layers,
+)
 from .core.outputs import check_file, check_folder
 from .core.schema import Evaluation, ModelInfo, Scores, split_name
 from .core.settings import Settings
@@ -588,7 +595,9 @@ def parser() -> argparse.ArgumentParser:
         "split", "which layers get how many bits", model, device, dtype, text, choice, use
     )
     splitting.add_argument(
-        "--ordering", choices=[o.name for o in ORDERINGS.values() if not o.prunes], default="lim"
+        "--ordering",
+        choices=[o.name for o in ORDERINGS.values() if not o.prunes],
+        default=DEFAULT_ORDERING,
     )
     splitting.add_argument(
         "--levels", type=levels, metavar="HIGH,LOW", help="(default: the quantizer's usual ones)"

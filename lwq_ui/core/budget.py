@@ -101,16 +101,16 @@ def kv_cache_bytes(info: ModelInfo, context: int, batch: int, dtype_bytes: int) 
 
 
 def activation_bytes(info: ModelInfo, context: int, batch: int) -> int:
-    """Returns the most bytes that exist at once beside weights and cache, in transformers, while a
-    prompt of `context` tokens is read and text is written:
+    """Returns the most bytes that exist at once beside weights and cache. transformers reads a
+    prompt of `context` tokens and writes text:
 
         batch * (max(context * token_bytes + context^2 * pair_bytes, 32 * vocabulary) + held)
         + largest * (dtype_bytes + 1)
 
     - `token_bytes` and `pair_bytes` come from the model's own code (engine/attention.py). They
       cover the states of one layer at its widest place, masks, and the scores of unfused attention.
-    - 32 bytes per word of the vocabulary cover the logits of the last token, and their copies in
-      float32 while a token is drawn.
+    - 32 bytes per word of the vocabulary cover the last token's logits. While a token is drawn,
+      copies of them exist in float32.
     - `held`: after the prompt, layers with a window hold all its keys and values until the next
       token.
     - `largest`: quantized weights become their matrix again to be used, beside its unpacked values

@@ -1,7 +1,7 @@
 """Whether two splits differ by more than noise: a paired comparison on the same items.
 
 A metric of n items has an error. The difference of two splits on the same items has a much smaller
-one, since what makes an item hard is the same for both.
+one: the same items are hard for both.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def curve(
     """Returns every `stride`-th split of an ordering, and the last one.
 
     - Two levels (high, low): step k has the k least important layers at the low level.
-    - Three levels (appendix A.2): step k has the k most important layers at the first level and the
-      2k least important at the last, so the average stays the middle level.
+    - Three levels (appendix A.2): step k has the k most important layers at the first level, and
+      the 2k least important at the last. With 8, 4 and 2 bits the average stays 4.
     - An ordering that prunes leaves k layers out. It ends where two levels would have the same
       average bits.
 
