@@ -17,7 +17,8 @@ from lwq_ui.engine.quantizers import model_cost
 
 pytest.importorskip("gradio")
 
-import app
+from page import pick, press, settle
+
 from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import build
 from lwq_ui.ui.selection import Selection
@@ -35,7 +36,6 @@ from lwq_ui.ui.target import (
 )
 
 EIGHT = "RTX 3050, 3060 Ti, 4060: 8 GiB"
-WAIT = 60_000
 N, WIDTH = 32, 4096
 DEVICES = [
     Device("NVIDIA L4", "cuda", 0, free=21 * GIB, total=22 * GIB),
@@ -235,29 +235,6 @@ def test_another_model_is_fitted_into_the_same_card(tmp_path):
 # ---- the page
 
 
-@pytest.fixture(scope="module")
-def world(chrome, tmp_path_factory):
-    settings = Settings(cache=tmp_path_factory.mktemp("cache"))
-    demo, _ = app.launch(settings, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    yield demo.local_url
-    demo.close(verbose=False)
-
-
-@pytest.fixture
-def page(world, open_page):
-    page = open_page(world, viewport={"width": 1280, "height": 900})
-    page.wait_for_function(
-        "document.querySelector('#status .idle span')?.innerText.includes('is ready')",
-        timeout=WAIT,
-    )
-    return page
-
-
-def pick(page, dropdown: str, text: str) -> None:
-    page.locator(f"{dropdown} input").click()
-    page.get_by_role("option", name=text, exact=True).click()
-
-
 def part(page, name: str) -> float:
     """GiB that the legend says."""
     return parse_size(page.inner_text(f"#bar .parts .{name} dd")) / GIB
@@ -298,10 +275,10 @@ def test_a_card_on_the_page(page):
         arg=1024 * weights,  # in MiB
     )
     assert page.inner_text("#bar .fits").endswith(" free")
-    page.locator("#bar .range").press("End")
+    press(page, "End")
     for control in ("#into", "#context", "#cache"):  # looked at and left as they are
         page.focus(f"{control} input")
-    page.wait_for_timeout(300)
+    settle(page)
     assert part(page, "weights") == weights and page.inner_text("#bar .fits").startswith("Over by")
     page.fill("#own-size input", "0.5")
     page.wait_for_selector("#left [role=alert]")

@@ -21,6 +21,7 @@ from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 pytest.importorskip("gradio")
 
 from made_up import Absent, Outliers
+from page import WAIT, export, load_config, measure_only, pick, settle
 
 import app
 from lwq_ui.ui.events import Handlers
@@ -30,7 +31,6 @@ from lwq_ui.ui.selection import Selection, from_split
 from lwq_ui.ui.state import Choice, Page, Session
 from lwq_ui.ui.target import Target
 
-WAIT = 60_000
 N = 8
 HIGH, MIDDLE, LOW = Outliers.levels
 ABSENT = Absent().missing()
@@ -197,6 +197,7 @@ def page(world, open_page):
     def visit(**options):
         page = open_page(world.url, **{"viewport": {"width": 1280, "height": 900}, **options})
         shows(page, "#status .idle span", "is ready")
+        settle(page)
         return page
 
     return visit
@@ -208,17 +209,6 @@ def shows(page, selector: str, text: str) -> None:
         arg=[selector, text],
         timeout=WAIT,
     )
-
-
-def pick(page, dropdown: str, text: str) -> None:
-    page.locator(f"{dropdown} input").click()
-    page.get_by_role("option", name=text, exact=True).click()
-
-
-def measure_only(page, title: str) -> None:
-    for box in page.locator("#tasks label").all():
-        if box.locator("input").is_checked() != (box.inner_text().strip() == title):
-            box.click()
 
 
 def choose_outliers(page) -> None:
@@ -300,24 +290,19 @@ def test_packing_is_followed_stopped_and_gone_on_with(world, page, monkeypatch):
     shows(one, "#truth", "estimated")
     assert one.locator("#truth .wrong").count() == 0
 
-    one.get_by_role("tab", name="Config", exact=True).click()
-    with one.expect_download() as download:
-        one.click("#export")
-    with open(download.value.path(), encoding="utf-8") as file:
-        config = json.load(file)
+    _, config = export(one)
     assert config["quantizer"]["name"] == "outliers:group=32,tokens=64"
     assert config["levels"] == [HIGH, LOW] and len(config["evaluations"]) == 1
 
-    two.get_by_role("tab", name="Config", exact=True).click()
     for field, wrong in (
         ("quantizer", {**config, "quantizer": {"name": "outliers:documents=99"}}),
         ("quantizer", {**config, "quantizer": {"name": "nobody"}}),
         ("levels", {**config, "quantizer": {"name": "quanto"}}),
     ):
-        upload(two, wrong)
+        load_config(two, wrong)
         shows(two, "#error [role=alert]", f"Config field '{field}'")
         two.evaluate("document.querySelector('#error [role=alert]').remove()")
-    upload(two, config)
+    load_config(two, config)
     shows(two, "#status .idle span", "The config is loaded.")
     shows(two, "#packing", "Packed already")
     shows(two, "#bar .legend", "0.1 % outliers")
@@ -329,15 +314,3 @@ def test_packing_is_followed_stopped_and_gone_on_with(world, page, monkeypatch):
         "cells => cells.map(c => +c.dataset.bits)"
     )
     assert shown == config["bits_per_layer"]
-
-
-def upload(page, config) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.click("#import")
-    chooser.value.set_files(
-        {
-            "name": "config.json",
-            "mimeType": "application/json",
-            "buffer": json.dumps(config).encode(),
-        }
-    )
