@@ -2,167 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
-import random
 import re
-from dataclasses import replace
-from functools import cache
-from statistics import stdev
 
 import pytest
 
 from lwq_ui.core.allocation import breakpoints
-from lwq_ui.core.budget import MemoryUse
-from lwq_ui.core.errors import UserError
-from lwq_ui.core.interpolation import Expected
 from lwq_ui.core.memory import (
-    LayerCost,
-    ModelCost,
-    affine_bytes,
     format_gib,
     size_unit,
-    symmetric_bytes,
 )
 from lwq_ui.core.orderings import ORDERINGS, rank_layers
-from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.engine.quantizers.quanto import Quanto
 
-gr = pytest.importorskip("gradio")
+pytest.importorskip("gradio")
 
-from lwq_ui.ui.bar.card import Card  # noqa: E402
-from lwq_ui.ui.bar.expected import expected_at, expected_texts  # noqa: E402
-from lwq_ui.ui.bar.scores import shades  # noqa: E402
-from lwq_ui.ui.bar.table import first_value, table  # noqa: E402
-from lwq_ui.ui.components.heatmap import BudgetBar  # noqa: E402
-
-WIDTHS = {4: 96, 24: 256, 32: 4096, 80: 8192, 126: 16384}  # layers -> hidden size
-RANGE, FIELD = "#bar .range", "#bar .field"
-# Those that the slider can follow without a measured score.
-SPLITTING = [n for n, o in ORDERINGS.items() if not o.prunes and o.scorer != "sensitivity"]
-
-
-@cache
-def model_cost(n: int) -> ModelCost:
-    """A Llama's layers; every seventh is wider, as hybrid models have them."""
-    width = WIDTHS[n]
-
-    def layer(wide: bool) -> LayerCost:
-        mlp = width * (4 if wide else 3)
-        shapes = [(width, width)] * 4 + [(mlp, width)] * 2 + [(width, mlp)]
-        weights = sum(rows * columns for rows, columns in shapes)
-        packed = {16: 2 * weights, 8: sum(symmetric_bytes(*s, 2) for s in shapes)}
-        for bits in (4, 2):
-            packed[bits] = sum(affine_bytes(*s, bits, 2) for s in shapes)
-        return LayerCost(weights, packed, 4 * width)
-
-    return ModelCost(tuple(layer(i % 7 == 3) for i in range(n)), rest_bytes=2 * 8192 * width)
-
-
-@cache
-def model_scores(n: int) -> dict[str, tuple[float, ...]]:
-    rng = random.Random(n)
-    ends = [math.exp(-i / 2.5) + 0.6 * math.exp((i - n + 1) / 2) for i in range(n)]
-    return {
-        "lim": tuple(-0.98 + 0.5 * e + 0.1 * rng.random() for e in ends),
-        "zd": tuple(0.152 - 0.02 * i / n + 0.004 * rng.random() for i in range(n)),
-    }
-
-
-def allocate(n, levels, ordering, budget, pins) -> list[int]:
-    """The paper's rule written the obvious way, without breakpoints."""
-    cost, (high, low) = model_cost(n), levels
-    split = [pins.get(i, low) for i in range(n)]
-    for layer in rank_layers(ordering, model_scores(n), n, seed=0):
-        if layer in pins:
-            continue
-        richer = [high if i == layer else level for i, level in enumerate(split)]
-        if cost.total(richer) > budget:
-            break
-        split = richer
-    return split
-
-
-# By the number of high layers: measured at 0, interpolated at 1, unknown beyond 20.
-EXPECTED = [
-    *(Expected(90.0 - k, 1.25, measured=k % 2 == 0) for k in range(21)),
-    *[None] * 4,
-]
-
-BESIDE = MemoryUse(weights=0, cache=3 * 2**20, activations=2**18, reserve=2**20)
-
-
-def small_card(high: int) -> Card:
-    """Holds the 24 layers' model with so many high layers, and nothing more."""
-    points = breakpoints(model_cost(24), (4, 2), rank_layers("lim", model_scores(24), 24))
-    return Card("Small card", "2,048 tokens", points.bytes[high] + BESIDE.total, BESIDE)
-
-
-# ---- a page with the component, choices of model, levels and ordering, and what Python received
-
-
-def small_page():
-    def read(n, levels):
-        high, low = levels.split("/")
-        return int(n), (int(high), int(low))
-
-    def make_table(n, levels, ordering, pins):
-        n, levels = read(n, levels)
-        return table(model_cost(n), model_scores(n), levels, ordering, 0, pins)
-
-    def fresh(n, levels, ordering):
-        value = first_value(model_cost(int(n)), read(n, levels)[1])
-        return gr.update(value=value, table=make_table(n, levels, ordering, {}))
-
-    def retable(n, levels, ordering, choice):
-        return gr.update(table=make_table(n, levels, ordering, choice["pins"]))
-
-    def imported(n, levels, ordering):
-        value = {**first_value(model_cost(int(n)), read(n, levels)[1]), "pins": {2: 8, 5: 4}}
-        return gr.update(value=value, table=make_table(n, levels, ordering, value["pins"]))
-
-    def swept():
-        scores = {**model_scores(24), "sensitivity": model_scores(24)["lim"]}
-        args = model_cost(24), scores, (4, 2), "lim", 0, None
-        return gr.update(table=table(*args, expected=EXPECTED, expected_title="Perplexity"))
-
-    def carded(which):
-        card = small_card(int(which)) if which else None
-        return gr.update(table=table(model_cost(24), model_scores(24), (4, 2), "lim", card=card))
-
-    def received(choice):
-        return f"<output>{json.dumps(choice)}</output>"
-
-    live = {
-        "queue": False,
-        "show_progress": "hidden",
-        "trigger_mode": "always_last",
-        "api_visibility": "private",
-    }
-    with gr.Blocks(analytics_enabled=False) as page:
-        layers = gr.Radio([str(n) for n in WIDTHS], value="24", elem_id="layers")
-        levels = gr.Radio([f"{h}/{low}" for h, low in Quanto.pairs], value="4/2", elem_id="levels")
-        ordering = gr.Radio(SPLITTING, value="lim", elem_id="ordering")
-        load = gr.Button("Load config", elem_id="load")
-        sweep = gr.Button("Sweep", elem_id="sweep")
-        card = gr.Radio(["", "12", "24"], value="", elem_id="fits")
-        cost = model_cost(24)
-        bar = BudgetBar(
-            first_value(cost, (4, 2)),
-            table=table(cost, model_scores(24), (4, 2), "lim"),
-            elem_id="bar",
-        )
-        seen = gr.HTML(elem_id="seen")
-        choices = [layers, levels, ordering]
-        bar.change(received, bar, seen, **live)
-        bar.pin(retable, [*choices, bar], bar, **live)
-        ordering.change(retable, [*choices, bar], bar, **live)
-        for choice in (layers, levels):
-            choice.change(fresh, choices, bar, **live)
-        load.click(imported, choices, bar, **live)
-        sweep.click(swept, None, bar, **live)
-        card.change(carded, card, bar, **live)
-    return page
+from bars import (
+    BESIDE,
+    FIELD,
+    RANGE,
+    SPLITTING,
+    allocate,
+    cell,
+    check_every_breakpoint,
+    choose,
+    choose_model,
+    committed,
+    high_layers,
+    model_cost,
+    model_scores,
+    ready,
+    small_card,
+    small_page,
+)
 
 
 @pytest.fixture(scope="module")
@@ -178,81 +49,6 @@ def url(chrome):
 @pytest.fixture
 def page(open_page, url):
     return ready(open_page(url))
-
-
-def ready(page):
-    page.wait_for_selector("#bar .cell")
-    return page
-
-
-def choose(page, what, name):
-    page.locator(f"#{what} label").filter(has_text=re.compile(rf"^\s*{name}\s*$")).click()
-
-
-def choose_model(page, n, levels=(4, 2)):
-    high, low = levels
-    choose(page, "layers", n)
-    page.wait_for_function(f"document.querySelectorAll('#bar .cell').length === {2 * n}")
-    choose(page, "levels", f"{high}/{low}")
-    page.wait_for_function(
-        "([high, low]) => document.querySelector('#bar .legend').innerText.includes("
-        "`${high}-bit layer\\n`) && document.querySelector('#bar .legend').innerText"
-        ".includes(`${low}-bit layer\\n`)",
-        arg=[high, low],
-    )
-
-
-# One call: move the slider to each budget and read what the page shows.
-SWEEP = """budgets => {
-  const bar = document.querySelector('#bar'), range = bar.querySelector('.range');
-  const split = s => [...bar.querySelectorAll(`[data-scorer=${s}] .cell`)]
-    .sort((a, b) => a.dataset.layer - b.dataset.layer).map(c => +c.dataset.bits);
-  return budgets.map(budget => {
-    range.value = budget;
-    range.dispatchEvent(new Event('input', {bubbles: true}));
-    const text = Object.fromEntries([...bar.querySelectorAll('.totals [data-text]')]
-      .map(node => [node.dataset.text, node.textContent]));
-    return {budget: +range.value, lim: split('lim'), zd: split('zd'), text};
-  });
-}"""
-
-
-def check_every_breakpoint(page, n, levels, ordering="lim", pins=None) -> None:
-    cost, pins = model_cost(n), pins or {}
-    points = breakpoints(cost, levels, rank_layers(ordering, model_scores(n), n), pins)
-    least, most = (cost.total((level,) * n) for level in (levels[1], levels[0]))
-    edges = sorted({size + by for size in points.bytes for by in (-1, 0, 1)})
-    edges = [budget for budget in edges if least <= budget <= most]
-    assert len(edges) > 2 * len(points.raised)
-    for shown in page.evaluate(SWEEP, edges):
-        assert shown["budget"] in edges
-        split = allocate(n, levels, ordering, shown["budget"], pins)
-        assert shown["lim"] == shown["zd"] == split
-        size = cost.total(split)
-        text = shown["text"]
-        assert text["size"] == format_gib(size)
-        assert text["bytes"] == f"{size:,} bytes"
-        assert text["average"] == f"{sum(split) / n:.2f}"
-        assert text["per_weight"] == f"{cost.bits_per_weight(split):.2f}"
-        assert [int(text["high"]), int(text["low"])] == [split.count(level) for level in levels]
-
-
-def committed(page, wanted: str):
-    """Waits until Python has received a choice for which the JavaScript expression holds."""
-    page.wait_for_function(
-        "wanted => { const text = document.querySelector('#seen output')?.innerText;"
-        " return text && new Function('choice', `return ${wanted}`)(JSON.parse(text)); }",
-        arg=wanted,
-    )
-    return json.loads(page.inner_text("#seen output"))
-
-
-def cell(page, layer, scorer="lim"):
-    return page.locator(f'#bar [data-scorer={scorer}] [data-layer="{layer}"]')
-
-
-def high_layers(page, scorer="lim") -> int:
-    return page.locator(f"#bar [data-scorer={scorer}] .cell.high").count()
 
 
 @pytest.mark.browser
@@ -629,124 +425,3 @@ def test_a_card_that_is_too_small_says_by_how_much(open_page, url, width, theme)
 
 
 # ---- without a browser
-
-
-def test_a_cards_parts_are_what_python_sends():
-    sent = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim", card=small_card(12)))
-    points = breakpoints(model_cost(24), (4, 2), rank_layers("lim", model_scores(24), 24))
-    card = sent["card"]
-    assert [(part["name"], part["bytes"]) for part in card["beside"]] == [
-        ("cache", BESIDE.cache),
-        ("activations", BESIDE.activations),
-        ("reserve", BESIDE.reserve),
-    ]
-    for k, (spare, text) in enumerate(zip(card["spare"], sent["texts"], strict=True)):
-        assert points.bytes[k] + BESIDE.total + spare == card["size"]
-        assert text["fits"].startswith("Over by ") == (spare < 0) == (k > 12)
-        assert text["spare_title"] == ("Too much" if spare < 0 else "Free")
-        assert text["spare"] == format_gib(abs(spare)) and text["spare"] in text["fits"]
-        assert text["weights"] == text["size"]
-    machine = replace(small_card(12), beside=replace(BESIDE, reserve=0))
-    sent = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim", card=machine))
-    assert [part["name"] for part in sent["card"]["beside"]] == ["cache", "activations"]
-    plain = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim"))
-    assert plain["card"] is None and "fits" not in plain["texts"][0]
-
-
-def test_expected_quality_comes_from_the_splits_of_the_slider():
-    points = breakpoints(model_cost(24), (4, 2), rank_layers("lim", model_scores(24), 24))
-
-    def measured(k, value, task="pairs"):
-        metrics = {"acc": Metric(value, 0.02, 60)}
-        return Evaluation(task, points.split(k), "quanto", metrics, {}, None, 1.0)
-
-    found = [measured(0, 0.5), measured(4, 0.7), measured(2, 0.1, "other")]
-    expected = expected_at(points, found, "pairs", "acc")
-    assert len(expected) == 25
-    assert expected[0] == Expected(0.5, None, True)
-    assert expected[2] == Expected(pytest.approx(0.6), None, False)
-    assert expected[5:] == [None] * 20
-    assert expected_at(points, found, "pairs", "f1") == [None] * 25
-
-
-def test_scores_are_compared_with_the_sensitivity_in_their_own_direction():
-    rising = [float(i) for i in range(24)]
-    scores = {"lim": rising, "zd": rising, "sensitivity": [math.exp(v) for v in rising]}
-    rows = json.loads(table(model_cost(24), scores, (4, 2), "lim"))["rows"]
-    meanings = {row["name"]: row["meaning"] for row in rows}
-    assert list(meanings) == ["lim", "zd", "sensitivity"]
-    assert meanings["lim"].endswith(" · rank correlation with sensitivity 1.00")
-    assert meanings["zd"].endswith(" · rank correlation with sensitivity −1.00")
-    assert "correlation" not in meanings["sensitivity"]
-    flat = {"lim": [1.0] * 24, "sensitivity": rising}
-    assert "correlation" not in json.loads(table(model_cost(24), flat, (4, 2), "lim"))["rows"][0]
-    (row, _) = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim"))["rows"]
-    assert "correlation" not in row["meaning"]
-
-
-def test_value_is_validated():
-    bar = BudgetBar()
-    assert bar.preprocess({"budget": 5.0, "pins": {"3": 4}}) == {"budget": 5, "pins": {3: 4}}
-    assert bar.preprocess({"budget": -1})["budget"] == 0
-    assert bar.preprocess(None) is None  # before there is a model
-    for bad in ({}, {"budget": "x"}, {"budget": 1, "pins": {"a": 4}}, {"budget": math.inf}):
-        with pytest.raises(gr.Error):
-            bar.preprocess(bad)
-    assert bar.postprocess({"budget": 5, "pins": {3: 4}}) == {"budget": 5, "pins": {"3": 4}}
-
-
-def test_shade_is_importance_whatever_the_direction():
-    for row in json.loads(table(model_cost(24), model_scores(24), (4, 2), "last"))["rows"]:
-        assert row["order"] == rank_layers(row["name"], model_scores(24), 24)
-        assert row["shade"][row["order"][0]] == 1 and row["shade"][row["order"][-1]] == 0
-        assert not row["decides"]
-    same = json.loads(table(model_cost(24), {"lim": [0.5] * 24}, (4, 2), "lim"))
-    assert [row["name"] for row in same["rows"]] == ["lim"]
-    assert set(same["rows"][0]["shade"]) == {0.5}
-
-
-def test_shades_are_linear_and_outliers_share_the_end_of_the_scale():
-    assert shades([1.0, 2.0, 3.0, 5.0], True) == [0, 0.25, 0.5, 1]
-    assert shades([1.0, 2.0, 3.0, 5.0], False) == [1, 0.75, 0.5, 0]
-    close = [10.0, 11.0, 12.0, 13.0, 14.0]
-    far = shades([*close, 1000.0, 2000.0], True)
-    # quartiles of all seven: 11.5 and 507, so the reach ends at 1250.25
-    assert far[-1] == 1 and far[0] == 0 and far[-2] == pytest.approx(990 / 1240.25, abs=0.001)
-    far = shades([*close, 15.0, 16.0, 17.0, 1000.0, -1000.0], True)
-    # quartiles 11.25 and 15.75: everything from 4.5 to 22.5 is told apart
-    assert (far[-2], far[-1]) == (1, 0)
-    assert far[:5] == [round((v - 4.5) / 18, 3) for v in close]
-    assert shades([3.0] * 5, True) == [0.5] * 5
-    assert shades([3.0] * 9 + [7.0], True) == [0] * 9 + [1]  # no spread: nothing is cut off
-
-
-def test_without_scores_the_split_still_shows():
-    (row,) = json.loads(table(model_cost(24), {}, (4, 2), "first"))["rows"]
-    assert row["title"] == "Layers" and len(row["shade"]) == 24
-    with pytest.raises(UserError):
-        table(model_cost(24), {}, (4, 2), "lim")
-
-
-def test_a_fresh_page_starts_in_the_middle():
-    cost = model_cost(32)
-    least, most = cost.total((2,) * 32), cost.total((4,) * 32)
-    assert first_value(cost, (4, 2)) == {"budget": (least + most) // 2, "pins": {}}
-
-
-def test_the_expected_error_is_that_of_the_difference_to_the_unquantized_model():
-    def at(split, right):
-        items = {"acc": [float(k < right) for k in range(40)]}
-        quantizer = "none" if set(split) == {16} else "quanto"
-        acc = {"acc": Metric(right / 40, 0.08, 40)}
-        return Evaluation("pairs", split, quantizer, acc, items, 40, 1.0)
-
-    points = breakpoints(model_cost(24), (4, 2), range(24))
-    found = [at((16,) * 24, 36), at(points.split(0), 26), at(points.split(2), 30)]
-    first, between, *_ = expected_at(points, found, "pairs", "acc")
-    error = stdev([1.0] * 10 + [0.0] * 30) / math.sqrt(40)  # the ten items that only one gets
-    assert first == Expected(0.65, pytest.approx(error), True, 0.9)
-    assert expected_texts(first) == {
-        "expected": "0.65",
-        "expected_how": f"measured: −0.25 ± {error:.2g} to unquantized",
-    }
-    assert expected_texts(between)["expected_how"].startswith("interpolated: −0.2 ± 0.06")
