@@ -108,7 +108,7 @@ def made_up_scores(n: int) -> dict[str, list[float]]:
 def served(n: int) -> Iterator[str]:
     import gradio as gr
 
-    from lwq_ui.ui.bar.table import first_value, table
+    from lwq_ui.ui.bar.table import Slider, bar_table, first_value
     from lwq_ui.ui.components.heatmap import BudgetBar
 
     cost, scores = llama(n), made_up_scores(n)
@@ -120,12 +120,14 @@ def served(n: int) -> Iterator[str]:
     }
     with gr.Blocks(analytics_enabled=False) as page:
         bar = BudgetBar(
-            first_value(cost, LEVELS), table=table(cost, scores, LEVELS, "lim"), elem_id="bar"
+            first_value(cost, LEVELS), table=bar_table(Slider(cost, LEVELS, scores)), elem_id="bar"
         )
         note = gr.HTML()
         bar.change(lambda choice: f"{choice['budget']} bytes", bar, note, **live)
         bar.pin(
-            lambda choice: gr.update(table=table(cost, scores, LEVELS, "lim", 0, choice["pins"])),
+            lambda choice: gr.update(
+                table=bar_table(Slider(cost, LEVELS, scores, pins=choice["pins"]))
+            ),
             bar,
             bar,
             **live,

@@ -15,8 +15,8 @@ from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_lay
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import breakpoints_of, build_config
 from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
-from .bar.expected import expected_at
-from .bar.table import first_value, slider_range, table
+from .bar.expected import Expectation, expected_at
+from .bar.table import Slider, bar_table, first_value, slider_range
 from .components.heatmap import LARGEST_BUDGET
 from .state import Session
 from .tables import sizes_table
@@ -57,23 +57,21 @@ class Selection:
     ) -> str:
         """`measured` on the `chosen` "task/metric" says what to expect at each position."""
         info, _ = ready(session)
-        expected, title = None, ""
-        if chosen:
-            task, metric = chosen.split("/", 1)
-            expected = expected_at(self._breakpoints(session), measured, task, metric)
-            title = metric_title(task, metric, titles or {})
-        return table(
+        slider = Slider(
             model_cost(info, self.quantizer),
-            self.values(session),
             self.levels,
+            self.values(session),
             self.ordering,
             self.seed,
             self.pins,
-            expected,
-            title,
-            self.target.card(info) if self.target else None,
-            self.quantizer,
+            quantizer_named(self.quantizer),
         )
+        expectation = None
+        if chosen:
+            task, metric = chosen.split("/", 1)
+            expected = expected_at(slider.table, measured, task, metric)
+            expectation = Expectation(metric_title(task, metric, titles or {}), expected)
+        return bar_table(slider, expectation, self.target.card(info) if self.target else None)
 
     def sizes(self, session: Session) -> str:
         """What each of the slider's splits takes, as a table."""

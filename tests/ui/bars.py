@@ -28,7 +28,8 @@ pytest.importorskip("gradio")
 import gradio as gr
 
 from lwq_ui.ui.bar.card import Card
-from lwq_ui.ui.bar.table import first_value, table
+from lwq_ui.ui.bar.expected import Expectation
+from lwq_ui.ui.bar.table import Slider, bar_table, first_value
 from lwq_ui.ui.components.heatmap import BudgetBar
 
 WIDTHS = {4: 96, 24: 256, 32: 4096, 80: 8192, 126: 16384}  # layers -> hidden size
@@ -103,7 +104,7 @@ def small_page():
 
     def make_table(n, levels, ordering, pins):
         n, levels = read(n, levels)
-        return table(model_cost(n), model_scores(n), levels, ordering, 0, pins)
+        return bar_table(Slider(model_cost(n), levels, model_scores(n), ordering, pins=pins))
 
     def fresh(n, levels, ordering):
         value = first_value(model_cost(int(n)), read(n, levels)[1])
@@ -118,12 +119,14 @@ def small_page():
 
     def swept():
         scores = {**model_scores(24), "sensitivity": model_scores(24)["lim"]}
-        args = model_cost(24), scores, (4, 2), "lim", 0, None
-        return gr.update(table=table(*args, expected=EXPECTED, expected_title="Perplexity"))
+        slider = Slider(model_cost(24), (4, 2), scores)
+        return gr.update(table=bar_table(slider, Expectation("Perplexity", EXPECTED)))
 
     def carded(which):
         card = small_card(int(which)) if which else None
-        return gr.update(table=table(model_cost(24), model_scores(24), (4, 2), "lim", card=card))
+        return gr.update(
+            table=bar_table(Slider(model_cost(24), (4, 2), model_scores(24)), card=card)
+        )
 
     def received(choice):
         return f"<output>{json.dumps(choice)}</output>"
@@ -144,7 +147,7 @@ def small_page():
         cost = model_cost(24)
         bar = BudgetBar(
             first_value(cost, (4, 2)),
-            table=table(cost, model_scores(24), (4, 2), "lim"),
+            table=bar_table(Slider(cost, (4, 2), model_scores(24))),
             elem_id="bar",
         )
         seen = gr.HTML(elem_id="seen")

@@ -30,12 +30,18 @@ from bars import (
 
 from lwq_ui.ui.bar.expected import expected_at, expected_texts
 from lwq_ui.ui.bar.scores import shades
-from lwq_ui.ui.bar.table import first_value, table
+from lwq_ui.ui.bar.table import Slider, bar_table, first_value
 from lwq_ui.ui.components.heatmap import BudgetBar
 
 
+def sent_to_browser(values, ordering="lim", card=None):
+    """What the browser is sent of a model of 24 layers."""
+    slider = Slider(model_cost(24), (4, 2), values, ordering)
+    return json.loads(bar_table(slider, card=card))
+
+
 def test_a_cards_parts_are_what_python_sends():
-    sent = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim", card=small_card(12)))
+    sent = sent_to_browser(model_scores(24), card=small_card(12))
     points = breakpoints(model_cost(24), (4, 2), rank_layers("lim", model_scores(24), 24))
     card = sent["card"]
     assert [(part["name"], part["bytes"]) for part in card["beside"]] == [
@@ -50,9 +56,9 @@ def test_a_cards_parts_are_what_python_sends():
         assert text["spare"] == format_gib(abs(spare)) and text["spare"] in text["fits"]
         assert text["weights"] == text["size"]
     machine = replace(small_card(12), beside=replace(BESIDE, reserve=0))
-    sent = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim", card=machine))
+    sent = sent_to_browser(model_scores(24), card=machine)
     assert [part["name"] for part in sent["card"]["beside"]] == ["cache", "activations"]
-    plain = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim"))
+    plain = sent_to_browser(model_scores(24))
     assert plain["card"] is None and "fits" not in plain["texts"][0]
 
 
@@ -75,15 +81,15 @@ def test_expected_quality_comes_from_the_splits_of_the_slider():
 def test_scores_are_compared_with_the_sensitivity_in_their_own_direction():
     rising = [float(i) for i in range(24)]
     scores = {"lim": rising, "zd": rising, "sensitivity": [math.exp(v) for v in rising]}
-    rows = json.loads(table(model_cost(24), scores, (4, 2), "lim"))["rows"]
+    rows = sent_to_browser(scores)["rows"]
     meanings = {row["name"]: row["meaning"] for row in rows}
     assert list(meanings) == ["lim", "zd", "sensitivity"]
     assert meanings["lim"].endswith(" · rank correlation with sensitivity 1.00")
     assert meanings["zd"].endswith(" · rank correlation with sensitivity −1.00")
     assert "correlation" not in meanings["sensitivity"]
     flat = {"lim": [1.0] * 24, "sensitivity": rising}
-    assert "correlation" not in json.loads(table(model_cost(24), flat, (4, 2), "lim"))["rows"][0]
-    (row, _) = json.loads(table(model_cost(24), model_scores(24), (4, 2), "lim"))["rows"]
+    assert "correlation" not in sent_to_browser(flat)["rows"][0]
+    (row, _) = sent_to_browser(model_scores(24))["rows"]
     assert "correlation" not in row["meaning"]
 
 
@@ -99,11 +105,11 @@ def test_value_is_validated():
 
 
 def test_shade_is_importance_whatever_the_direction():
-    for row in json.loads(table(model_cost(24), model_scores(24), (4, 2), "last"))["rows"]:
+    for row in sent_to_browser(model_scores(24), "last")["rows"]:
         assert row["order"] == rank_layers(row["name"], model_scores(24), 24)
         assert row["shade"][row["order"][0]] == 1 and row["shade"][row["order"][-1]] == 0
         assert not row["decides"]
-    same = json.loads(table(model_cost(24), {"lim": [0.5] * 24}, (4, 2), "lim"))
+    same = sent_to_browser({"lim": [0.5] * 24})
     assert [row["name"] for row in same["rows"]] == ["lim"]
     assert set(same["rows"][0]["shade"]) == {0.5}
 
@@ -124,10 +130,10 @@ def test_shades_are_linear_and_outliers_share_the_end_of_the_scale():
 
 
 def test_without_scores_the_split_still_shows():
-    (row,) = json.loads(table(model_cost(24), {}, (4, 2), "first"))["rows"]
+    (row,) = sent_to_browser({}, "first")["rows"]
     assert row["title"] == "Layers" and len(row["shade"]) == 24
     with pytest.raises(UserError):
-        table(model_cost(24), {}, (4, 2), "lim")
+        sent_to_browser({})
 
 
 def test_a_fresh_page_starts_in_the_middle():

@@ -16,7 +16,7 @@ gr = pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints  # noqa: E402
 from lwq_ui.core.orderings import ORDERINGS, rank_layers  # noqa: E402
-from lwq_ui.ui.bar.table import first_value, table  # noqa: E402
+from lwq_ui.ui.bar.table import Slider, bar_table, first_value  # noqa: E402
 from lwq_ui.ui.charts import ChartData, ModelResults, results_figure  # noqa: E402
 from lwq_ui.ui.components.curvechart import CurveChart, as_json, plotly_path  # noqa: E402
 from lwq_ui.ui.components.heatmap import BudgetBar  # noqa: E402
@@ -71,7 +71,7 @@ def small_page():
     with gr.Blocks(analytics_enabled=False, fill_width=True) as page:
         BudgetBar(
             first_value(COST, (4, 2)),
-            table=table(COST, made_up.scores(), (4, 2), "lim"),
+            table=bar_table(Slider(COST, (4, 2), made_up.scores())),
             elem_id="bar",
         )
         chart = CurveChart(elem_id="chart", container=True, padding=True, visible="hidden")

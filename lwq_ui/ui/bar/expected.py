@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...core import interpolation
 from ...core.allocation import Breakpoints
@@ -12,6 +12,14 @@ from ...core.interpolation import Expected
 from ...core.memory import UNTOUCHED
 from ...core.schema import Evaluation, Metric
 from ..wording import figure
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The metric's title, and its value at every position; None where it is not known."""
+
+    title: str
+    values: Sequence[Expected | None]
 
 
 def expected_at(

@@ -11,6 +11,19 @@ from ...core.comparison import rank_correlation
 from ...core.orderings import ORDERINGS, REFERENCE_SCORER, SCORERS, ScorerSpec
 
 
+def score_rows(
+    scores: Mapping[str, Sequence[float]], num_layers: int, deciding: str | None
+) -> list[dict[str, Any]]:
+    """Returns the rows of all scorers that scored every layer. `deciding` is the scorer that the
+    splits follow."""
+    rows = [
+        scorer_row(spec, scores, decides=spec.name == deciding)
+        for spec in SCORERS.values()
+        if len(scores.get(spec.name, ())) == num_layers
+    ]
+    return rows or [unscored_row(num_layers)]
+
+
 def scorer_row(
     spec: ScorerSpec, scores: Mapping[str, Sequence[float]], decides: bool
 ) -> dict[str, Any]:

@@ -5,18 +5,43 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from ...core.allocation import Breakpoints, breakpoints
-from ...core.interpolation import Expected
 from ...core.memory import ModelCost, average_bits, format_gib, size_digits, size_unit
-from ...core.orderings import ORDERINGS, SCORERS, rank_layers
+from ...core.orderings import DEFAULT_ORDERING, ORDERINGS, rank_layers
 from ...engine.quantizers import DEFAULT, Quantizer, quantizer_named
 from ..wording import level_title, short_title, with_bits
 from .card import Card, card_parts, spare_texts
-from .expected import expected_texts
-from .scores import scorer_row, unscored_row
+from .expected import Expectation, expected_texts
+from .scores import score_rows
+
+
+@dataclass(frozen=True)
+class Slider:
+    """What the slider's splits follow from. `values` are one number per layer, by scorer; `levels`
+    are (high, low). The `quantizer` names the levels."""
+
+    cost: ModelCost
+    levels: tuple[float, float]
+    values: Mapping[str, Sequence[float]]
+    ordering: str = DEFAULT_ORDERING
+    seed: int = 0
+    pins: Mapping[int, float] = field(default_factory=dict)
+    quantizer: Quantizer = field(default_factory=lambda: quantizer_named(DEFAULT))
+
+    @cached_property
+    def ranked(self) -> list[int]:
+        """All layers, the most important first. Raises UserError where scores are missing."""
+        return rank_layers(self.ordering, self.values, len(self.cost.layers), self.seed)
+
+    @cached_property
+    def table(self) -> Breakpoints:
+        """The split at every position. Raises UserError where a pin is impossible."""
+        return breakpoints(self.cost, self.levels, self.ranked, self.pins)
 
 
 def first_value(
@@ -35,79 +60,79 @@ def slider_range(cost: ModelCost, levels: tuple[float, float]) -> tuple[int, int
     return cost.total((low,) * n), cost.total((high,) * n)
 
 
-def table(
-    cost: ModelCost,
-    scores: Mapping[str, Sequence[float]],
-    levels: tuple[float, float],
-    ordering: str,
-    seed: int = 0,
-    pins: Mapping[int, float] | None = None,
-    expected: Sequence[Expected | None] | None = None,
-    expected_title: str = "",
-    card: Card | None = None,
-    quantizer: str = DEFAULT,
+def bar_table(
+    slider: Slider, expectation: Expectation | None = None, card: Card | None = None
 ) -> str:
-    """All that the browser shows for one model, pair of levels, ordering and set of pins, as JSON.
-    `expected` is the quality at every position, of the metric `expected_title`; None where nothing
-    was measured that could tell. `card` is drawn below the slider; the `quantizer` names the
-    levels.
+    """Returns all that the browser shows of the slider's splits, as JSON.
 
-    A string, because Gradio clones dict props several times per event. Raises UserError where the
-    ordering's scores are missing or a pin is impossible.
+    `expectation` is None where nothing was measured that could tell. `card` is drawn below the
+    slider. The table is a string, because Gradio clones dict props several times per event. Raises
+    UserError where the ordering's scores are missing or a pin is impossible.
     """
-    pins = dict(pins or {})
-    high, low = levels
-    n = len(cost.layers)
-    chosen = quantizer_named(quantizer)
-    ranked = rank_layers(ordering, scores, n, seed)
-    points = breakpoints(cost, levels, ranked, pins)
-    shown = {high, low, *points.base}
-    smallest, largest = slider_range(cost, levels)
-    range_low, range_high = min(smallest, points.bytes[0]), max(largest, points.bytes[-1])
-    unit, unit_bytes = size_unit(range_high)  # of the typed budget, at all positions
-    active = ORDERINGS[ordering]
-    rows = [
-        scorer_row(spec, scores, decides=spec.name == active.scorer)
-        for spec in SCORERS.values()
-        if len(scores.get(spec.name, ())) == n
-    ]
-    minimum = f"{format_gib(points.bytes[0])} ({points.bytes[0]:,} bytes)"
-    which = "with the pinned layers, the smallest split" if pins else "the smallest split"
+    points = slider.table
+    n = len(slider.cost.layers)
     data = {
-        "high": high,
-        "low": low,
-        "names": {str(level): level_title(chosen, level) for level in shown},
-        "marks": {str(level): short_title(chosen, level).split()[0] for level in shown},
-        "pins": {str(layer): level for layer, level in pins.items()},
-        "min": range_low,
-        "max": range_high,
-        "unit": {"name": unit, "bytes": unit_bytes, "digits": size_digits(range_high)},
-        "ticks": ticks(cost, levels, ranked),
+        "high": slider.levels[0],
+        "low": slider.levels[1],
+        "pins": {str(layer): level for layer, level in slider.pins.items()},
         "base": points.base,
         "raised": points.raised,
         "bytes": points.bytes,
         "levels": level_sums(points),
         "texts": [
-            position_texts(cost, levels, points, k)
-            | expected_texts(expected[k] if expected is not None else None)
+            position_texts(slider.cost, slider.levels, points, k)
+            | expected_texts(expectation.values[k] if expectation else None)
             | spare_texts(card, points.bytes[k])
             for k in range(len(points.bytes))
         ],
-        "expected_title": expected_title if expected is not None else "",
+        "ticks": ticks(slider.cost, slider.levels, slider.ranked),
+        "rows": score_rows(slider.values, n, ORDERINGS[slider.ordering].scorer),
+        "expected_title": expectation.title if expectation else "",
         "card": card_parts(card, points.bytes) if card else None,
-        "rows": rows or [unscored_row(n)],
-        "split_by": f"Split by {active.title}" if active.scorer else f"Split: {active.title}",
-        "too_small": f"Too small: {which} takes {minimum}.",
-        "too_few_bits": f"Too small: {which} has {average_bits(points.base):.4g} bits on average.",
-        "high_name": with_bits(chosen, high, " layer"),
-        "low_name": with_bits(chosen, low, " layer"),
-        "high_title": with_bits(chosen, high, " layers"),
-        "low_title": with_bits(chosen, low, " layers"),
-        "saving_title": f"Saving vs all {with_bits(chosen, high)}",
-        "of": f"of {n} layers",
-        "other": pinned_elsewhere(levels, pins, chosen) or f"of {n} layers",
+        **range_of(slider),
+        **texts_of(slider),
     }
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+
+def range_of(slider: Slider) -> dict[str, Any]:
+    """Returns the slider's ends in bytes, which pins can move outwards, and the unit of the typed
+    budget, which is the same at all positions."""
+    smallest, largest = slider_range(slider.cost, slider.levels)
+    sizes = slider.table.bytes
+    most = max(largest, sizes[-1])
+    unit, unit_bytes = size_unit(most)
+    return {
+        "min": min(smallest, sizes[0]),
+        "max": most,
+        "unit": {"name": unit, "bytes": unit_bytes, "digits": size_digits(most)},
+    }
+
+
+def texts_of(slider: Slider) -> dict[str, Any]:
+    """Returns the texts that are the same at all positions. `names` and `marks` are those of the
+    levels, in full and as short as a cell is."""
+    (high, low), quantizer, points = slider.levels, slider.quantizer, slider.table
+    levels = {high, low, *points.base}
+    ordering = ORDERINGS[slider.ordering]
+    of_layers = f"of {len(points.base)} layers"
+    which = "with the pinned layers, the smallest split" if slider.pins else "the smallest split"
+    size = f"{format_gib(points.bytes[0])} ({points.bytes[0]:,} bytes)"
+    bits = f"{average_bits(points.base):.4g} bits"
+    return {
+        "names": {str(level): level_title(quantizer, level) for level in levels},
+        "marks": {str(level): short_title(quantizer, level).split()[0] for level in levels},
+        "split_by": f"Split{' by' if ordering.scorer else ':'} {ordering.title}",
+        "too_small": f"Too small: {which} takes {size}.",
+        "too_few_bits": f"Too small: {which} has {bits} on average.",
+        "high_name": with_bits(quantizer, high, " layer"),
+        "low_name": with_bits(quantizer, low, " layer"),
+        "high_title": with_bits(quantizer, high, " layers"),
+        "low_title": with_bits(quantizer, low, " layers"),
+        "saving_title": f"Saving vs all {with_bits(quantizer, high)}",
+        "of": of_layers,
+        "other": pinned_elsewhere(slider.levels, slider.pins, quantizer) or of_layers,
+    }
 
 
 def level_sums(points: Breakpoints) -> list[float]:
@@ -139,13 +164,13 @@ def position_texts(
 
 
 def pinned_elsewhere(
-    levels: tuple[float, float], pins: Mapping[int, float], chosen: Quantizer
+    levels: tuple[float, float], pins: Mapping[int, float], quantizer: Quantizer
 ) -> str:
     """Returns 'and 1 pinned at 8 bits': pins that are neither high nor low, which loaded configs
     have."""
     counts = Counter(level for level in pins.values() if level not in levels)
     return ", ".join(
-        f"and {counts[level]} pinned at {level_title(chosen, level)}" for level in sorted(counts)
+        f"and {counts[level]} pinned at {level_title(quantizer, level)}" for level in sorted(counts)
     )
 
 
