@@ -309,6 +309,7 @@ def wait_for_chart(page) -> None:
     """Waits until the chart stays where it is: no answer can redraw it or move it any more."""
     page.locator("#chart").scroll_into_view_if_needed()
     settle(page)
+    page.evaluate("lwqAsked.place = null")
     page.wait_for_function(
         """() => {
           const plot = document.querySelector('#chart .js-plotly-plot');

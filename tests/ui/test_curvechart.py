@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import made_up
 import pytest
+from page import RANGE, click, settle, wait_for_chart
 
 gr = pytest.importorskip("gradio")
 
@@ -24,7 +25,6 @@ from lwq_ui.ui.components.heatmap import BudgetBar  # noqa: E402
 COST, COSTS, ALL = made_up.model_cost(), made_up.costs(), made_up.all_curves()
 ACC, PPL = "minimal_pairs/acc", "perplexity/perplexity"
 MIB = 2**20
-RANGE, LINES = "#bar .range", "#chart .scatterlayer .trace"
 
 
 def figure(name: str):
@@ -147,7 +147,7 @@ def test_plotly_comes_from_this_server_and_only_when_it_is_needed(page):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.locator(RANGE).press("Home")
-    page.wait_for_timeout(300)
+    settle(page)
     assert not any("plotly" in url for url in asked)
     assert page.evaluate("typeof window.Plotly") == "undefined"
     show(page)
@@ -164,11 +164,10 @@ def test_a_click_chooses_the_points_split(page):
     splits = next(c for c in ALL if c.ordering == "lim").splits
     for index in (6, 6, 15):  # the same one twice
         before = page.evaluate("document.querySelector('#seen output')?.innerText ?? ''")
-        page.wait_for_timeout(400)  # sooner it would be a double click, which resets the zoom
         x, y = point(page, lim, index)
         page.mouse.move(x + 3, y + 1)
         page.mouse.move(x, y)
-        page.mouse.click(x, y)
+        click(page, x, y)
         page.wait_for_function(
             """([before, wanted]) => {
               const text = document.querySelector('#seen output')?.innerText ?? '';
@@ -181,7 +180,7 @@ def test_a_click_chooses_the_points_split(page):
 @pytest.mark.browser
 def test_a_click_names_the_points_quantizer(page):
     show(page, "quantizers")
-    page.wait_for_timeout(400)
+    wait_for_chart(page)
     x, y = point(page, "LIM = Block influence, Quanto, HQQ", 12)
     page.mouse.move(x + 3, y + 1)
     page.mouse.move(x, y)
@@ -239,7 +238,7 @@ def test_another_models_points_cannot_be_clicked(page):
     page.mouse.move(x, y)
     page.wait_for_selector("#chart .hoverlayer .hovertext")
     page.mouse.click(x, y)
-    page.wait_for_timeout(300)
+    settle(page)
     assert page.locator("#seen output").count() == 0
 
 
@@ -269,7 +268,7 @@ def test_the_line_follows_the_slider(page):
     points = breakpoints(COST, (4, 2), rank_layers("lim", made_up.scores(), 24))
     for axis in ("bits", "size"):
         page.click(f"#chart [data-axis={axis}]")
-        page.wait_for_timeout(200)
+        wait_for_chart(page)
         for position in (0, 7, 24):
             page.locator(RANGE).evaluate(
                 "(r, v) => { r.value = v; r.dispatchEvent(new Event('input')); }",
