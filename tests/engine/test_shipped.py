@@ -54,9 +54,10 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def info(shipped: Store) -> ModelInfo:
     """What the program knows of the demo model when the page opens."""
-    known = records.known_info(Source(DEMO, SETTINGS.demo_model), "auto", shipped)
-    assert known is not None, STALE
-    return known
+    source = Source(DEMO, SETTINGS.demo_model)
+    model_info = records.known_info(source, "auto", shipped)
+    assert model_info is not None, STALE
+    return model_info
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +162,8 @@ def test_shipped_scores_equal_fresh_ones(shipped: Store, tmp_path: Path) -> None
     fresh = Store(settings.cache)
     loaded = jobs.load(DEMO, "cpu", "auto", settings, fresh, lambda *_: None, stop)
     text = shipped_calibration(settings)
-    known = records.known_scores(loaded.info, text, shipped)
+    scores = records.known_scores(loaded.info, text, shipped)
     zd = jobs.score(loaded, ["zd"], text, fresh, lambda *_: None, stop)["zd"]
-    assert zd.values == known["zd"].values, STALE
+    assert zd.values == scores["zd"].values, STALE
     lim = jobs.score(loaded, ["lim"], text, fresh, lambda *_: None, stop)["lim"]
-    assert lim.values == pytest.approx(known["lim"].values, abs=1e-3), STALE  # other CPUs round
+    assert lim.values == pytest.approx(scores["lim"].values, abs=1e-3), STALE  # other CPUs round

@@ -152,7 +152,7 @@ def wait_until(holds, seconds: float = 30) -> None:
 
 
 def open_tab(page, name: str) -> None:
-    """Opens it, and waits until what is on it is there."""
+    """Opens it, and waits until its controls are there."""
     page.get_by_role("tab", name=name, exact=True).click()
     page.locator("[role=tabpanel]:visible").get_by_role("button").first.wait_for()
 
@@ -204,8 +204,8 @@ def pin(page, layer: int) -> None:
 
 
 def settle(page) -> None:
-    """Waits until the server has answered everything and the page has drawn the answers. What only
-    begins later is not waited for: a budget that is not posted yet is one."""
+    """Waits until the server has answered everything and the page has drawn the answers. Does not
+    wait for what begins later, such as a budget that is not posted yet."""
     page.evaluate("lwqAsked.quietFrames = 0")
     page.wait_for_function(
         "() => { lwqAsked.quietFrames = lwqAsked.underWay ? 0 : lwqAsked.quietFrames + 1;"

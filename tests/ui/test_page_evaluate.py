@@ -47,12 +47,12 @@ def test_evaluate_then_again_from_the_cache(world, visit):
     split = read_split(page)
     assert split == core_split(world, page_position(world, split, {13: 4}), pins={13: 4})[0]
     average = f"{sum(split) / len(split):.2f}"
-    known = len(read_results(page))
+    count = len(read_results(page))
     measure_only(page, "Grammar pairs")
     page.click("#evaluate")
     assert f"({average} bits)" in wait_for_status(page, "^Measured .* in ")
     page.wait_for_selector("#results tr.current")
-    assert len(read_results(page)) == known + 1
+    assert len(read_results(page)) == count + 1
     assert any(row[:2] == [f"{average} bits", average] for row in read_results(page))
     assert "quick" in page.inner_text("#results caption")
 
@@ -70,7 +70,7 @@ def test_evaluate_then_again_from_the_cache(world, visit):
 
     page.click("#evaluate")
     assert "from the cache" in wait_for_status(page, "^Measured before")
-    assert len(read_results(page)) == known + 1
+    assert len(read_results(page)) == count + 1
 
     # All items is another view: nothing was measured on all of them.
     choose(page, "#quick", "All items")

@@ -70,11 +70,11 @@ def test_the_model_field_offers_what_it_knows_and_takes_anything(world, page, mo
     from lwq_ui.ui.components import modelfield
 
     def search(text):
-        there = {
+        models = {
             "": (hub.Found("demo", on_disk=True),),
             "smollm9 tiny": (hub.Found("someone/SmolLM9-tiny", 0.01),),
         }
-        return hub.Answer(there.get(text, ()), "" if text in there else "Nobody answers.")
+        return hub.Answer(models.get(text, ()), "" if text in models else "Nobody answers.")
 
     def describe(model_id, *args):
         raise UserError(f"Asked for {model_id}.")

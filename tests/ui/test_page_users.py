@@ -36,13 +36,13 @@ def test_two_users_do_not_see_each_other_and_share_a_model(world, visit, tiny):
     load_model(bob, tiny)
     wait_for_status(bob, "is loaded and scored")
     assert ann.inner_text("#card b") == "demo" and len(read_split(ann)) == 24
-    known = len(read_results(ann))
+    count = len(read_results(ann))
 
     measure_only(bob, "Grammar pairs")
     bob.click("#evaluate")
     wait_for_status(bob, "^Measured")
     bob.wait_for_selector("#results tr.current")
-    assert len(read_results(ann)) == known
+    assert len(read_results(ann)) == count
 
     # Under another name it is the same model still: one copy.
     load_model(ann, tiny.parent / "." / "tiny" / ".." / "tiny")
