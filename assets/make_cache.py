@@ -9,7 +9,6 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from threading import Event
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -18,6 +17,7 @@ from lwq_ui.core.allocation import Split
 from lwq_ui.core.curves import alike, all_splits, curves, levels_between
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.core.orderings import SCORERS
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
@@ -33,34 +33,23 @@ SHIPPED = ("info", "scores", "evaluations")  # not the banks, which are the size
 
 
 def main() -> None:
-    settings, stop = Settings.from_environment(), Event()
+    settings = Settings.from_environment()
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
 
         def progress(what: str, share: float | None) -> None:
             print(f"\r\x1b[K{what} {share or 0:.0%}", end="", file=sys.stderr, flush=True)
 
-        loaded = jobs.load("demo", "cpu", "auto", settings, store, progress, stop)
+        run = Run(settings, Store(Path(folder)), progress)
+        loaded = jobs.load("demo", "cpu", "auto", run)
         text = shipped_calibration(settings)
-        scores = jobs.score(loaded, list(SCORERS), text, store, progress, stop)
+        scores = jobs.score(loaded, list(SCORERS), text, run)
         splits = [(level,) * loaded.info.num_layers for level in (UNTOUCHED, 8, 4, 2)]
         for limit in (QUICK, None):
-            jobs.evaluate(
-                loaded,
-                splits,
-                "quanto",
-                list(tasks(settings)),
-                limit,
-                settings,
-                store,
-                progress,
-                stop,
-            )
+            measurement = jobs.Measurement(splits, "quanto", list(tasks(settings)), limit)
+            jobs.evaluate(loaded, measurement, run)
         values = {name: s.values for name, s in scores.items()}
         lines = curves(ORDERINGS, values, loaded.info.num_layers, (4, 2))
-        jobs.evaluate(
-            loaded, all_splits(lines), "quanto", TASKS, None, settings, store, progress, stop
-        )
+        jobs.evaluate(loaded, jobs.Measurement(all_splits(lines), "quanto", TASKS), run)
         # Tables 2 and 3: LIM's splits with every quantizer, beside all layers alike. Both ends come
         # with the levels between, so that no other level has to be calibrated.
         for name, quantizer in QUANTIZERS.items():
@@ -69,7 +58,7 @@ def main() -> None:
             lines = [*curves(["lim"], values, n, (high, low)), alike(between, n)]
             untouched: list[Split] = [(UNTOUCHED,) * n]
             splits = untouched + all_splits(lines)
-            jobs.evaluate(loaded, splits, name, TASKS, None, settings, store, progress, stop)
+            jobs.evaluate(loaded, jobs.Measurement(splits, name, TASKS), run)
         shutil.rmtree(settings.shipped, ignore_errors=True)
         for kind in SHIPPED:
             shutil.copytree(Path(folder, kind), settings.shipped / kind)

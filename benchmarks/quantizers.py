@@ -15,13 +15,13 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from benchmarks.report import arguments, report
 from lwq_ui.core.allocation import Split
 from lwq_ui.core.curves import curve
 from lwq_ui.core.memory import UNTOUCHED, average_bits
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
@@ -39,24 +39,23 @@ def cpu_seconds() -> float:
 
 
 class Bench:
-    def __init__(self, loaded: LoadedModel, settings: Settings, store: Store, items: int | None):
-        self.loaded, self.settings, self.store, self.items = loaded, settings, store, items
-        self.where = (store, quiet, Event())
-        text = shipped_calibration(settings)
-        self.lim = jobs.score(loaded, ["lim"], text, *self.where)["lim"].values
+    def __init__(self, loaded: LoadedModel, run: Run, items: int | None):
+        self.loaded, self.run, self.items = loaded, run, items
+        text = shipped_calibration(run.settings)
+        self.lim = jobs.score(loaded, ["lim"], text, run)["lim"].values
 
     def perplexity(self, splits: list[Split], quantizer: str) -> list[float]:
-        where = (self.settings, *self.where)
-        done = jobs.evaluate(self.loaded, splits, quantizer, ["perplexity"], self.items, *where)
+        measurement = jobs.Measurement(splits, quantizer, ["perplexity"], self.items)
+        done = jobs.evaluate(self.loaded, measurement, self.run)
         return [e.metrics["perplexity"].value for e in done.evaluations]
 
     def row(self, quantizer: str) -> dict[str, Any]:
         chosen, info = quantizer_named(quantizer), self.loaded.info
         n, pair = info.num_layers, chosen.pairs[0]
         ends: list[Split] = [(level,) * n for level in pair]
-        ahead = packing_cost(info, quantizer, ends, self.store, self.loaded.device)
+        ahead = packing_cost(info, quantizer, ends, self.run.store, self.loaded.device)
         wall, cpu = time.perf_counter(), cpu_seconds()
-        jobs.bank_of(self.loaded, quantizer, self.store).fill(ends, quiet, Event())
+        jobs.bank_of(self.loaded, quantizer, self.run.store).fill(ends, self.run)
         wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
         splits = list(curve("lim", {"lim": self.lim}, n, pair).splits[:: max(1, n // STEPS)])
         values = self.perplexity(splits, quantizer)
@@ -76,10 +75,6 @@ class Bench:
         return found
 
 
-def quiet(what: str, done: float | None) -> None:
-    pass
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--model", default="demo")
@@ -89,9 +84,9 @@ def main() -> None:
     args = parser.parse_args()
     settings = Settings.from_environment()
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        loaded = jobs.load(args.model, args.device, "auto", settings, store, quiet, Event())
-        bench = Bench(loaded, settings, store, args.items)
+        run = Run(settings, Store(Path(folder)))
+        loaded = jobs.load(args.model, args.device, "auto", run)
+        bench = Bench(loaded, run, args.items)
         untouched = bench.perplexity([(UNTOUCHED,) * loaded.info.num_layers], "quanto")[0]
         rows = [bench.row(q) for q in args.quantizer or QUANTIZERS]
     report(

@@ -16,13 +16,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from threading import Event
 from typing import Any
 
 import torch
 
 from benchmarks.report import arguments, report
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
+from lwq_ui.core.store import Store
 from lwq_ui.engine import models
 from lwq_ui.engine.batches import batch_tokens, batches
 from lwq_ui.engine.layers import layer_weights
@@ -32,10 +33,6 @@ from lwq_ui.engine.sources import find
 from lwq_ui.engine.texts import shipped_calibration, tokenize
 
 Work = Callable[[], Any]
-
-
-def quiet(what: str, done: float | None) -> None:
-    pass
 
 
 def timed(work: Work, times: int) -> tuple[float, float]:
@@ -63,8 +60,8 @@ def medians(turns: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return statistics.median(w for w, _ in turns), statistics.median(c for _, c in turns)
 
 
-def rows_for(loaded: LoadedModel, settings: Settings, repeats: int) -> list[dict[str, Any]]:
-    text = shipped_calibration(settings)
+def rows_for(loaded: LoadedModel, run: Run, repeats: int) -> list[dict[str, Any]]:
+    text = shipped_calibration(run.settings)
     sequences = tokenize(loaded, text)
     tensors = [b.tensors(loaded.device)[0] for b in batches(sequences, batch_tokens(loaded))]
     matrices = [w.matrix() for layer in loaded.walk.layers for w in layer_weights(layer)]
@@ -75,7 +72,7 @@ def rows_for(loaded: LoadedModel, settings: Settings, repeats: int) -> list[dict
             loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
     def score(name: str) -> Work:
-        return lambda: layer_scores(loaded, [name], sequences, quiet, Event())
+        return lambda: layer_scores(loaded, [name], sequences, run)
 
     def total(dtype: torch.dtype | None) -> Work:
         return lambda: [matrix.sum(dtype=dtype).item() for matrix in matrices]
@@ -118,11 +115,12 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     settings = Settings.from_environment()
-    source = find("demo", settings, quiet, Event())
+    run = Run(settings, Store(settings.cache))
+    source = find("demo", run)
     rows = []
     for dtype in ("bfloat16", "float32"):
-        loaded = models.load(source, options.device, dtype, quiet, Event())
-        rows += rows_for(loaded, settings, options.repeats)
+        loaded = models.load(source, options.device, dtype, run)
+        rows += rows_for(loaded, run, options.repeats)
     threads = torch.get_num_threads()
     report(f"scores: the demo model on {options.device}, {threads} threads", rows, options.json)
 

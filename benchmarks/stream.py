@@ -28,8 +28,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from benchmarks.report import arguments, report
@@ -38,10 +38,6 @@ GIB = 2**30
 LAYERS = 24
 CONTROL = Path("/sys/fs/cgroup")
 WAYS = ("read", "sum", "ZD", "all", "all, in memory")
-
-
-def quiet(what: str, done: float | None) -> None:
-    pass
 
 
 def make(folder: Path, gib: float) -> None:
@@ -99,6 +95,7 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     import torch
     from safetensors import safe_open
 
+    from lwq_ui.core.run import Run
     from lwq_ui.core.settings import Settings
     from lwq_ui.core.store import Store
     from lwq_ui.engine import jobs, models
@@ -117,21 +114,21 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     source = Source(str(folder), folder)
     source.fingerprint()  # not part of the work; read once on any machine
     forget(folder)
-    loaded = models.load(source, "cpu", "auto", quiet, Event(), streamed=not in_memory)
+    settings = Settings.from_environment()
+    run = Run(settings, Store(settings.cache))
+    loaded = models.load(source, "cpu", "auto", run, streamed=not in_memory)
     if in_memory:
         for parameter in loaded.model.parameters():  # what a mapped file only promises
             parameter.data = parameter.data.clone()
     began = now()
     if way == "ZD":
-        layer_scores(loaded, ["zd"], [], quiet, Event())
+        layer_scores(loaded, ["zd"], [], run)
         return measured(began)
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        store = Store(Path(cache))
-        text = shipped_calibration(Settings.from_environment())
-        where = (store, quiet, Event(), tokens)
-        jobs.score(loaded, ["lim", "zd"], text, *where)
+        run = replace(run, store=Store(Path(cache)))
+        jobs.score(loaded, ["lim", "zd"], shipped_calibration(settings), run, tokens)
         splits = [(level,) * LAYERS for level in (4, 2)]
-        jobs.bank_of(loaded, "quanto", store).fill(splits, quiet, Event())
+        jobs.bank_of(loaded, "quanto", run.store).fill(splits, run)
         packed = sum(p.stat().st_size for p in Path(cache, "banks").rglob("*.safetensors"))
         return measured(began) | {"bank GiB": packed / GIB}
 

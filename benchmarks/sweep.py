@@ -33,10 +33,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any, TextIO
 
 from benchmarks.report import arguments, report
+from lwq_ui.core.run import Run
 
 WAYS = ("ours", "bank and stock lm-eval", "quantize and stock lm-eval")
 PASSAGES = {
@@ -72,7 +72,7 @@ def task_files(folder: Path) -> list[Path]:
     return [passages, settings.assets / "tasks" / "endings.yaml"]
 
 
-def run_ours(loaded: Any, splits: Any, files: Any, options: Any, folder: Path) -> list[Metrics]:
+def run_ours(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> list[Metrics]:
     from lwq_ui.engine.bank import Bank
     from lwq_ui.engine.evaluation import Harness
     from lwq_ui.engine.quantizers import quantizer_named
@@ -81,7 +81,7 @@ def run_ours(loaded: Any, splits: Any, files: Any, options: Any, folder: Path) -
     bank = Bank(loaded, quantizer_named("quanto"))
     found: list[Metrics] = [{} for _ in splits]
     for file in files:
-        sweep = Sweep(bank, splits, quiet, Event(), folder / file.stem)
+        sweep = Sweep(bank, splits, run, run.store.root / file.stem)
         for metrics, measured in zip(
             found, Harness(file).measure(sweep, options.limit), strict=True
         ):
@@ -89,15 +89,15 @@ def run_ours(loaded: Any, splits: Any, files: Any, options: Any, folder: Path) -
     return found
 
 
-def run_bank(loaded: Any, splits: Any, files: Any, options: Any, folder: Path) -> list[Metrics]:
+def run_bank(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> list[Metrics]:
     from lwq_ui.engine.bank import Bank
     from lwq_ui.engine.quantizers import quantizer_named
 
     bank = Bank(loaded, quantizer_named("quanto"))
-    return [stock(bank.compose(s), loaded.tokenizer, files, options) for s in splits]
+    return [stock(bank.compose(s, run), loaded.tokenizer, files, options) for s in splits]
 
 
-def run_quantize(loaded: Any, splits: Any, files: Any, options: Any, folder: Path) -> list[Metrics]:
+def run_quantize(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> list[Metrics]:
     from optimum.quanto import freeze, qint2, qint4, quantize
     from transformers import AutoModelForCausalLM
 
@@ -136,10 +136,6 @@ def stock(model: Any, tokenizer: Any, files: Sequence[Path], options: Any) -> Me
     return metrics
 
 
-def quiet(what: str, done: float | None) -> None:
-    """Progress that nobody watches."""
-
-
 RUN: dict[str, Callable[..., Any]] = dict(
     zip(WAYS, (run_ours, run_bank, run_quantize), strict=True)
 )
@@ -165,15 +161,15 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
     settings = Settings.from_environment()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store, stop = Store(folder / "cache", settings.shipped), Event()
-        loaded = jobs.load(options.model, options.device, "auto", settings, store, quiet, stop)
+        run = Run(settings, Store(folder / "cache", settings.shipped))
+        loaded = jobs.load(options.model, options.device, "auto", run)
         text = shipped_calibration(settings)
-        lim = jobs.score(loaded, ["lim"], text, store, quiet, stop)["lim"].values
+        lim = jobs.score(loaded, ["lim"], text, run)["lim"].values
         every = curve("lim", {"lim": lim}, len(lim), (4, 2)).splits
         splits = every if way == "ours" else every[:: options.stock_every]
         files = task_files(folder)
         wall, cpu = time.perf_counter(), time.process_time()
-        found = RUN[way](loaded, splits, files, options, folder)
+        found = RUN[way](loaded, splits, files, options, run)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     scale = len(every) / len(splits)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (

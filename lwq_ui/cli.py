@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .core.allocation import Breakpoints, Split
@@ -33,6 +32,7 @@ from .core.orderings import (
     rank_layers,
 )
 from .core.outputs import check_file, check_folder
+from .core.run import Run
 from .core.schema import Evaluation, ModelInfo, Scores, split_name
 from .core.settings import Settings
 from .core.store import Store
@@ -103,18 +103,16 @@ class Commands:
 
     def __init__(self, args: argparse.Namespace, settings: Settings):
         self.args = args
-        self.settings = settings
-        self.store = Store(self.settings.cache, self.settings.shipped, self.settings.bank_limit)
-        self.progress = Terminal()
-        self.stop = Event()
+        store = Store(settings.cache, settings.shipped, settings.bank_limit)
+        self.terminal = Terminal()
+        self.run = Run(settings, store, self.terminal)
         self.failures: dict[str, None] = {}  # each sentence once, in their order
         self.stopped = False
 
     def info(self) -> tuple[Any, str]:
         from .engine import jobs
 
-        where = (self.settings, self.store, self.progress, self.stop)
-        looked = jobs.look(self.args.model, self.args.dtype, *where)
+        looked = jobs.look(self.args.model, self.args.dtype, self.run)
         info = looked.info
         use = self._usage(info)
         cost = model_cost(info, DEFAULT)
@@ -203,8 +201,7 @@ class Commands:
     def _zd_alone(self) -> tuple[Any, str]:
         from .engine import jobs
 
-        where = (self.settings, self.progress, self.stop)
-        source, values = jobs.zd_alone(self.args.model, *where)
+        source, values = jobs.zd_alone(self.args.model, self.run)
         ranked = rank_layers("zd", {"zd": values}, len(values))
         data = {
             "model": source.model_id,
@@ -308,9 +305,7 @@ class Commands:
             raise UserError("--out needs the name of a folder.")
         check_folder(Path(self.args.out), config.bytes["total"])
         loaded = self._load_for(config)
-        out = jobs.quantize(
-            loaded, config, Path(self.args.out), self.store, self.progress, self.stop
-        )
+        out = jobs.quantize(loaded, config, Path(self.args.out), self.run)
         written = sum(f.stat().st_size for f in out.glob("*.safetensors"))
         data = {"folder": str(out), "safetensors_bytes": written, "bytes": dict(config.bytes)}
         reader = quantizer_named(config.quantizer["name"]).writes
@@ -332,7 +327,7 @@ class Commands:
             raise
         except BaseException as e:
             known = isinstance(e, UserError)
-            self.failures[str(e if known else unexpected(e, self.settings.cache))] = None
+            self.failures[str(e if known else unexpected(e, self.run.settings.cache))] = None
         return otherwise
 
     def _ensure(self, result: Any) -> None:
@@ -351,30 +346,25 @@ class Commands:
     def _describe(self) -> ModelInfo:
         from .engine import jobs
 
-        return jobs.describe(
-            self.args.model, self.args.dtype, self.settings, self.store, self.progress, self.stop
-        )
+        return jobs.describe(self.args.model, self.args.dtype, self.run)
 
     def _load(self, model_id: str) -> LoadedModel:
         from .engine import jobs
 
-        where = (self.settings, self.store, self.progress, self.stop)
-        return jobs.load(model_id, self.args.device, self.args.dtype, *where)
+        return jobs.load(model_id, self.args.device, self.args.dtype, self.run)
 
     def _load_for(self, config: Config) -> LoadedModel:
         from .engine import jobs
 
-        where = (self.settings, self.store, self.progress, self.stop)
-        return jobs.load_for(config, self.args.model, self.args.device, *where)
+        return jobs.load_for(config, self.args.model, self.args.device, self.run)
 
     def _score(
         self, loaded: LoadedModel, scorers: Sequence[str], quantizer: str, low: float
     ) -> dict[str, Scores]:
         from .engine import jobs
 
-        text = calibration_text(self.args.text, self.settings)
-        where = (self.store, self.progress, self.stop)
-        return jobs.score(loaded, scorers, text, *where, self.args.max_tokens, quantizer, low)
+        text = calibration_text(self.args.text, self.run.settings)
+        return jobs.score(loaded, scorers, text, self.run, self.args.max_tokens, quantizer, low)
 
     def _scores_for(
         self,
@@ -388,9 +378,9 @@ class Commands:
         scorer = ORDERINGS[ordering].scorer
         if scorer is None:
             return {}
-        text = calibration_text(self.args.text, self.settings)
+        text = calibration_text(self.args.text, self.run.settings)
         chosen, most = quantizer_named(quantizer), self.args.max_tokens
-        known = records.known_scores(info, text, self.store, most, chosen, low)
+        known = records.known_scores(info, text, self.run.store, most, chosen, low)
         if scorer in known:
             return known
         return self._score(loaded or self._load(self.args.model), [scorer], quantizer, low)
@@ -416,7 +406,7 @@ class Commands:
         elif args.low_layers is not None:
             budget = table.bytes[table.position_for_low_layers(args.low_layers)]
         self._say_limits(table, budget, low)
-        known = records.known_evaluations(info, tasks(self.settings), self.store)
+        known = records.known_evaluations(info, tasks(self.run.settings), self.run.store)
         return build_config(info, scores, *choice, budget, known)
 
     def _say_limits(self, table: Breakpoints, budget: int, low: float) -> None:
@@ -436,7 +426,7 @@ class Commands:
             )
         else:
             return
-        self.progress.end()
+        self.terminal.end()
         print(note, file=sys.stderr)
 
     def _orderings(self, info: ModelInfo, scores: Mapping[str, Scores]) -> dict[str, list[int]]:
@@ -452,13 +442,14 @@ class Commands:
     ) -> list[Evaluation]:
         from .engine import jobs
 
-        where = (self.settings, self.store, self.progress, self.stop)
-        tasks, limit = expand(self.args.task), self.args.limit
+        args = self.args
+        measurement = jobs.Measurement(splits, quantizer, expand(args.task), args.limit)
         known: list[Evaluation] = []
 
         def measure() -> list[Evaluation]:
-            asked = (loaded, splits, quantizer, tasks, limit, *where)
-            done = jobs.evaluate(*asked, lambda some, whole: known.extend(some), early=False)
+            done = jobs.evaluate(
+                loaded, measurement, self.run, lambda some, whole: known.extend(some), early=False
+            )
             self.failures |= dict.fromkeys(done.failures)
             return done.evaluations
 
@@ -469,13 +460,12 @@ class Commands:
         from .engine import jobs
 
         args = self.args
-        where = (self.settings, self.store, self.progress, self.stop)
         tasks = expand(args.task)
         ahead = [
-            jobs.forecast(loaded, its, name, tasks, args.limit, *where)
+            jobs.forecast(loaded, jobs.Measurement(its, name, tasks, args.limit), self.run)
             for name, its in splits.items()
         ]
-        self.progress.end()
+        self.terminal.end()
         seconds, left = sum(a.seconds for a in ahead), sum(a.splits for a in ahead)
         unknown = dict.fromkeys(name for a in ahead for name in a.unknown)
         by = f" by {len(splits)} quantizers" * (len(splits) > 1)
@@ -488,7 +478,7 @@ class Commands:
         print(f"{told}.", file=sys.stderr)
         for (name, its), a in zip(splits.items(), ahead, strict=True):
             why = quantizer_named(name).missing()
-            if why and a.splits and packing_cost(loaded.info, name, its, self.store).missing:
+            if why and a.splits and packing_cost(loaded.info, name, its, self.run.store).missing:
                 print(why, file=sys.stderr)
 
 
@@ -656,33 +646,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = Commands(args, settings)
 
     def interrupt(*_: Any) -> None:
-        commands.stop.set()
+        commands.run.stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends at once
 
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
-        return run(commands)
+        return execute(commands)
     except SystemExit:
         raise
     except BaseException as e:  # a tokenizer's panic is no Exception
         sentence = ending(e, settings)
     finally:
         signal.signal(signal.SIGINT, previous)
-    commands.progress.end()
+    commands.terminal.end()
     print(sentence, file=sys.stderr)
     return 1
 
 
-def run(commands: Commands) -> int:
+def execute(commands: Commands) -> int:
     """Does what was asked for, and hands the result over. Returns the exit code."""
     args = commands.args
     if args.json not in (None, "-") and not is_stream(args.json, sys.stdout):
         check_file(args.json)
     work: Callable[[], tuple[Any, str]] = getattr(commands, args.command)
     # Libraries print where results belong.
-    with Warnings(commands.progress), contextlib.redirect_stdout(sys.stderr):
+    with Warnings(commands.terminal), contextlib.redirect_stdout(sys.stderr):
         data, text = work()
-    commands.progress.end()
+    commands.terminal.end()
     sentences = [*commands.failures, *deliver(args.json, data, text)]
     if commands.stopped:
         sentences.append(STOPPED)

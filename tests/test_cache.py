@@ -12,13 +12,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lwq_ui import cli
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, Scores
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Key, Store
@@ -140,15 +139,12 @@ def test_the_warning_reaches_standard_error_of_a_real_process_once(tmp_path: Pat
 # What another version wrote
 
 
-def quiet(what: str, done: float | None) -> None:
-    """Progress that nobody watches."""
-
-
 @pytest.fixture(scope="module")
 def info() -> ModelInfo:
     settings = Settings(cache=Path("unused"))
-    source = find("demo", settings, quiet, Event())
-    known = records.known_info(source, "auto", Store(settings.shipped))
+    shipped = Store(settings.shipped)
+    source = find("demo", Run(settings, shipped))
+    known = records.known_info(source, "auto", shipped)
     assert known is not None
     return known
 
@@ -288,8 +284,9 @@ def test_a_hash_that_is_none_is_made_again(
 
 
 def test_old_journals_and_passes_go_when_they_are_too_much(tmp_path: Path) -> None:
-    settings, store = Settings(cache=tmp_path), Store(tmp_path)
-    loaded = jobs.load(MODEL, "cpu", "auto", settings, store, quiet, Event())
+    store = Store(tmp_path)
+    run = Run(Settings(cache=tmp_path), store)
+    loaded = jobs.load(MODEL, "cpu", "auto", run)
     old = [
         tmp_path / "journals" / ("a" * 16) / ("b" * 32) / ("c" * 32 + ".npz"),
         tmp_path / "passes" / ("a" * 16) / ("b" * 32 + ".safetensors"),
@@ -298,11 +295,11 @@ def test_old_journals_and_passes_go_when_they_are_too_much(tmp_path: Path) -> No
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x" * 100)
     store.journals.limit = store.passes.limit = 99
-    text = Text("a few", shipped_calibration(settings).documents[:1])
-    jobs.score(loaded, ["zd"], text, store, quiet, Event())
+    text = Text("a few", shipped_calibration(run.settings).documents[:1])
+    jobs.score(loaded, ["zd"], text, run)
     split = (16.0,) * loaded.info.num_layers
-    arguments = ([split], "quanto", ["endings"], 1, settings, store, quiet, Event())
-    (evaluation,) = jobs.evaluate(loaded, *arguments).evaluations
+    measurement = jobs.Measurement([split], "quanto", ["endings"], 1)
+    (evaluation,) = jobs.evaluate(loaded, measurement, run).evaluations
     assert not any(path.exists() for path in old)
     (journal,) = (tmp_path / "journals").rglob("*.npz")
     assert journal.stat().st_size > 99  # what is in use may exceed the bound
@@ -313,12 +310,12 @@ def test_the_bank_of_a_model_that_is_scored_before_it_arrives_is_in_use(tmp_path
     """Nothing that is being packed is deleted, and a load that ends early leaves nothing."""
     page = Page(Settings(cache=tmp_path))
     page.store = Store(tmp_path)
-    job = SimpleNamespace(progress=quiet, stop=Event())
+    run = Run(page.settings, page.store)
     page.shelf.come("user")
-    loaded = page.shelf.load(Choice(MODEL), page, job)
+    loaded = page.shelf.load(Choice(MODEL), run)
     assert page.shelf.banks() == []
     bank = jobs.bank_of(loaded, "quanto", page.store)
-    bank.packed(0, 4)
+    bank.packed(0, 4, run)
     size = page.store.banks.total()
     assert page.shelf.banks() == [bank.folder]
     assert page.store.banks.clear(page.shelf.banks()) == 0

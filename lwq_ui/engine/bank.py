@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -26,8 +25,9 @@ from transformers import PreTrainedModel
 
 from ..core.allocation import Split, to_pack
 from ..core.diskspace import DiskSpace, mark_used
-from ..core.errors import Stopped, UserError
+from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED, format_gib
+from ..core.run import Run
 from ..core.store import write_atomically
 from ..failures import out_of_memory
 from .finite import not_numbers
@@ -36,7 +36,6 @@ from .models import free_bytes
 from .quantizers import Quantizer, model_cost
 from .records import packed_path
 from .sealed import check_seal, sealed
-from .sources import Progress
 from .survey import Rider
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Bank:
         self._packed: dict[tuple[int, float], dict[str, Any]] = {}
         self._checked: set[Path] = set()  # files whose checksum was right when first read
 
-    def packed(self, layer: int, level: float) -> dict[str, Any]:
+    def packed(self, layer: int, level: float, run: Run) -> dict[str, Any]:
         """Weight name -> packed weight, from memory, from disk, or packed now. Raises UserError
         where the disk is full."""
         if path := self._path(layer, level):
@@ -76,7 +75,7 @@ class Bank:
             return known
         if level not in self.quantizer.levels:
             raise self.quantizer.no_level(f"{level:g}")
-        packed = self._read(layer, level) or self._pack(layer, level)
+        packed = self._read(layer, level) or self._pack(layer, level, run)
         if self._keeps:
             self._packed[layer, level] = packed
         return packed
@@ -85,35 +84,34 @@ class Bank:
         path = self._path(layer, level)
         return (layer, level) in self._packed or bool(path and os.path.exists(path))
 
-    def fill(self, splits: Sequence[Split], progress: Progress, stop: Event) -> None:
+    def fill(self, splits: Sequence[Split], run: Run) -> None:
         """Packs every layer at every level that the splits ask for."""
         wanted = to_pack(splits)
         lacking = [w for w in wanted if not self.has(*w)]
         if self.quantizer.calibrated and lacking:
-            self._calibrate(lacking, progress, stop)
+            self._calibrate(lacking, run)
         wanted = [w for w in wanted if w not in self._packed] if self._keeps else lacking
         for done, (layer, level) in enumerate(wanted):
-            if stop.is_set():
-                raise Stopped
-            progress("Quantizing layers", done / len(wanted))
-            self.packed(layer, level)
+            run.check()
+            run.progress("Quantizing layers", done / len(wanted))
+            self.packed(layer, level, run)
 
-    def dense(self, layer: int, level: float) -> dict[str, Tensor]:
+    def dense(self, layer: int, level: float, run: Run) -> dict[str, Tensor]:
         """Weight name -> de-quantized weight in the parameter's shape."""
-        packed = self.packed(layer, level)
+        packed = self.packed(layer, level, run)
         return {
             w.name: w.restored(self.quantizer.dense(packed[w.name])) for w in self._weights[layer]
         }
 
-    def packed_bytes(self, layer: int, level: float) -> int:
+    def packed_bytes(self, layer: int, level: float, run: Run) -> int:
         """Bytes that the packed tensors really take."""
         return sum(
             nbytes(t)
-            for packed in self.packed(layer, level).values()
+            for packed in self.packed(layer, level, run).values()
             for t in self.quantizer.tensors(packed).values()
         )
 
-    def measured_bytes(self, split: Split) -> int:
+    def measured_bytes(self, split: Split, run: Run) -> int:
         """Bytes that a model at this split really takes: the packed tensors, and every other
         parameter once. Packs what is missing, and has one layer at hand at a time."""
         layers = self.loaded.walk.layers
@@ -125,11 +123,11 @@ class Bank:
                     total += sum(nbytes(p) for p in layer.parameters())
             elif level != PRUNED:
                 own = {id(w.parameter) for w in self._weights[i]}
-                total += self.packed_bytes(i, level)
+                total += self.packed_bytes(i, level, run)
                 total += sum(nbytes(p) for p in layers[i].parameters() if id(p) not in own)
         return total
 
-    def compose(self, split: Split, to_write: bool = False) -> PreTrainedModel:
+    def compose(self, split: Split, run: Run, to_write: bool = False) -> PreTrainedModel:
         """A model of its own at this split; one that is only written to disk may leave its packed
         weights in mapped files. Everything but the quantized weights is shared with the
         unquantized model, which stays as it is. Pruned layers stay in their list, since some
@@ -147,7 +145,7 @@ class Bank:
             if level == PRUNED:
                 self.loaded.walk.skip(layer)
                 continue
-            packed = self.packed(i, level)
+            packed = self.packed(i, level, run)
             for weight in self._weights[i]:
                 place(layer, weight, packed[weight.name], level, self.quantizer, to_write)
         if PRUNED in split:
@@ -192,21 +190,19 @@ class Bank:
                 f"are free on {self.loaded.device}. Choose fewer bits or a device with more memory."
             )
 
-    def _pack(self, layer: int, level: float) -> dict[str, Any]:
+    def _pack(self, layer: int, level: float, run: Run) -> dict[str, Any]:
         if self.quantizer.calibrated:  # deleted meanwhile, or never filled
-            self._calibrate([(layer, level)], lambda *_: None, Event())
+            self._calibrate([(layer, level)], run)
             return self._packed.get((layer, level)) or self._read(layer, level) or {}
         self.make_room(layer, level)
         with torch.no_grad(), self.loaded.walk.source.at_hand(layer):
             packed = {w.name: self.quantizer.pack(w.matrix(), level) for w in self._weights[layer]}
         return self.keep(layer, level, packed)
 
-    def _calibrate(
-        self, wanted: Sequence[tuple[int, float]], progress: Progress, stop: Event
-    ) -> None:
+    def _calibrate(self, wanted: Sequence[tuple[int, float]], run: Run) -> None:
         if why := self.quantizer.missing():
             raise UserError(why)
-        self.quantizer.calibrate(self, wanted, progress, stop)
+        self.quantizer.calibrate(self, wanted, run)
 
     def make_room(self, layer: int, level: float) -> None:
         """Room on the disk for a layer, before work goes into packing it. Raises UserError."""
@@ -294,13 +290,14 @@ class Bank:
 class Packing(Rider):
     """Packs every layer at these levels on the way of a pass that others need."""
 
-    def __init__(self, bank: Bank, levels: Sequence[float]):
+    def __init__(self, bank: Bank, levels: Sequence[float], run: Run):
         self.bank = bank
         self.levels = levels
+        self.run = run
 
     def weights(self, i: int, matrices: Sequence[Tensor]) -> None:
         for level in self.levels:
-            self.bank.packed(i, level)
+            self.bank.packed(i, level, self.run)
 
 
 def trim() -> None:

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from ..core.errors import UserError
+from ..core.run import Run
 from .finite import not_numbers
 from .models import LoadedModel
 from .texts import check_tokens, first_token, token_ids
@@ -104,7 +105,7 @@ def write_on(
     prompt: Sequence[int],
     seed: int,
     max_tokens: int,
-    stop: threading.Event,
+    run: Run,
 ) -> Iterator[list[str]]:
     """The texts so far, one per model, whenever one grows. `prompt` and `max_tokens` are what
     `fitted` gives. Raises UserError where a model computes values that are not numbers."""
@@ -114,7 +115,7 @@ def write_on(
 
     cores = torch.get_num_threads()
 
-    def run(k: int) -> None:
+    def write(k: int) -> None:
         model: Any = models[k]
         torch.set_num_threads(max(1, cores // len(models)))  # or both would fight for all cores
         try:
@@ -127,7 +128,7 @@ def write_on(
                     [OnlyNumbers(loaded.info.dtype), SeededSampling(seed)]
                 ),
                 remove_invalid_values=False,  # would hide them
-                stopping_criteria=StoppingCriteriaList([StopWhen(stop)]),
+                stopping_criteria=StoppingCriteriaList([StopWhen(run.stop)]),
                 streamer=Tokens(lambda tokens: news.put((k, tokens))),
                 pad_token_id=0,  # of one text nothing is padded
             )
@@ -135,7 +136,7 @@ def write_on(
         except BaseException as e:
             news.put((k, e))
 
-    threads = [threading.Thread(target=run, args=(k,), daemon=True) for k in range(len(models))]
+    threads = [threading.Thread(target=write, args=(k,), daemon=True) for k in range(len(models))]
     for thread in threads:
         thread.start()
     written: list[list[int]] = [[] for _ in models]
@@ -151,7 +152,7 @@ def write_on(
             running -= 1
             if tokens is not None:
                 error = tokens
-                stop.set()
+                run.stop.set()
     finally:
         torch.set_num_threads(cores)
     if error:

@@ -18,7 +18,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from typing import Any
 
 import datasets
@@ -39,6 +39,7 @@ from tqdm import tqdm
 from transformers import LogitsProcessorList
 
 from ..core.errors import Stopped, Unexplained, UserError
+from ..core.run import Run
 from ..core.schema import Metric
 from ..failures import out_of_memory
 from .checkpoint import first_line
@@ -113,7 +114,7 @@ class SweepLM(HFLM):
         return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kw: Any) -> Any:
-        check(self.sweep.stop)  # tens of thousands of requests are tokenized before the walk
+        self.sweep.run.check()  # tens of thousands of requests are tokenized before the walk
         if not isinstance(string, str):
             raise UserError(
                 f"The task '{self.title}' makes a prompt or an answer that is no text but "
@@ -166,10 +167,10 @@ class SweepLM(HFLM):
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         self.written, self.asked = 0, len(requests)
         torch.manual_seed(SEED)  # sampled text: the same random numbers for every split
-        self._model = self.sweep.bank.compose(self.sweep.splits[self.current])
+        self._model = self.sweep.bank.compose(self.sweep.splits[self.current], self.sweep.run)
         self.positions = Positions(self._model)
         for layer in find_layers(self._model):  # modules of its own: the hooks go with it
-            layer.register_forward_pre_hook(lambda *args: check(self.sweep.stop))
+            layer.register_forward_pre_hook(lambda *args: self.sweep.run.check())
         try:
             return super().generate_until(requests, disable_tqdm=True)
         finally:
@@ -178,18 +179,15 @@ class SweepLM(HFLM):
     def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Any:
         done = self.current + self.written / self.asked
         of = len(self.sweep.splits)
-        self.sweep.progress(f"{self.title}: writing, split {self.current + 1} of {of}", done / of)
+        self.sweep.run.progress(
+            f"{self.title}: writing, split {self.current + 1} of {of}", done / of
+        )
         numbers = LogitsProcessorList([OnlyNumbers(self.loaded.info.dtype)])
         kwargs |= {"logits_processor": numbers, "remove_invalid_values": False}
         self.positions.forget()
         texts = super()._model_generate(context, *args, **kwargs)
         self.written += len(context)
         return texts
-
-
-def check(stop: Event) -> None:
-    if stop.is_set():
-        raise Stopped
 
 
 def run_task(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list[Measured]:
@@ -213,12 +211,12 @@ def run_task(task: Harness | Registered, sweep: Sweep, limit: int | None) -> lis
 
 
 def measure(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list[Measured]:
-    sweep.progress(f"{task.title}: reading its data", None)
-    loaded = apart(lambda: load_task(task), sweep.stop)
-    sweep.progress(f"{task.title}: writing its prompts", None)
+    sweep.run.progress(f"{task.title}: reading its data", None)
+    loaded = apart(lambda: load_task(task), sweep.run)
+    sweep.run.progress(f"{task.title}: writing its prompts", None)
     requests: dict[str, list[Instance]] = defaultdict(list)
     for part in loaded["tasks"].values():
-        check(sweep.stop)
+        sweep.run.check()
         part.set_fewshot_seed(seed=SEED)
         part.build_all_requests(limit=limit, rank=0, world_size=1)
         for request in part.instances:
@@ -238,9 +236,9 @@ def measure(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list
     measured = []
     of = len(sweep.splits)
     for c in range(of):
-        check(sweep.stop)
+        sweep.run.check()
         if GENERATE not in requests:  # else every batch of texts tells how far it is
-            sweep.progress(f"{task.title}: computing metrics, split {c + 1} of {of}", None)
+            sweep.run.progress(f"{task.title}: computing metrics, split {c + 1} of {of}", None)
         lm.current = c
         for part in loaded["tasks"].values():
             for request in part.instances:
@@ -255,20 +253,20 @@ def measure(task: Harness | Registered, sweep: Sweep, limit: int | None) -> list
                 answers = [float(ll[c]) if np.ndim(ll) else 0.0 for ll in scored[kind]]
             for request, answer in zip(asked, answers, strict=True):
                 request.resps.append(answer)
-        measured.append(results_of(loaded, task.name, sweep.stop))
+        measured.append(results_of(loaded, task.name, sweep.run))
     for part in loaded["tasks"].values():
         part._instances = None  # a registered task is kept, its prompts need not be
     return measured
 
 
-def results_of(loaded: dict[str, Any], name: str, stop: Event) -> Measured:
+def results_of(loaded: dict[str, Any], name: str, run: Run) -> Measured:
     """The second half of lm-eval's `evaluate`, from the answers in the requests to metrics. Without
     the samples' copies and hashes, and with documents that are decoded once."""
     tables: dict[str, dict[str, Any]] = {}
     values: dict[str, list[Any]] = defaultdict(list)  # "metric,filter" -> one per document
     weighted = set()
     for part_name, part in loaded["tasks"].items():
-        check(stop)
+        run.check()
         part.apply_filters()
         documents = defaultdict(list)
         for request in part.instances:
@@ -439,21 +437,21 @@ def too_large(name: str) -> str:
     )
 
 
-def apart(work: Callable[[], Any], stop: Event) -> Any:
+def apart(work: Callable[[], Any], run: Run) -> Any:
     """Downloads take minutes, without a network retries half a minute, and neither looks at a stop:
     they go on in a thread that is left behind."""
     outcome: list[Any] = []
 
-    def run() -> None:
+    def finish() -> None:
         try:
             outcome.append((work(), None))
         except BaseException as e:
             outcome.append((None, e))
 
-    thread = Thread(target=run, daemon=True)
+    thread = Thread(target=finish, daemon=True)
     thread.start()
     while thread.is_alive():
-        check(stop)
+        run.check()
         thread.join(0.1)
     result, error = outcome[0]
     if error:

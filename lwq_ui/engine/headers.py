@@ -14,15 +14,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..core.errors import Stopped, UserError
+from ..core.errors import UserError
+from ..core.run import Run
 from ..core.typed import typed
 from .hub import hub_errors, reason
-
-if TYPE_CHECKING:
-    from .sources import Progress
 
 SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
@@ -150,8 +147,7 @@ def hub_headers(
     revision: str,
     sizes: Mapping[str, int],
     folder: Path,
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> Headers:
     """As `local_headers`, of files that lie on the Hub: of each only the beginning is fetched.
     `sizes` is bytes by file name; the index, where there is one, is in `folder`."""
@@ -160,7 +156,7 @@ def hub_headers(
     pool = ThreadPoolExecutor(CONNECTIONS)
 
     def fetch(name: str) -> None:
-        if not stop.is_set():
+        if not run.stop.is_set():
             read = remote_reader(model_id, revision, name, sizes[name])
             found[name] = file_header(name, sizes[name], read, model_id)
 
@@ -169,9 +165,8 @@ def hub_headers(
             futures = [pool.submit(fetch, name) for name in names]
             for count, done in enumerate(as_completed(futures), 1):
                 done.result()
-                if stop.is_set():
-                    raise Stopped
-                progress(f"Reading the headers of {model_id}", count / len(names))
+                run.check()
+                run.progress(f"Reading the headers of {model_id}", count / len(names))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return joined({name: found[name] for name in names}, sizes, weight_map, model_id)

@@ -1,6 +1,8 @@
-"""What a user can ask for, as plain functions. Each takes a progress callback and a stop event,
-checks both at least once per layer or batch, and raises UserError or Stopped. The command line
-calls them directly; the page runs them in a worker thread."""
+"""What a user can ask for, as plain functions of a `Run`.
+
+Each reports its progress and checks for a stop at least once per layer or batch, and raises
+UserError or Stopped. The command line calls them directly; the page runs them in a worker thread.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from safetensors import SafetensorError
@@ -20,9 +21,9 @@ from ..core.errors import Stopped, Unexplained, UserError
 from ..core.memory import UNTOUCHED
 from ..core.orderings import SCORERS
 from ..core.outputs import check_folder, new_folder, unwritable
+from ..core.run import Run
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
-from ..core.settings import Settings
-from ..core.store import Key, Store
+from ..core.store import Store
 from ..failures import logged, unexpected
 from . import models, records
 from .bank import Bank, Packing
@@ -33,35 +34,31 @@ from .models import LoadedModel
 from .names import zd_by_name
 from .packing import packing_cost
 from .peak import peak_memory
-from .quantizers import DEFAULT, Quantizer, model_cost, quantizer_named
+from .quantizers import DEFAULT, model_cost, quantizer_named
 from .scorers import LAYER_SCORERS, layer_scores, sensitivity
-from .sources import Progress, Source, find, part_of
+from .sources import Source, find
 from .survey import Rider
 from .sweep import Rehearsal, Rehearsed, Sweep
 from .texts import Text, cut_short, tokenize
 
 
-def stored_info(
-    source: Source, dtype: str, store: Store, progress: Progress, stop: Event
-) -> ModelInfo | None:
+def stored_info(source: Source, dtype: str, run: Run) -> ModelInfo | None:
     """What the store knows of these files, which are read for it where they were not before."""
     if not source.is_hashed():
-        progress("Reading the weights once, to know them again", None)
-        source.fingerprint(stop)
-    return records.known_info(source, dtype, store)
+        run.progress("Reading the weights once, to know them again", None)
+        source.fingerprint(run)
+    return records.known_info(source, dtype, run.store)
 
 
-def describe(
-    model_id: str, dtype: str, settings: Settings, store: Store, progress: Progress, stop: Event
-) -> ModelInfo:
+def describe(model_id: str, dtype: str, run: Run) -> ModelInfo:
     """What a model is, without loading or downloading its weights."""
-    source = find(model_id, settings, progress, stop, weights=False)
-    known = stored_info(source, dtype, store, progress, stop)
+    source = find(model_id, run, weights=False)
+    known = stored_info(source, dtype, run)
     if known is None:
-        headers = source.headers(progress, stop) if source.has_weights else None
-        progress("Reading the config", None)
+        headers = source.headers(run) if source.has_weights else None
+        run.progress("Reading the config", None)
         known = models.describe(source, dtype, headers)
-        store.write(records.info_key(source.fingerprint(), dtype), known.to_json())
+        run.store.write(records.info_key(source.fingerprint(), dtype), known.to_json())
     return known
 
 
@@ -78,15 +75,13 @@ class Looked:
     devices: list[Fit]
 
 
-def look(
-    model_id: str, dtype: str, settings: Settings, store: Store, progress: Progress, stop: Event
-) -> Looked:
+def look(model_id: str, dtype: str, run: Run) -> Looked:
     """A model's figures from its config and the headers of its checkpoint: nothing is loaded, and
     of one on the Hub no weights are downloaded. Raises UserError where names, shapes or files of
     the checkpoint do not fit together."""
-    source = find(model_id, settings, progress, stop, weights=False)
-    headers = source.headers(progress, stop)
-    progress("Reading the config", None)
+    source = find(model_id, run, weights=False)
+    headers = source.headers(run)
+    run.progress("Reading the config", None)
     info = models.describe(source, dtype, headers, None if source.is_hashed() else "")
     device = models.resolve_device("auto")
     usage = Workload(default_context(info))
@@ -103,29 +98,23 @@ def load(
     model_id: str,
     device: str,
     dtype: str,
-    settings: Settings,
-    store: Store,
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> LoadedModel:
-    source = find(model_id, settings, progress, stop)
-    return load_source(source, device, dtype, store, progress, stop)
+    source = find(model_id, run)
+    return load_source(source, device, dtype, run)
 
 
 def load_for(
     config: Config,
     model_id: str | None,
     device: str,
-    settings: Settings,
-    store: Store,
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> LoadedModel:
     """The model that a config was made of, from `model_id` or else from where the config says.
     Raises UserError where its files are others, before they are loaded."""
     try:
         named = config.model_id if model_id is None else model_id
-        source = find(named, settings, progress, stop)
+        source = find(named, run)
     except UserError as e:
         if model_id is not None:
             raise
@@ -133,26 +122,24 @@ def load_for(
             f"{e} The config names '{config.model_id}': if its files lie elsewhere, say where with "
             "--model."
         ) from e
-    stored_info(source, config.dtype, store, progress, stop)
+    stored_info(source, config.dtype, run)
     if source.fingerprint() != config.fingerprint:
         raise other_weights(source.model_id)
-    loaded = load_source(source, device, config.dtype, store, progress, stop)
+    loaded = load_source(source, device, config.dtype, run)
     check_fingerprint(config, loaded.info)
     return loaded
 
 
-def load_source(
-    source: Source, device: str, dtype: str, store: Store, progress: Progress, stop: Event
-) -> LoadedModel:
-    known = stored_info(source, dtype, store, progress, stop)
+def load_source(source: Source, device: str, dtype: str, run: Run) -> LoadedModel:
+    known = stored_info(source, dtype, run)
     try:
-        loaded = models.load(source, device, dtype, progress, stop, known=known)
+        loaded = models.load(source, device, dtype, run, known=known)
     except BaseException:
         models.release_memory()
         raise
     if loaded.info != known:
         key = records.info_key(loaded.info.fingerprint, dtype)
-        store.write(key, loaded.info.to_json())
+        run.store.write(key, loaded.info.to_json())
     return loaded
 
 
@@ -160,80 +147,73 @@ def score(
     loaded: LoadedModel,
     scorers: Sequence[str],
     text: Text,
-    store: Store,
-    progress: Progress,
-    stop: Event,
+    run: Run,
     max_tokens: int | None = None,
     quantizer: str = DEFAULT,
     low: float = 2,
 ) -> dict[str, Scores]:
-    """Scores of every scorer asked for, from the store or computed and stored. `quantizer` and the
-    `low` level are for scorers that measure a level."""
+    """Returns the scores of every scorer, from the store or computed and stored. `quantizer` and
+    the `low` level are for scorers that measure a level. Raises UserError for an unknown scorer."""
     for name in scorers:
         if name not in SCORERS:
             raise UserError(f"There is no scorer '{name}'. Choose from: {', '.join(SCORERS)}.")
     chosen, low = quantizer_named(quantizer), whole(low)
-    found: dict[str, Scores] = {}
+    keys = {
+        name: records.scores_key(loaded.info, name, text, max_tokens, chosen, low)
+        for name in scorers
+    }
+    scores: dict[str, Scores] = {}
+    for name, key in keys.items():
+        if stored := run.store.read(key, Scores.from_json):
+            if SCORERS[name].needs_text:  # the file may have grown at its end
+                stored = replace(stored, unused_bytes=text.unused_bytes)
+            scores[name] = stored
 
     def keep(name: str, values: Sequence[float], sequences: Sequence[Any], seconds: float) -> None:
         spec = SCORERS[name]
-        of_text = sequences if spec.needs_text else []
-        found[name] = Scores(
+        used = sequences if spec.needs_text else []
+        scores[name] = Scores(
             scorer=name,
             values=tuple(values),
             calibration=text.name if spec.needs_text else None,
-            documents=len(of_text),
-            tokens=sum(map(len, of_text)),
+            documents=len(used),
+            tokens=sum(map(len, used)),
             seconds=round(seconds, 3),
             quantizer=chosen.name if spec.measures_level else None,
             level=low if spec.measures_level else None,
-            cut=cut_short(loaded, text.documents[: len(of_text)]),
+            cut=cut_short(loaded, text.documents[: len(used)]),
             unused_bytes=text.unused_bytes if spec.needs_text else 0,
         )
-        store.write(key_of(name), found[name].to_json())
+        run.store.write(keys[name], scores[name].to_json())
 
-    def key_of(name: str) -> Key:
-        return records.scores_key(loaded.info, name, text, max_tokens, chosen, low)
-
-    def tokens(most: int | None) -> list[list[int]]:
-        return tokenize(loaded, text, most=most)
-
-    missing = []
-    for name in dict.fromkeys(scorers):
-        if stored := store.read(key_of(name), Scores.from_json):
-            found[name] = stored
-            if SCORERS[name].needs_text:  # the file may have grown at its end
-                found[name] = replace(stored, unused_bytes=text.unused_bytes)
-        else:
-            missing.append(name)
+    missing = [name for name in keys if name not in scores]
     if quick := [name for name in missing if name in LAYER_SCORERS]:
-        sequences = tokens(max_tokens) if any(SCORERS[name].needs_text for name in quick) else []
+        needs_text = any(SCORERS[name].needs_text for name in quick)
+        sequences = tokenize(loaded, text, most=max_tokens) if needs_text else []
+        path = records.pass_path([keys[name] for name in quick], loaded.device, run.store)
+        run.store.passes.evict(path)
         also: list[Rider] = []
         if loaded.streamed and sequences and not chosen.calibrated:  # every layer is read anyway
-            also.append(Packing(bank_of(loaded, chosen.name, store), chosen.pairs[0]))
-        path = records.pass_path([key_of(name) for name in quick], loaded.device, store)
-        store.passes.evict(path)
-        scored = layer_scores(loaded, quick, sequences, progress, stop, also, path)
+            also.append(Packing(bank_of(loaded, chosen.name, run.store), chosen.pairs[0], run))
+        scored = layer_scores(loaded, quick, sequences, run, also, path)
         for name, (values, seconds) in scored.items():
             keep(name, values, sequences, seconds)
-    if "sensitivity" in missing:
-        bank = bank_of(loaded, chosen.name, store)
-        sequences = tokens(max_tokens or SCORERS["sensitivity"].max_tokens)
-        began = time.perf_counter()
-        values = sensitivity(bank, low, sequences, progress, stop)
-        keep("sensitivity", values, sequences, time.perf_counter() - began)
-    return {name: found[name] for name in scorers}
+    for name in missing:
+        if SCORERS[name].measures_level:
+            sequences = tokenize(loaded, text, most=max_tokens or SCORERS[name].max_tokens)
+            began = time.perf_counter()
+            values = sensitivity(bank_of(loaded, chosen.name, run.store), low, sequences, run)
+            keep(name, values, sequences, time.perf_counter() - began)
+    return {name: scores[name] for name in scorers}
 
 
-def zd_alone(
-    model_id: str, settings: Settings, progress: Progress, stop: Event
-) -> tuple[Source, list[float]]:
+def zd_alone(model_id: str, run: Run) -> tuple[Source, list[float]]:
     """ZD of a model that transformers cannot build, by the names in its checkpoint."""
-    source = find(model_id, settings, progress, stop)
-    headers = source.headers(progress, stop)
+    source = find(model_id, run)
+    headers = source.headers(run)
     if headers is None:
         raise UserError(f"'{model_id}' has no safetensors files, which name its layers.")
-    return source, zd_by_name(headers, source.folder, model_id, progress, stop)
+    return source, zd_by_name(headers, source.folder, model_id, run)
 
 
 @dataclass(frozen=True)
@@ -248,95 +228,146 @@ class Evaluated:
     peak_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured: `splits` of a quantizer on `tasks` by name, each on at most `limit` items,
+    all of them where it is None."""
+
+    splits: Sequence[Split]
+    quantizer: str
+    tasks: Sequence[str]
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Makes levels what the store's keys have, and names each task once."""
+        splits = tuple(tuple(map(whole, split)) for split in self.splits)
+        object.__setattr__(self, "splits", splits)
+        object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
+
+    def stored(self, info: ModelInfo, task: Task, store: Store) -> dict[Split, Evaluation]:
+        """Returns those of a task that are in the store, by split."""
+        quantizer = quantizer_named(self.quantizer)
+        evaluations = {}
+        for split in dict.fromkeys(self.splits):
+            key = records.evaluation_key(info, task, split, quantizer, self.limit)
+            if stored := store.read(key, Evaluation.from_json):
+                evaluations[split] = records.with_short_name(stored)
+        return evaluations
+
+
+Partial = Callable[[list[Evaluation], bool], None]
+"""Called with evaluations as they become known, and whether they are on all items asked for."""
+
+
 def evaluate(
     loaded: LoadedModel,
-    splits: Sequence[Split],
-    quantizer: str,
-    tasks: Sequence[str],
-    limit: int | None,
-    settings: Settings,
-    store: Store,
-    progress: Progress,
-    stop: Event,
-    partial: Callable[[list[Evaluation], bool], None] | None = None,
+    measurement: Measurement,
+    run: Run,
+    partial: Partial | None = None,
     early: bool = True,
 ) -> Evaluated:
-    """Every split on every task. What the store lacks is measured, a task's splits in one walk;
-    what a walk has scored is kept as it goes, and a task's results as soon as it is done. Nothing
-    that fails keeps the others from being measured, or what is known from being returned:
-    UserError only where nothing is known.
+    """Evaluates every split on every task, and measures what the store lacks.
 
-    `partial(evaluations, whole)` gets every evaluation as it becomes known: `whole` where it is
-    in the store; before that, where `early`, on a part of the items, where the task can go on from
+    A task's splits are measured in one walk. What a walk has scored is kept as it goes, and a
+    task's results as soon as it is done. What fails keeps nothing else from being measured: raises
+    UserError only where there is no evaluation at all.
+
+    `partial` is called where `early` also on a part of a task's items, if the task can go on from
     there."""
-    chosen = quantizer_named(quantizer)
-    splits = [tuple(map(whole, split)) for split in splits]
-    tasks = list(dict.fromkeys(tasks))
-    known: dict[tuple[str, Split], Evaluation] = {}
-    missing: list[tuple[Task, list[Split]]] = []
-    failures: dict[str, str] = {}
-    for name in tasks:
-        try:
-            task = task_named(name, settings)
-            found = stored_evaluations(loaded, splits, chosen, task, limit, store)
-        except BaseException as e:
-            failures[name] = sentence(e, store)
-            continue
-        known |= {(name, split): e for split, e in found.items()}
-        if left := [split for split in dict.fromkeys(splits) if split not in found]:
-            missing.append((task, left))
-    if partial and known:
-        partial(list(known.values()), True)
+    store, evaluations, missing, failures = run.store, *look_up(loaded, measurement, run)
+    if partial and evaluations:
+        partial(list(evaluations.values()), True)
     computed = 0
     with peak_memory(loaded.device) as peak:
         if missing:
-            bank = bank_of(loaded, chosen.name, store)
+            bank = bank_of(loaded, measurement.quantizer, store)
             try:
-                bank.fill([split for _, left in missing for split in left], progress, stop)
+                bank.fill([split for _, splits in missing for split in splits], run)
             except BaseException as e:
                 failures |= dict.fromkeys((task.name for task, _ in missing), sentence(e, store))
                 missing = []
-        for t, (task, left) in enumerate(missing):
-            stages = [(limit, 0.0, 1.0)]
-            if partial and early and (first := task.first_items(limit)):
-                stages = [(first, 0.0, 0.25), (limit, 0.25, 1.0)]
-            began = time.perf_counter()
+        for t, (task, splits) in enumerate(missing):
+            part = run.part(t / len(missing), (t + 1) / len(missing))
             try:
-                for items, start, end in stages:
-                    told = part_of(progress, (t + start) / len(missing), (t + end) / len(missing))
-                    journal = records.journal_folder(loaded.info, task, chosen, store)
-                    store.journals.evict(journal)
-                    results = task.measure(Sweep(bank, left, told, stop, journal), items)
-                    evaluations = [
-                        Evaluation(
-                            task=task.name,
-                            split=split,
-                            quantizer=UNQUANTIZED if set(split) == {UNTOUCHED} else chosen.name,
-                            metrics=result.metrics,
-                            items=result.items,
-                            limit=task.limited(limit),
-                            seconds=round((time.perf_counter() - began) / len(left), 3),
-                        )
-                        for split, result in zip(left, results, strict=True)
-                    ]
-                    if partial and items != limit:
-                        partial(evaluations, False)
-                for evaluation in evaluations:
-                    split = evaluation.split
-                    key = records.evaluation_key(loaded.info, task, split, chosen, limit)
-                    store.write(key, evaluation.to_json())
-                    known[task.name, split] = evaluation
+                one = replace(measurement, splits=splits)
+                measured = measure(bank, one, task, part, partial if early else None)
+                for result in measured:
+                    key = records.evaluation_key(
+                        loaded.info, task, result.split, bank.quantizer, measurement.limit
+                    )
+                    store.write(key, result.to_json())
+                    evaluations[task.name, result.split] = result
             except BaseException as e:
                 failures[task.name] = sentence(e, store)
                 continue
-            computed += len(evaluations)
+            computed += len(measured)
             if partial:
-                partial(evaluations, True)
-    if failures and not known:
+                partial(measured, True)
+    if failures and not evaluations:
         raise UserError(" ".join(dict.fromkeys(failures.values())))
-    done = [known[t, split] for t in tasks for split in splits if (t, split) in known]
-    reasons = tuple(dict.fromkeys(failures.values()))
-    return Evaluated(done, computed, reasons, peak.bytes if missing else None)
+    return Evaluated(
+        [
+            evaluations[task, split]
+            for task in measurement.tasks
+            for split in measurement.splits
+            if (task, split) in evaluations
+        ],
+        computed,
+        tuple(dict.fromkeys(failures.values())),
+        peak.bytes if missing else None,
+    )
+
+
+def look_up(
+    loaded: LoadedModel, measurement: Measurement, run: Run
+) -> tuple[dict[tuple[str, Split], Evaluation], list[tuple[Task, list[Split]]], dict[str, str]]:
+    """Returns what the store has by task and split, the splits that each other task lacks, and a
+    sentence for each task that there is not."""
+    evaluations: dict[tuple[str, Split], Evaluation] = {}
+    missing: list[tuple[Task, list[Split]]] = []
+    failures: dict[str, str] = {}
+    for name in measurement.tasks:
+        try:
+            task = task_named(name, run.settings)
+            stored = measurement.stored(loaded.info, task, run.store)
+        except BaseException as e:
+            failures[name] = sentence(e, run.store)
+            continue
+        evaluations |= {(name, split): e for split, e in stored.items()}
+        if left := [split for split in dict.fromkeys(measurement.splits) if split not in stored]:
+            missing.append((task, left))
+    return evaluations, missing, failures
+
+
+def measure(
+    bank: Bank, measurement: Measurement, task: Task, run: Run, early: Partial | None
+) -> list[Evaluation]:
+    """Measures all splits on one task in one walk. `early` gets evaluations on a part of the items
+    before, where the task can go on from there."""
+    splits, limit = measurement.splits, measurement.limit
+    stages = [(limit, run)]
+    if early and (first := task.first_items(limit)):
+        stages = [(first, run.part(0.0, 0.25)), (limit, run.part(0.25, 1.0))]
+    began = time.perf_counter()
+    for items, part in stages:
+        journal = records.journal_folder(bank.loaded.info, task, bank.quantizer, run.store)
+        run.store.journals.evict(journal)
+        results = task.measure(Sweep(bank, splits, part, journal), items)
+        evaluations = [
+            Evaluation(
+                task=task.name,
+                split=split,
+                quantizer=UNQUANTIZED if set(split) == {UNTOUCHED} else bank.quantizer.name,
+                metrics=result.metrics,
+                items=result.items,
+                limit=task.limited(limit),
+                seconds=round((time.perf_counter() - began) / len(splits), 3),
+            )
+            for split, result in zip(splits, results, strict=True)
+        ]
+        if early and items != limit:
+            early(evaluations, False)
+    return evaluations
 
 
 def sentence(error: BaseException, store: Store) -> str:
@@ -361,35 +392,24 @@ class Forecast:
     unknown: tuple[str, ...]
 
 
-def forecast(
-    loaded: LoadedModel,
-    splits: Sequence[Split],
-    quantizer: str,
-    tasks: Sequence[str],
-    limit: int | None,
-    settings: Settings,
-    store: Store,
-    progress: Progress,
-    stop: Event,
-) -> Forecast:
-    """The same as `evaluate` would be asked, timed on a sample of the work. Tasks that cannot be
+def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecast:
+    """Forecasts what `evaluate` would take, timed on a sample of the work. Tasks that cannot be
     measured are among the unknown."""
-    chosen = quantizer_named(quantizer)
-    splits = [tuple(map(whole, split)) for split in splits]
+    quantizer = quantizer_named(measurement.quantizer)
     seconds, count, unknown = 0.0, 0, []
-    asked: set[Split] = set()
-    for name in dict.fromkeys(tasks):
+    lacking: set[Split] = set()
+    for name in measurement.tasks:
         try:
-            task = task_named(name, settings)
-            found = stored_evaluations(loaded, splits, chosen, task, limit, store)
-            left = [split for split in dict.fromkeys(splits) if split not in found]
+            task = task_named(name, run.settings)
+            stored = measurement.stored(loaded.info, task, run.store)
+            left = [split for split in dict.fromkeys(measurement.splits) if split not in stored]
             if not left:
                 continue
             count += len(left)
-            asked |= set(left)
-            bank = bank_of(loaded, quantizer, store)
-            journal = records.journal_folder(loaded.info, task, chosen, store)
-            task.measure(Rehearsal(bank, left, progress, stop, journal), limit)
+            lacking |= set(left)
+            bank = bank_of(loaded, measurement.quantizer, run.store)
+            journal = records.journal_folder(loaded.info, task, quantizer, run.store)
+            task.measure(Rehearsal(bank, left, run, journal), measurement.limit)
         except Rehearsed as e:
             if e.seconds is None:
                 unknown.append(name)
@@ -400,26 +420,10 @@ def forecast(
         except Exception:  # said when it is measured
             unknown.append(name)
     calibrating = 0.0
-    if chosen.calibrated:  # the others' packing is part of what is timed
-        calibrating = packing_cost(loaded.info, quantizer, asked, store, loaded.device).seconds
+    if quantizer.calibrated:  # the others' packing is part of what is timed
+        cost = packing_cost(loaded.info, measurement.quantizer, lacking, run.store, loaded.device)
+        calibrating = cost.seconds
     return Forecast(seconds + calibrating, calibrating, count, tuple(unknown))
-
-
-def stored_evaluations(
-    loaded: LoadedModel,
-    splits: Sequence[Split],
-    quantizer: Quantizer,
-    task: Task,
-    limit: int | None,
-    store: Store,
-) -> dict[Split, Evaluation]:
-    """Those of `splits` whose results are in the store."""
-    found = {}
-    for split in dict.fromkeys(splits):
-        key = records.evaluation_key(loaded.info, task, split, quantizer, limit)
-        if stored := store.read(key, Evaluation.from_json):
-            found[split] = records.with_short_name(stored)
-    return found
 
 
 def bank_of(loaded: LoadedModel, quantizer: str, store: Store) -> Bank:
@@ -439,9 +443,9 @@ class Truth:
     measured: int
 
 
-def truth(loaded: LoadedModel, split: Split, quantizer: str, store: Store) -> Truth:
+def truth(loaded: LoadedModel, split: Split, quantizer: str, run: Run) -> Truth:
     """Packs what the split lacks. Raises UserError where the disk is full."""
-    measured = bank_of(loaded, quantizer, store).measured_bytes(split)
+    measured = bank_of(loaded, quantizer, run.store).measured_bytes(split, run)
     return Truth(model_cost(loaded.info, quantizer).total(split), measured)
 
 
@@ -452,9 +456,7 @@ def generate(
     prompt: str,
     seed: int,
     max_tokens: int,
-    store: Store,
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> Iterator[tuple[str, str]]:
     """What the unquantized and the quantized model write so far, as either goes on. An unquantized
     model that is streamed does not fit into memory and writes nothing."""
@@ -462,41 +464,37 @@ def generate(
 
     loaded.walk.source.check_unchanged()
     tokens, most = fitted(loaded, prompt, max_tokens)
-    bank = bank_of(loaded, quantizer, store)
-    bank.fill([split], progress, stop)
-    quantized = bank.compose(split)
-    progress("Writing", None)
+    bank = bank_of(loaded, quantizer, run.store)
+    bank.fill([split], run)
+    quantized = bank.compose(split, run)
+    run.progress("Writing", None)
     writing = [quantized] if loaded.streamed else [loaded.model, quantized]
-    for texts in write_on(writing, loaded, tokens, seed, most, stop):
+    for texts in write_on(writing, loaded, tokens, seed, most, run):
         yield "" if loaded.streamed else texts[0], texts[-1]
-    if stop.is_set():
-        raise Stopped
+    run.check()
 
 
 def quantize(
     loaded: LoadedModel,
     config: Config,
     out: Path,
-    store: Store,
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> Path:
     """Writes the quantized model as a folder that another program loads by itself (which, says the
     quantizer). The folder appears only when it is complete."""
     check_fingerprint(config, loaded.info)
     split = config.bits_per_layer
-    bank = bank_of(loaded, config.quantizer["name"], store)
+    bank = bank_of(loaded, config.quantizer["name"], run.store)
     check_folder(out, model_cost(loaded.info, bank.quantizer.name).total(split))
     bank.quantizer.check_write(bank, split)
-    bank.fill([split], progress, stop)
-    progress("Writing the model", None)
+    bank.fill([split], run)
+    run.progress("Writing the model", None)
     try:
         with new_folder(out) as part:
-            bank.quantizer.write(bank, split, part)
+            bank.quantizer.write(bank, split, part, run)
             (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
             loaded.walk.source.check_unchanged()
-            if stop.is_set():
-                raise Stopped
+            run.check()
     except (OSError, SafetensorError) as e:  # safetensors' own error is no OSError
         raise unwritable(out, e) from e
     return out

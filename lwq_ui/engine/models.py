@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from transformers.utils import is_peft_available
 
 from ..core.errors import Stopped, UnknownArchitecture, UserError
 from ..core.memory import format_gib
+from ..core.run import Run
 from ..core.schema import LayerSpec, ModelInfo
 from ..failures import is_panic, out_of_memory
 from .attention import footprint
@@ -35,7 +35,7 @@ from .checkpoint import (
 from .devices import machine_memory
 from .headers import Headers, is_safe, local_headers
 from .layers import LayersInMemory, StreamedLayers, find_layers, layer_weights, nbytes
-from .sources import Progress, Source, refuse_quantized
+from .sources import Source, refuse_quantized
 from .walk import LayerWalk
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
@@ -216,13 +216,13 @@ class LoadedModel:
         """Whether its layers are read from the checkpoint as they are needed."""
         return self.walk.source.streamed
 
-    def is_current(self, stop: Event | None = None) -> bool:
+    def is_current(self, run: Run) -> bool:
         """Whether its files are still those that it was loaded from. A revision of the Hub never
         changes."""
         if self.info.revision is not None:
             return True
         source = Source(self.info.model_id, self.folder)
-        return source.fingerprint(stop) == self.info.fingerprint
+        return source.fingerprint(run) == self.info.fingerprint
 
     def max_tokens(self, at_most: int) -> int:
         return min(at_most, self.info.max_tokens or at_most)
@@ -232,8 +232,7 @@ def load(
     source: Source,
     device: str,
     dtype: str,
-    progress: Progress,
-    stop: Event,
+    run: Run,
     streamed: bool | None = None,
     known: ModelInfo | None = None,
 ) -> LoadedModel:
@@ -250,7 +249,7 @@ def load(
         )
     if streamed is None:
         streamed = not fits(info, device)
-    progress(f"Reading {format_gib(info.total_bytes)} of weights", 0.0)
+    run.progress(f"Reading {format_gib(info.total_bytes)} of weights", 0.0)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except BaseException as e:
@@ -262,9 +261,9 @@ def load(
         ) from e
     try:
         if streamed:
-            walk = stream_weights(source, info, device, progress)
+            walk = stream_weights(source, info, device, run)
         else:
-            walk = read_weights(source, info, device, progress, stop)
+            walk = read_weights(source, info, device, run)
     except (UserError, Stopped):
         raise
     except Exception as e:  # among them pickle's, which are of no common class
@@ -278,9 +277,7 @@ def load(
     return LoadedModel(info, device, walk.model, tokenizer, walk, source.folder)
 
 
-def read_weights(
-    source: Source, info: ModelInfo, device: str, progress: Progress, stop: Event
-) -> LayerWalk:
+def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> LayerWalk:
     """The whole model into memory, over several GPUs where it does not fit on one."""
     if is_peft_available() and (source.folder / "adapter_config.json").exists():
         raise UserError(
@@ -289,7 +286,7 @@ def read_weights(
         )
     free = free_bytes(device)
     one = info.total_bytes * HEADROOM <= free[0]
-    with reporting_progress("Reading weights", progress, stop):
+    with reporting_progress("Reading weights", run):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=DTYPES[info.dtype],
@@ -303,10 +300,9 @@ def read_weights(
     wrong = [str(key[0]) for key in report["mismatched_keys"]]
     complete(source.model_id, report["missing_keys"], wrong, report.get("error_msgs") or ())
     declare_untied(model)
-    progress("Checking the weights", None)
+    run.progress("Checking the weights", None)
     for name, parameter in model.named_parameters():
-        if stop.is_set():
-            raise Stopped
+        run.check()
         check_finite(source.model_id, name, parameter)
     if checkpoint := checkpoint_of(model, source):
         checkpoint.check_places()
@@ -315,7 +311,7 @@ def read_weights(
     return walk
 
 
-def stream_weights(source: Source, info: ModelInfo, device: str, progress: Progress) -> LayerWalk:
+def stream_weights(source: Source, info: ModelInfo, device: str, run: Run) -> LayerWalk:
     """Everything but the layers into memory."""
     config = read_config(source)
     model = skeleton(config, info.dtype, source.model_id)
@@ -324,7 +320,7 @@ def stream_weights(source: Source, info: ModelInfo, device: str, progress: Progr
     checkpoint = Checkpoint(model, headers, source.model_id, source.folder, device)
     checkpoint.check()
     layers = StreamedLayers(checkpoint)
-    progress("Checking the architecture", None)
+    run.progress("Checking the architecture", None)
     with layers.standing_in():
         walk = LayerWalk(model, layers)
         walk.check()
@@ -354,7 +350,7 @@ def too_small(info: ModelInfo, device: str) -> UserError:
 
 
 @contextmanager
-def reporting_progress(title: str, progress: Progress, stop: Event) -> Iterator[None]:
+def reporting_progress(title: str, run: Run) -> Iterator[None]:
     """transformers counts tensors in a tqdm of its own; we listen to it."""
     from transformers.utils import logging
 
@@ -370,10 +366,9 @@ def reporting_progress(title: str, progress: Progress, stop: Event) -> Iterator[
                 self.update()
 
         def update(self, n: int = 1) -> None:
-            if stop.is_set():
-                raise Stopped
+            run.check()
             self.done += n
-            progress(title, self.done / self.total if self.total else None)
+            run.progress(title, self.done / self.total if self.total else None)
 
         def __enter__(self) -> Bar:
             return self

@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Event
 
 from safetensors import safe_open
 
-from ..core.errors import Stopped, UserError
+from ..core.errors import UserError
+from ..core.run import Run
 from .checkpoint import check_finite
 from .headers import FLOATS, PACKED_NAME, Headers
 from .scorers import share_above_one_std
-from .sources import Progress, quantized_already
+from .sources import quantized_already
 
 
 def layers_by_name(headers: Headers, model_id: str) -> list[list[str]]:
@@ -51,9 +51,7 @@ def is_matrix(name: str, headers: Headers) -> bool:
     return (len(shape) == 2 and min(shape) > 1) or (len(shape) == 3 and "expert" in name.lower())
 
 
-def zd_by_name(
-    headers: Headers, folder: Path, model_id: str, progress: Progress, stop: Event
-) -> list[float]:
+def zd_by_name(headers: Headers, folder: Path, model_id: str, run: Run) -> list[float]:
     """ZD (paper section 3.1) of every layer, a layer at a time from the files. Raises UserError for
     weights that are quantized already."""
     if any(map(PACKED_NAME.search, headers.tensors)):
@@ -61,9 +59,8 @@ def zd_by_name(
     layers = layers_by_name(headers, model_id)
     scores = []
     for i, names in enumerate(layers):
-        if stop.is_set():
-            raise Stopped
-        progress(f"Scoring layer {i + 1} of {len(layers)}", i / len(layers))
+        run.check()
+        run.progress(f"Scoring layer {i + 1} of {len(layers)}", i / len(layers))
         entries = {name: headers.tensors[name] for name in names}
         if other := {e.dtype for e in entries.values()} - set(FLOATS):
             raise UserError(

@@ -8,16 +8,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.memory import UNTOUCHED
+from ..core.run import Run
 from .bank import Bank
 from .models import LoadedModel
-from .sources import Progress
 from .survey import Rider, survey
 from .sweep import Request, Sweep
 
@@ -162,8 +161,7 @@ def sensitivity(
     bank: Bank,
     level: float,
     sequences: Sequence[Sequence[int]],
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> list[float]:
     """What a layer's bits are worth, measured: the mean over tokens of KL(unquantized || quantized)
     when that layer alone is at the low level and all others are untouched, in nats. All layers in
@@ -171,9 +169,9 @@ def sensitivity(
     """
     n = len(bank.loaded.walk)
     splits = [tuple(level if j == i else UNTOUCHED for j in range(n)) for i in range(n)]
-    bank.fill(splits, progress, stop)
+    bank.fill(splits, run)
     requests = [Request(s[:-1], s[1:]) for s in sequences]
-    sweep = Sweep(bank, splits, progress, stop)
+    sweep = Sweep(bank, splits, run)
     scored = sweep.score(requests, "Measuring sensitivity", divergence=True)
     tokens = sum(len(r.targets) for r in requests)
     return (scored.divergence.sum(0) / tokens).tolist()
@@ -186,8 +184,7 @@ def layer_scores(
     loaded: LoadedModel,
     names: Sequence[str],
     sequences: Sequence[Sequence[int]],
-    progress: Progress,
-    stop: Event,
+    run: Run,
     also: Sequence[Rider] = (),
     path: Path | None = None,
 ) -> dict[str, tuple[list[float], float]]:
@@ -195,7 +192,7 @@ def layer_scores(
     others may ride `also`. `sequences` are token ids, one list per document, for those that need
     text; `path` is where a pass that ends early is kept."""
     riders = [LAYER_SCORERS[name]() for name in names]
-    done = survey(loaded, [*riders, *also], sequences, progress, stop, path)
+    done = survey(loaded, [*riders, *also], sequences, run, path)
     return {
         name: ([v for v in done.values[r] if v is not None], done.seconds[r])
         for r, name in enumerate(names)

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from glob import escape
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-from ..core.errors import Stopped, UserError
+from ..core.errors import UserError
 from ..core.memory import format_gib
+from ..core.run import Run
 from ..core.settings import Settings
 from ..core.store import Key, Store, digest
 from ..core.typed import typed
@@ -34,24 +34,6 @@ from .headers import (
     weight_files,
 )
 from .hub import DEMO, HubFile, hub_errors, possible_weights, unreachable
-
-Progress = Callable[[str, float | None], None]
-"""`progress(what is being done, share done from 0 to 1 or None where unknown)`."""
-
-
-def part_of(progress: Progress, start: float, end: float) -> Progress:
-    """Progress of a part of the work, which is from `start` to `end` of the whole. Where the part
-    does not know how far it is, what was reached stands."""
-    reached = start
-
-    def report(what: str, done: float | None) -> None:
-        nonlocal reached
-        if done is not None:
-            reached = start + (end - start) * done
-        progress(what, reached)
-
-    return report
-
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 READ = (
@@ -137,7 +119,7 @@ class Source:
         """Whether it is known where the weights are, on this disk or on the Hub."""
         return bool(self.on_hub or self.weight_files())
 
-    def headers(self, progress: Progress, stop: Event) -> Headers | None:
+    def headers(self, run: Run) -> Headers | None:
         """What the weights are, without downloading them; None where they are in a format without
         headers, pytorch_model*.bin. Raises UserError and Stopped."""
         here = self.download_bytes == 0
@@ -153,7 +135,7 @@ class Source:
         if self.on_hub is None:
             raise unreachable(self.model_id)
         sizes = {f.name: f.bytes for f in self.on_hub}
-        headers = hub_headers(self.model_id, str(self.revision), sizes, self.folder, progress, stop)
+        headers = hub_headers(self.model_id, str(self.revision), sizes, self.folder, run)
         if store:
             store.write(key, headers.to_json())
         return headers
@@ -171,7 +153,7 @@ class Source:
             store.write(key, b64encode(content).decode())
         return content
 
-    def fingerprint(self, stop: Event | None = None) -> str:
+    def fingerprint(self, run: Run | None = None) -> str:
         """Hash of the contents of all files that make the model: weights, configs and whatever the
         tokenizer reads. Equal files, equal fingerprint, wherever they lie."""
         small = described(self.folder)
@@ -179,7 +161,7 @@ class Source:
         if not weights:
             files, store = self.weight_files(), self._store
             with ThreadPoolExecutor() as pool:  # a disk is faster than one core
-                hashes = list(pool.map(lambda p: file_hash(p, store, stop), files))
+                hashes = list(pool.map(lambda p: file_hash(p, store, run), files))
             names = [p.relative_to(self.folder).as_posix() for p in files]
             weights = list(zip(names, hashes, strict=True))
         whole = hashlib.sha256()
@@ -230,7 +212,7 @@ def described(folder: Path) -> list[Path]:
     return sorted((p for p in named if p.name[0] != "."), key=lambda p: p.name)
 
 
-def file_hash(path: Path, store: Store | None = None, stop: Event | None = None) -> str:
+def file_hash(path: Path, store: Store | None = None, run: Run | None = None) -> str:
     """sha256 of a file's content. The Hub's cache names large files by it; others are read once
     (large ones once on this machine, where there is a store)."""
     real = path.resolve()
@@ -239,8 +221,8 @@ def file_hash(path: Path, store: Store | None = None, stop: Event | None = None)
     key, content = content_key(real), hashlib.sha256()
     with real.open("rb") as file:
         while block := file.read(2**22):
-            if stop and stop.is_set():
-                raise Stopped
+            if run:
+                run.check()
             content.update(block)
     _hashes[key.digest] = content.hexdigest()
     if store and real.stat().st_size > LARGE:
@@ -278,9 +260,7 @@ def stamp(path: Path) -> tuple[int, int, int, int]:
 
 def find(
     model_id: str,
-    settings: Settings,
-    progress: Progress,
-    stop: Event,
+    run: Run,
     *,
     weights: bool = True,
 ) -> Source:
@@ -290,16 +270,16 @@ def find(
     if not model_id:
         raise UserError("Name a model: a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder.")
     if model_id == DEMO:
-        return Source(DEMO, settings.demo_model)
+        return Source(DEMO, run.settings.demo_model)
     if (folder := folder_of(model_id)) is not None:
-        return local_source(model_id, folder, settings, weights)
+        return local_source(model_id, folder, run.settings, weights)
     named = HUB_ID.fullmatch(model_id) and len(model_id) <= LONGEST_NAME
     if not named or model_id.startswith("."):
         raise UserError(
             f"There is no folder '{printable(model_id)}', and it is not a Hugging Face id of the "
             "form owner/name."
         )
-    return hub_source(model_id, settings, progress, stop, weights)
+    return hub_source(model_id, run, weights)
 
 
 def folder_of(model_id: str) -> Path | None:
@@ -371,9 +351,7 @@ def check_weights(source: Source) -> None:
         )
 
 
-def hub_source(
-    model_id: str, settings: Settings, progress: Progress, stop: Event, weights: bool
-) -> Source:
+def hub_source(model_id: str, run: Run, weights: bool) -> Source:
     from huggingface_hub import snapshot_download
 
     def download(
@@ -385,11 +363,11 @@ def hub_source(
                 revision=revision,
                 allow_patterns=patterns,
                 ignore_patterns=without,
-                tqdm_class=reporting_bar(f"Downloading {model_id}", progress, stop),
+                tqdm_class=reporting_bar(f"Downloading {model_id}", run),
             )
         )
 
-    progress(f"Looking for {model_id}", None)
+    run.progress(f"Looking for {model_id}", None)
     with hub_errors(model_id):
         folder = download(DESCRIPTION, without="*/*")
         if not (folder / "config.json").exists():
@@ -398,11 +376,11 @@ def hub_source(
                 "original model it was made from."
             )
         refuse_quantized(folder, model_id)
-        source = Source(model_id, folder, revision=folder.name, cache=settings.cache)
+        source = Source(model_id, folder, revision=folder.name, cache=run.settings.cache)
         try:
             check_weights(source)
         except UserError:
-            source = replace(source, on_hub=listed(source, Store(settings.cache), weights))
+            source = replace(source, on_hub=listed(source, run.store, weights))
         if weights and (missing := source.missing()):
             check_room(source)
             download([escape(f.name) for f in missing], source.revision)
@@ -443,7 +421,7 @@ def check_room(source: Source) -> None:
         )
 
 
-def reporting_bar(title: str, progress: Progress, stop: Event) -> type:
+def reporting_bar(title: str, run: Run) -> type:
     """A tqdm that draws nothing, reports the share of bytes done, and stops when asked."""
     from tqdm.auto import tqdm
 
@@ -453,11 +431,10 @@ def reporting_bar(title: str, progress: Progress, stop: Event) -> type:
             super().__init__(*args, **{**kwargs, "disable": False, "file": Silent()})
 
         def update(self, n: float | None = 1) -> bool | None:
-            if stop.is_set():
-                raise Stopped
+            run.check()
             shown = super().update(n)
             if self.unit == "B":
-                progress(title, self.n / self.total if self.total else None)
+                run.progress(title, self.n / self.total if self.total else None)
             return shown
 
     return Bar

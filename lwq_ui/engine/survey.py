@@ -16,21 +16,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
-from threading import Event
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import Stopped
 from ..core.memory import format_gib
+from ..core.run import Run
 from ..core.store import keep
 from .batches import batch_tokens, batches
 from .finite import not_numbers
 from .layers import layer_weights
 from .models import LoadedModel, free_bytes
 from .sealed import check_seal, sealed
-from .sources import Progress
 from .walk import Calls
 
 log = logging.getLogger(__name__)
@@ -112,8 +110,7 @@ def survey(
     loaded: LoadedModel,
     riders: Sequence[Rider],
     sequences: Sequence[Sequence[int]],
-    progress: Progress,
-    stop: Event,
+    run: Run,
     path: Path | None = None,
     doing: str = "Scoring",
     within: range | None = None,
@@ -149,14 +146,13 @@ def survey(
             what = f"{doing} layer {i + 1} of {len(walk)}"
             if loaded.streamed:
                 what += f", {format_gib(read[i])} of {format_gib(read[-1])} read"
-            progress(what, i / len(walk))
+            run.progress(what, i / len(walk))
             with walk.source.at_hand(i) as layer:
                 see_weights(i, [w.matrix() for w in layer_weights(layer)], riders, done)
                 after, finite = [], []
                 for b, (_, real) in enumerate(inputs):
-                    if stop.is_set():
-                        raise Stopped
-                    progress(what, (i + b / len(inputs)) / len(walk))
+                    run.check()
+                    run.progress(what, (i + b / len(inputs)) / len(walk))
                     began = time.perf_counter()
                     entered = done.states[b].to(loaded.device)
                     with ExitStack() as stack:
@@ -174,8 +170,7 @@ def survey(
                             ]
                             rider.states(*tokens)
                             done.seconds[r] += took + time.perf_counter() - began
-                if stop.is_set():
-                    raise Stopped
+                run.check()
                 if finite and not torch.stack(finite).all():
                     raise not_numbers(f"Layer {i}", loaded.info.dtype)
                 values = []

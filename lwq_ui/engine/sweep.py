@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ import torch
 from torch import Tensor
 
 from ..core.allocation import Split
-from ..core.errors import Stopped, UserError
+from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
+from ..core.run import Run
 from ..core.schema import split_name
 from ..failures import out_of_memory
 from .bank import Bank
@@ -34,7 +34,6 @@ from .finite import not_numbers
 from .journal import Journal, Scored, digest
 from .models import free_bytes, release_memory
 from .rows import Request, Rows, batch_rows
-from .sources import Progress
 from .walk import Calls
 
 MOST_ROOM = (
@@ -115,16 +114,14 @@ class Sweep:
         self,
         bank: Bank,
         splits: Sequence[Split],
-        progress: Progress,
-        stop: Event,
+        run: Run,
         journal: Path | None = None,
     ):
         self.bank = bank
         self.walk = bank.loaded.walk
         self.device = bank.loaded.device
         self.splits = [tuple(split) for split in splits]
-        self.progress = progress
-        self.stop = stop
+        self.run = run
         self.journal = Journal(journal)
         self.width = self.walk.width
         self.vocabulary = self.walk.model.get_input_embeddings().num_embeddings
@@ -278,7 +275,7 @@ class Sweep:
         found = []
         try:
             for batch, state in zip(shard.batches, states, strict=True):
-                self._check_stop()
+                self.run.check()
                 state[()], arguments = self.walk.head(*batch.tensors(self.device))
                 calls.append(arguments)
             for i, steps in enumerate(shard.layers):
@@ -288,7 +285,7 @@ class Sweep:
                         for batch, state, told in zip(shard.batches, states, calls, strict=True):
                             self._report(what)
                             for move in moves:
-                                self._check_stop()
+                                self.run.check()
                                 self._step(i, state, move, told, weights)
                             if level != PRUNED:
                                 self.done += len(moves) * self._step_cost(batch)
@@ -312,7 +309,7 @@ class Sweep:
             with self.walk.source.at_hand(i):
                 yield None
         else:
-            yield None if level == PRUNED else self.bank.dense(i, level)
+            yield None if level == PRUNED else self.bank.dense(i, level, self.run)
 
     def _step(
         self, i: int, state: dict[Split, Tensor], move: Step, calls: Calls, weights: Any
@@ -338,7 +335,7 @@ class Sweep:
             reference: tuple[Tensor, ...] = ()
             for c, split in enumerate(splits):
                 self._report(what)
-                self._check_stop()
+                self.run.check()
                 logits = self.walk.tail(state[split].flatten(0, 1)[at[start:stop]]).float()
                 logp = logits.log_softmax(-1).clamp_min_(IMPOSSIBLE)
                 best = logits.argmax(-1)
@@ -379,13 +376,9 @@ class Sweep:
             )
         raise not_numbers("The head of the model", dtype)
 
-    def _check_stop(self) -> None:
-        if self.stop.is_set():
-            raise Stopped
-
     def _report(self, what: str) -> None:
         self.share = max(self.share, min(1.0, self.done / self.total))
-        self.progress(f"{self.title}: {what}", self.share)
+        self.run.progress(f"{self.title}: {what}", self.share)
 
 
 class Rehearsed(Exception):
@@ -412,8 +405,8 @@ class Rehearsal(Sweep):
         ready: dict[float, float] = {}
         levels = [b for b in sorted(set(part.layers[i])) if self._at_once(i, b)] or [UNTOUCHED]
         for level in levels:
-            self._check_stop()
-            self.progress(f"{self.title}: estimating the time", None)
+            self.run.check()
+            self.run.progress(f"{self.title}: estimating the time", None)
             ready[level] = self._seconds(functools.partial(self._make_ready, i, level))
             with self._weights(i, level) as weights:
                 layer = functools.partial(self.walk.step, i, hidden, calls, weights)

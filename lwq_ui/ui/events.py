@@ -19,10 +19,10 @@ from ..core.duration import duration
 from ..core.errors import Stopped, UserError
 from ..core.memory import GIB, UNTOUCHED
 from ..core.orderings import ORDERINGS, QUICK_SCORERS
+from ..core.run import Run
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import check_fingerprint, read_config
 from ..engine.quantizers import QUANTIZERS, quantizer_named
-from ..engine.sources import Progress, part_of
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
 from .layout import (
@@ -273,13 +273,12 @@ class Handlers(Shown):
     @safely
     def look(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         """Says what a model is. Nothing is loaded; the session keeps the model it has."""
-        p, page = self.parts, self.page
+        p = self.parts
 
         def work(job: Job) -> Looked:
             from ..engine import jobs
 
-            where = (page.settings, page.store, job.progress, job.stop)
-            return jobs.look(v[p.model], v[p.dtype], *where)
+            return jobs.look(v[p.model], v[p.dtype], job.run)
 
         looked = yield from self.follow(request, work)
         told = f"{looked.info.model_id} is described on its card. Nothing was loaded."
@@ -420,22 +419,11 @@ class Handlers(Shown):
             whole, each = plan_of(known).splits, []
             failures: list[str] = []
             for k, one in enumerate(plan.splits):
-                where = named_part(job.progress, one, k, len(plan.splits))
+                splits = list(dict.fromkeys(whole[one]))
+                measurement = jobs.Measurement(splits, one, tasks, limit)
+                part = named_part(job.run, one, k, len(plan.splits))
                 try:
-                    each.append(
-                        jobs.evaluate(
-                            loaded,
-                            list(dict.fromkeys(whole[one])),
-                            one,
-                            tasks,
-                            limit,
-                            page.settings,
-                            page.store,
-                            where,
-                            job.stop,
-                            became_known,
-                        )
-                    )
+                    each.append(jobs.evaluate(loaded, measurement, part, became_known))
                 except UserError as e:  # the others can be measured all the same
                     if len(plan.splits) == 1:
                         raise
@@ -451,8 +439,8 @@ class Handlers(Shown):
             # What was answered from the cache is packed only where that takes seconds.
             if not weighed or not (done.computed or loaded.info.total_bytes < GIB):
                 return done, None
-            jobs.bank_of(loaded, quantizer, page.store).fill([weighed], job.progress, job.stop)
-            return done, jobs.truth(loaded, weighed, quantizer, page.store)
+            jobs.bank_of(loaded, quantizer, page.store).fill([weighed], job.run)
+            return done, jobs.truth(loaded, weighed, quantizer, job.run)
 
         def told_early(partial: tuple[Session, str]) -> Updates:
             nonlocal drawn
@@ -485,7 +473,7 @@ class Handlers(Shown):
 
     @safely
     def how_long(self, v: Values, request: gr.Request) -> Iterator[Updates]:
-        p, page = self.parts, self.page
+        p = self.parts
         session: Session = v[p.session]
         tasks = self.tasks(v)
         plan = self.feasible(session, v, self.planned(session, v), tasks)
@@ -497,14 +485,8 @@ class Handlers(Shown):
             each = [
                 jobs.forecast(
                     loaded,
-                    splits,
-                    name,
-                    tasks,
-                    limit_of(v[p.quick]),
-                    page.settings,
-                    page.store,
-                    named_part(job.progress, name, k, len(plan.splits)),
-                    job.stop,
+                    jobs.Measurement(splits, name, tasks, limit_of(v[p.quick])),
+                    named_part(job.run, name, k, len(plan.splits)),
                 )
                 for k, (name, splits) in enumerate(plan.splits.items())
             ]
@@ -528,7 +510,7 @@ class Handlers(Shown):
 
     @safely
     def write(self, v: Values, request: gr.Request) -> Iterator[Updates]:
-        p, page = self.parts, self.page
+        p = self.parts
         session, selection = v[p.session], self.selection(v)
         quantizer, split = self.quantizer(v), selection.split(session)
         if why := self.unpackable(session, quantizer, [split]):
@@ -549,9 +531,7 @@ class Handlers(Shown):
                 begun,
                 int(v[p.write_seed] or 0),
                 length,
-                page.store,
-                job.progress,
-                job.stop,
+                job.run,
             ):
                 there = TOO_LARGE if loaded.streamed else begun + original
                 job.partial = there, begun + quantized
@@ -607,7 +587,7 @@ class Handlers(Shown):
                 if ahead := worker.ahead_of(job):
                     jobs = "1 job is" if ahead == 1 else f"{ahead} jobs are"
                     line = status_html(f"Waiting: {jobs} before yours.", running=True)
-                elif job.stop.is_set():
+                elif job.run.stop.is_set():
                     line = status_html("Stopping", running=True)
                 else:
                     left = pace.left(job.share, time.monotonic())
@@ -618,7 +598,7 @@ class Handlers(Shown):
                     shown, told = line, known
                     yield {p.status: line} | updates
         finally:  # a closed browser ends here, on the event loop: this must return at once
-            job.stop.set()
+            job.run.stop.set()
         if job.error:
             raise job.error
         return job.result
@@ -635,7 +615,7 @@ class Handlers(Shown):
 
             text = text_of()
             try:
-                loaded = self.page.shelf.load(choice, self.page, job)
+                loaded = self.page.shelf.load(choice, job.run)
             except UserError as e:
                 if config is None:
                     raise
@@ -655,14 +635,15 @@ class Handlers(Shown):
     def score_with(self, loaded: LoadedModel, text: Text, job: Job) -> dict[str, Scores]:
         from ..engine import jobs
 
-        return jobs.score(loaded, QUICK_SCORERS, text, self.page.store, job.progress, job.stop)
+        return jobs.score(loaded, QUICK_SCORERS, text, job.run)
 
     def sensitivity(self, loaded: LoadedModel, session: Session, level: Level, job: Job) -> Scores:
         from ..engine import jobs
 
         text = session.text or self.page.shipped_text
-        where = (self.page.store, job.progress, job.stop, None, *level)
-        return jobs.score(loaded, ["sensitivity"], text, *where)["sensitivity"]
+        quantizer, low = level
+        scores = jobs.score(loaded, ["sensitivity"], text, job.run, quantizer=quantizer, low=low)
+        return scores["sensitivity"]
 
     # ---- at once
 
@@ -892,7 +873,7 @@ class Handlers(Shown):
     # ---- pieces
 
     def model_of(self, session: Session, request: gr.Request, job: Job) -> LoadedModel:
-        loaded = self.page.shelf.load(session.choice, self.page, job)
+        loaded = self.page.shelf.load(session.choice, job.run)
         if session.info and loaded.info.fingerprint != session.info.fingerprint:
             raise UserError(
                 f"The files of '{loaded.info.model_id}' have changed since it was loaded. Press "
@@ -926,12 +907,12 @@ class Handlers(Shown):
         return config
 
 
-def named_part(progress: Progress, quantizer: str, k: int, of: int) -> Progress:
-    """Of the k-th of so many quantizers; alone it needs no name."""
-    if of == 1:
-        return progress
-    part, title = part_of(progress, k / of, (k + 1) / of), quantizer_title(quantizer)
-    return lambda what, share: part(f"{title}: {what}", share)
+def named_part(run: Run, quantizer: str, k: int, total: int) -> Run:
+    """The part of a run that is the k-th of `total` quantizers. One alone needs no name."""
+    if total == 1:
+        return run
+    part, title = run.part(k / total, (k + 1) / total), quantizer_title(quantizer)
+    return replace(part, progress=lambda what, share: part.progress(f"{title}: {what}", share))
 
 
 class Pace:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.allocation import Split
 from ..core.errors import UserError
 from ..core.orderings import QUICK_SCORERS
+from ..core.run import Run
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.settings import Settings
 from ..core.store import Store
@@ -21,7 +22,7 @@ from ..engine.evaluation import PRESETS, Registered, Task, expand, tasks
 from ..engine.quantizers import quantizer_named
 from ..engine.sources import DEMO, find
 from ..engine.texts import Text, calibration_text
-from .worker import Job, Worker
+from .worker import Worker
 
 if TYPE_CHECKING:
     from ..engine.devices import Device
@@ -96,22 +97,21 @@ class Shelf:
         self._arriving: Callable[[], LoadedModel | None] = lambda: None
         self._lock = threading.Lock()
 
-    def load(self, choice: Choice, page: Page, job: Job) -> LoadedModel:
+    def load(self, choice: Choice, run: Run) -> LoadedModel:
         """The model as its files are now, loaded if nobody has it yet. Runs in the worker
         thread."""
         from ..engine import jobs
         from ..engine.models import resolve_device
 
         known = self._models.get(choice)
-        if known and known.is_current(job.stop):
+        if known and known.is_current(run):
             return known
-        where = (page.settings, page.store, job.progress, job.stop)
-        info = jobs.describe(choice.model_id, choice.dtype, *where)
+        info = jobs.describe(choice.model_id, choice.dtype, run)
         key = (info.fingerprint, resolve_device(choice.device), info.dtype)
         for loaded in self.models():
             if loaded.key == key:  # one copy, under the name that this user gave it
                 return replace(loaded, info=replace(loaded.info, model_id=info.model_id))
-        loaded = jobs.load(choice.model_id, choice.device, choice.dtype, *where)
+        loaded = jobs.load(choice.model_id, choice.device, choice.dtype, run)
         self._arriving = weakref.ref(loaded)
         return loaded
 
@@ -177,7 +177,7 @@ class Page:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.store = Store(settings.cache, settings.shipped, settings.bank_limit)
-        self.worker = Worker(free_memory, settings.cache)
+        self.worker = Worker(settings, self.store, free_memory)
         self.shelf = Shelf()
         self.devices: list[Device] = []  # this machine's, once a job has looked
         self.tasks: dict[str, Task] = tasks(settings)
@@ -188,7 +188,7 @@ class Page:
         """The demo model, with its scores where they ship with the program. What was measured is
         read when a browser opens the page: it is hundreds of files, and may be more by then."""
         session = Session(Choice(), text=self.shipped_text)
-        source = find(DEMO, self.settings, lambda *_: None, threading.Event())
+        source = find(DEMO, Run(self.settings, self.store))
         info = records.known_info(source, session.choice.dtype, self.store)
         if info is None:
             return session

@@ -15,18 +15,21 @@ from typing import Any
 
 from .. import failures
 from ..core.errors import Stopped, UserError
+from ..core.run import Run
+from ..core.settings import Settings
+from ..core.store import Store
 
 log = logging.getLogger(__name__)
 
 
 class Job:
-    """What a user asked for. `work(job)` runs in the worker thread: it reports through
-    `job.progress`, looks at `job.stop`, and may set `job.partial` on the way to its result."""
+    """What a user asked for. `work(job)` runs in the worker thread as `job.run`, and may set
+    `job.partial` on the way to its result."""
 
-    def __init__(self, user: str, work: Callable[[Job], Any]):
+    def __init__(self, user: str, work: Callable[[Job], Any], settings: Settings, store: Store):
         self.user = user
         self.work = work
-        self.stop = threading.Event()
+        self.run = Run(settings, store, self.report)
         self.done = threading.Event()
         self.what = "Starting"
         self.share: float | None = None
@@ -34,20 +37,19 @@ class Job:
         self.result: Any = None
         self.error: Stopped | UserError | None = None
 
-    def progress(self, what: str, share: float | None) -> None:
+    def report(self, what: str, share: float | None) -> None:
         self.what, self.share = what, share
 
-    def run(self, cache: Path) -> None:
-        """The log of errors that nobody foresaw is in `cache`."""
+    def perform(self) -> None:
+        """Does the work. The cache's folder gets the log of errors that nobody foresaw."""
         try:
-            if self.stop.is_set():
-                raise Stopped
+            self.run.check()
             self.result = self.work(self)
         except (Stopped, UserError) as e:
             e.__cause__ = e.__context__ = None  # their frames would keep the job's tensors
             self.error = e.with_traceback(None)
         except BaseException as e:  # SystemExit too: the thread serves everybody
-            self.error = unexpected(e, cache)
+            self.error = unexpected(e, self.run.settings.cache)
 
 
 def unexpected(error: BaseException, cache: Path) -> UserError:
@@ -58,18 +60,18 @@ def unexpected(error: BaseException, cache: Path) -> UserError:
 
 
 class Worker:
-    """The line of jobs. A user has at most one of them. `clean_up` runs after each; the log of
-    unexpected errors is in `cache`."""
+    """The line of jobs. A user has at most one of them. `clean_up` runs after each."""
 
-    def __init__(self, clean_up: Callable[[], None], cache: Path) -> None:
-        self._cache = cache
+    def __init__(self, settings: Settings, store: Store, clean_up: Callable[[], None]) -> None:
+        self._settings = settings
+        self._store = store
         self._clean_up = clean_up
         self._line: deque[Job] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def submit(self, user: str, work: Callable[[Job], Any]) -> Job:
-        job = Job(user, work)
+        job = Job(user, work, self._settings, self._store)
         with self._changed:
             if self.job_of(user):
                 raise UserError("Something of yours is still running. Stop it or wait for it.")
@@ -98,7 +100,7 @@ class Worker:
             job = self.job_of(user)
             if job is None:
                 return
-            job.stop.set()
+            job.run.stop.set()
             if self._line[0] is not job:
                 self._line.remove(job)
                 job.error = Stopped()
@@ -110,7 +112,7 @@ class Worker:
                 while not self._line:
                     self._changed.wait()
                 job = self._line[0]
-            job.run(self._cache)
+            job.perform()
             try:
                 self._clean_up()
             except Exception:

@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 import pytest
 import tiny
 
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine.models import LoadedModel
@@ -58,3 +59,9 @@ def settings(tmp_path: Path) -> Settings:
 def store(settings: Settings) -> Store:
     """Without the shipped cache."""
     return Store(settings.cache)
+
+
+@pytest.fixture
+def run(settings: Settings, store: Store) -> Run:
+    """What a job is given, which nobody watches or stops."""
+    return Run(settings, store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -83,7 +82,7 @@ def alone(make: Callable[[], LoadedModel], tokens: list[int]) -> torch.Tensor:
 
 def log_likelihoods(loaded: LoadedModel, sequences: list[list[int]]) -> list[float]:
     split = (16,) * loaded.info.num_layers
-    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.quiet, Event())
+    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.run())
     return sweep.score([Request(s[:-1], s[1:]) for s in sequences], "").logprob[:, 0].tolist()
 
 
@@ -112,22 +111,22 @@ def test_a_text_of_one_token(by_length: Callable[[], LoadedModel]) -> None:
     loaded = by_length()
     assert log_likelihoods(loaded, sequences) == pytest.approx(expected, abs=1e-3)
     assert log_likelihoods(loaded, sequences[:1]) == pytest.approx(expected[:1], abs=1e-3)
-    assert len(layer_scores(loaded, ["lim"], [[7], *sequences], tiny.quiet, Event())["lim"][0]) == 2
+    assert len(layer_scores(loaded, ["lim"], [[7], *sequences], tiny.run())["lim"][0]) == 2
 
 
 def test_lim_where_positions_follow_from_the_batch(by_length: Callable[[], LoadedModel]) -> None:
     sequences = tiny.documents(*LENGTHS)
-    together = layer_scores(by_length(), ["lim"], sequences, tiny.quiet, Event())["lim"][0]
+    together = layer_scores(by_length(), ["lim"], sequences, tiny.run())["lim"][0]
     weighed = [0.0] * len(together)
     for s in sequences:
-        own = layer_scores(by_length(), ["lim"], [s], tiny.quiet, Event())["lim"][0]
+        own = layer_scores(by_length(), ["lim"], [s], tiny.run())["lim"][0]
         weighed = [a + b * len(s) / sum(LENGTHS) for a, b in zip(weighed, own, strict=True)]
     assert together == pytest.approx(weighed, abs=1e-6)
 
 
 def written(loaded: LoadedModel, texts: list[str]) -> list[str]:
     split = (16,) * loaded.info.num_layers
-    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.quiet, Event())
+    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.run())
     lm = SweepLM(sweep, "writing")
     asked = [
         Instance("generate_until", {}, (text, {"until": [], "max_gen_toks": 40}), i)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import GIB, group_size
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.core.store import Store
 from lwq_ui.engine import bank as bank_module
@@ -62,7 +63,7 @@ each_maker = pytest.mark.parametrize("maker", sorted(MAKERS))
 
 
 def fill(bank: Bank, *splits: tuple[int, ...]) -> None:
-    bank.fill(splits, tiny.quiet, Event())
+    bank.fill(splits, tiny.run())
 
 
 def measured_bytes(model: nn.Module) -> int:
@@ -98,9 +99,9 @@ def test_estimated_bytes_are_the_measured_ones(
     bank = Bank(loaded, quantizer_named("quanto"))
     for level in (8, 4, 2):
         for i in range(3):
-            assert cost.layers[i].packed[level] == bank.packed_bytes(i, level)
+            assert cost.layers[i].packed[level] == bank.packed_bytes(i, level, tiny.run())
     for split in ((2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (4, 8, 2), (16, 2, 4)):
-        assert cost.total(split) == measured_bytes(bank.compose(split))
+        assert cost.total(split) == measured_bytes(bank.compose(split, tiny.run()))
     assert loaded.info == describe(Source(str(folder), folder))
 
 
@@ -120,7 +121,7 @@ def test_estimated_bytes_of_other_architectures(
     bank = Bank(loaded, quantizer_named("quanto"))
     for level in (8, 4, 2):
         assert [c.packed[level] for c in cost.layers] == [
-            bank.packed_bytes(i, level) for i in range(4)
+            bank.packed_bytes(i, level, tiny.run()) for i in range(4)
         ]
     assert cost.total((16,) * 4) == measured_bytes(loaded.model) == info.total_bytes
     assert info.total_bytes < 0.1 * GIB
@@ -161,7 +162,7 @@ def test_logits_are_those_of_quantos_own_quantize_and_freeze(
 ) -> None:
     loaded = loaded_of(name, dtype, **changes)
     reference = quanto_reference(name, dtype, SPLIT, OPTIMIZERS[quantizer], **changes)
-    composed = Bank(loaded, quantizer_named(quantizer)).compose(SPLIT)
+    composed = Bank(loaded, quantizer_named(quantizer)).compose(SPLIT, tiny.run())
     quantized = sum(isinstance(m, quanto.QLinear) for m in composed.modules())
     assert quantized == sum(isinstance(m, quanto.QLinear) for m in reference.modules()) > 0
     for tokens in tiny.documents(30, 7):
@@ -173,7 +174,7 @@ def test_logits_are_those_of_quantos_own_quantize_and_freeze(
 def test_the_optimizers_differ(loaded_of: Loaded) -> None:
     loaded = loaded_of("llama")
     tokens = tiny.documents(20)[0]
-    composed = [Bank(loaded, quantizer_named(q)).compose(SPLIT) for q in OPTIMIZERS]
+    composed = [Bank(loaded, quantizer_named(q)).compose(SPLIT, tiny.run()) for q in OPTIMIZERS]
     for one, other in itertools.combinations([tiny.logits(m, tokens) for m in composed], 2):
         assert not torch.equal(one, other)
 
@@ -206,7 +207,7 @@ def test_weights_outside_of_linear_modules_are_quantized_alike(
                 parameter.copy_(through_linear(parameter.T, level).T)
             elif "self_attn" in path and parameter.ndim == 2:
                 parameter.copy_(through_linear(parameter, level))
-    composed = Bank(loaded_of(name), quantizer_named("quanto")).compose(SPLIT)
+    composed = Bank(loaded_of(name), quantizer_named("quanto")).compose(SPLIT, tiny.run())
     tokens = tiny.documents(25)[0]
     torch.testing.assert_close(
         tiny.logits(composed, tokens), tiny.logits(reference, tokens), rtol=1e-4, atol=1e-4
@@ -215,18 +216,18 @@ def test_weights_outside_of_linear_modules_are_quantized_alike(
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
 def test_the_unquantized_model_is_never_touched(
-    name: str, folder_of: Callable[..., Path], store: Store
+    name: str, folder_of: Callable[..., Path], store: Store, run: Run
 ) -> None:
     loaded = tiny.load(folder_of(name))
     tokens = tiny.documents(20)[0]
     content, before = tiny.state_hash(loaded.model), tiny.logits(loaded.model, tokens)
     kinds = [type(m) for m in loaded.model.modules()]
     bank = jobs.bank_of(loaded, "quanto", store)
-    composed = bank.compose(SPLIT)
+    composed = bank.compose(SPLIT, tiny.run())
     tiny.logits(composed, tokens)
     request = Request(tokens[:-1], tokens[1:])
-    Sweep(bank, [SPLIT, (4,) * 4], tiny.quiet, Event()).score([request], "x", divergence=True)
-    written = jobs.generate(loaded, SPLIT, "quanto", "The house", 0, 5, store, tiny.quiet, Event())
+    Sweep(bank, [SPLIT, (4,) * 4], tiny.run()).score([request], "x", divergence=True)
+    written = jobs.generate(loaded, SPLIT, "quanto", "The house", 0, 5, run)
     assert len(list(written)) > 1
     assert tiny.state_hash(loaded.model) == content
     assert [type(m) for m in loaded.model.modules()] == kinds
@@ -239,7 +240,7 @@ def test_the_unquantized_model_is_never_touched(
 def contents(bank: Bank) -> Iterator[tuple[Any, Tensor]]:
     for layer in range(4):
         for level in (8, 4, 2):
-            for name, packed in bank.packed(layer, level).items():
+            for name, packed in bank.packed(layer, level, tiny.run()).items():
                 for part, tensor in bank.quantizer.tensors(packed).items():
                     yield (layer, level, name, part), tensor
 
@@ -263,11 +264,12 @@ def test_a_bank_from_disk_is_the_one_in_memory(
         assert place == same and a.dtype == b.dtype and torch.equal(a, b)
     tokens = tiny.documents(20)[0]
     assert torch.equal(
-        tiny.logits(disk.compose(SPLIT), tokens), tiny.logits(memory.compose(SPLIT), tokens)
+        tiny.logits(disk.compose(SPLIT, tiny.run()), tokens),
+        tiny.logits(memory.compose(SPLIT, tiny.run()), tokens),
     )
     for i, level in enumerate(SPLIT):
         if level != 16:
-            a, b = memory.dense(i, level), disk.dense(i, level)
+            a, b = memory.dense(i, level, tiny.run()), disk.dense(i, level, tiny.run())
             assert a and all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -329,7 +331,9 @@ def test_on_a_cpu_packed_layers_are_views_of_their_files(
     monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed again"))
     reading = Bank(loaded, quantizer_named("quanto"), tmp_path)
     assert all(in_files(tensor, tmp_path) for _, tensor in contents(reading))
-    for module in reading.compose((8, 2, 2, 8)).modules():  # whose kernels need aligned memory
+    for module in reading.compose(
+        (8, 2, 2, 8), tiny.run()
+    ).modules():  # whose kernels need aligned memory
         if isinstance(module, quanto.QLinear):
             for tensor in reading.quantizer.tensors(module.weight).values():
                 assert not in_files(tensor, tmp_path) and tensor.data_ptr() % 16 == 0
@@ -342,14 +346,18 @@ def test_a_bank_in_files_that_are_not_aligned_computes_alike(
     """torch's int8 kernel ends the program where it is given such memory."""
     loaded = loaded_of("llama", "bfloat16", hidden_size=128, intermediate_size=256)
     split, tokens = (8, 8, 4, 2), tiny.documents(40)[0]
-    expected = tiny.logits(Bank(loaded, quantizer_named("quanto")).compose(split), tokens)
+    expected = tiny.logits(
+        Bank(loaded, quantizer_named("quanto")).compose(split, tiny.run()), tokens
+    )
     fill(Bank(loaded, quantizer_named("quanto"), tmp_path), split)
     for path in tmp_path.iterdir():
         tensors = safetensors.torch.load(path.read_bytes())
         path.unlink()
         write_at(path, tensors, odd=1)
     assert torch.equal(
-        tiny.logits(Bank(loaded, quantizer_named("quanto"), tmp_path).compose(split), tokens),
+        tiny.logits(
+            Bank(loaded, quantizer_named("quanto"), tmp_path).compose(split, tiny.run()), tokens
+        ),
         expected,
     )
 
@@ -363,9 +371,11 @@ def test_estimated_bytes_are_the_truth(
     loaded = MAKERS[maker](folder_of(name, dtype))
     levels = (16, 8, 4, 2, 0)
     for split in [*((level,) * 4 for level in levels), (2, 16, 8, 4), (0, 4, 0, 2)]:
-        truth = jobs.truth(loaded, split, "quanto", store)
+        truth = jobs.truth(loaded, split, "quanto", tiny.run(store))
         assert truth.estimated == truth.measured
-    assert jobs.truth(loaded, (16,) * 4, "quanto", store).measured == loaded.info.total_bytes
+    assert (
+        jobs.truth(loaded, (16,) * 4, "quanto", tiny.run(store)).measured == loaded.info.total_bytes
+    )
 
 
 def test_the_truth_is_counted_from_the_tensors(
@@ -375,8 +385,8 @@ def test_the_truth_is_counted_from_the_tensors(
     bank = jobs.bank_of(loaded, "quanto", store)
     fill(bank, (4,) * 4)
     monkeypatch.setattr(Quanto, "packed_bytes", lambda *args: 1)
-    truth = jobs.truth(loaded, (4,) * 4, "quanto", store)
-    assert truth.estimated < truth.measured == measured_bytes(bank.compose((4,) * 4))
+    truth = jobs.truth(loaded, (4,) * 4, "quanto", tiny.run(store))
+    assert truth.estimated < truth.measured == measured_bytes(bank.compose((4,) * 4, tiny.run()))
 
 
 def test_other_banks_make_room_and_the_one_in_use_is_kept(
@@ -387,7 +397,7 @@ def test_other_banks_make_room_and_the_one_in_use_is_kept(
     fill(old, (4,) * 4)
     for path in tmp_path.glob("banks/*/*/*"):
         os.utime(path, (1, 1))
-    old.dense(2, 4)  # used again
+    old.dense(2, 4, tiny.run())  # used again
     full = Store(tmp_path).banks.total()
     bank = jobs.bank_of(second, "quanto", Store(tmp_path, None, full))
     fill(bank, (2, 2, 16, 16))
@@ -402,8 +412,10 @@ def test_other_banks_make_room_and_the_one_in_use_is_kept(
     left = sorted(path.name for path in tmp_path.glob("banks/*/*/*"))
     assert left == [f"layer-00{i}-{level}bit.safetensors" for i, level in ((0, 2), (1, 2), (1, 4))]
     assert small.banks.total() > small.banks.limit
-    expected = Bank(first, quantizer_named("quanto")).dense(2, 4)  # what is mapped stays readable
-    assert all(torch.equal(expected[k], v) for k, v in old.dense(2, 4).items())
+    expected = Bank(first, quantizer_named("quanto")).dense(
+        2, 4, tiny.run()
+    )  # what is mapped stays readable
+    assert all(torch.equal(expected[k], v) for k, v in old.dense(2, 4, tiny.run()).items())
 
 
 def test_use_is_marked(loaded_of: Loaded, tmp_path: Path) -> None:
@@ -412,9 +424,9 @@ def test_use_is_marked(loaded_of: Loaded, tmp_path: Path) -> None:
     paths = sorted(tmp_path.iterdir())
     for path in paths:
         os.utime(path, (1, 1))
-    bank.dense(0, 4)
+    bank.dense(0, 4, tiny.run())
     assert paths[0].stat().st_mtime > paths[1].stat().st_mtime == 1
-    Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path).dense(1, 2)
+    Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path).dense(1, 2, tiny.run())
     assert paths[1].stat().st_mtime > 1
 
 
@@ -448,7 +460,7 @@ def test_files_that_another_process_deletes_are_packed_again(
     loaded = MAKERS[maker](folder_of("llama"))
     first = Bank(loaded, quantizer_named("quanto"), tmp_path)
     fill(first, (4,) * 4)
-    expected = first.dense(1, 4)
+    expected = first.dense(1, 4, tiny.run())
     load_file = safetensors.torch.load_file
 
     def too_late(path: Path) -> Any:
@@ -458,25 +470,25 @@ def test_files_that_another_process_deletes_are_packed_again(
 
     monkeypatch.setattr(safetensors.torch, "load_file", too_late)
     again = Bank(loaded, quantizer_named("quanto"), tmp_path)
-    assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4).items())
+    assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4, tiny.run()).items())
     assert len(list(tmp_path.iterdir())) == 4  # nothing was set aside
     shutil.rmtree(tmp_path)
-    assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4).items())
+    assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4, tiny.run()).items())
     again = Bank(loaded, quantizer_named("quanto"), tmp_path)
-    assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4).items())
+    assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4, tiny.run()).items())
 
 
 def test_a_full_disk_is_told_before_anything_is_packed(
     folder_of: Callable[..., Path], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bank = jobs.bank_of(tiny.load(folder_of("llama")), "quanto", store)
-    free = bank.packed_bytes(0, 4)
+    free = bank.packed_bytes(0, 4, tiny.run())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    bank.packed(1, 4)
+    bank.packed(1, 4, tiny.run())
     free -= 1
     monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed"))
     with pytest.raises(UserError, match=r"of disk space, and [\d.,]+ [KM]iB are free where"):
-        bank.packed(2, 4)
+        bank.packed(2, 4, tiny.run())
 
 
 def test_a_file_that_cannot_be_written(
@@ -488,7 +500,7 @@ def test_a_file_that_cannot_be_written(
     monkeypatch.setattr(bank_module, "write_atomically", full)
     bank = Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path)
     with pytest.raises(UserError, match=r"cannot be written to '.*': No space left on device\."):
-        bank.packed(0, 4)
+        bank.packed(0, 4, tiny.run())
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other"])
@@ -524,10 +536,10 @@ def test_a_damaged_bank_file_is_set_aside_and_packed_again(
 def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None:
     bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
     for use in (
-        lambda: bank.packed(0, level),
+        lambda: bank.packed(0, level, tiny.run()),
         lambda: fill(bank, (4, 4, level, 4)),
-        lambda: bank.dense(1, level),
-        lambda: bank.compose((16, 16, 16, level)),
+        lambda: bank.dense(1, level, tiny.run()),
+        lambda: bank.compose((16, 16, 16, level), tiny.run()),
     ):
         with pytest.raises(UserError, match=f"has no {level} bits, only 8, 4, 2"):
             use()
@@ -539,14 +551,14 @@ def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded, tmp_path: Path)
     bank = Bank(loaded, quantizer_named("quanto"))
     fill(bank, (0, 16, 0, 4))
     assert set(bank._packed) == {(3, 4)}
-    composed = bank.compose((0, 16, 0, 4))
+    composed = bank.compose((0, 16, 0, 4), tiny.run())
     tokens = tiny.documents(20)[0]
     states = tiny.layer_states(composed, find_layers(composed), tokens)
     for i, pruned in enumerate((True, False, True, False)):
         entered, left = states[i]
         assert torch.equal(entered, left) == pruned
     with pytest.raises(UserError, match="cannot store a model with pruned layers"):
-        bank.quantizer.write(bank, (0, 16, 0, 4), tmp_path)
+        bank.quantizer.write(bank, (0, 16, 0, 4), tmp_path, tiny.run())
     assert not list(tmp_path.iterdir())
 
 
@@ -554,7 +566,7 @@ def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded, tmp_path: Path)
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_a_model_with_pruned_layers_writes_what_it_computes(name: str, loaded_of: Loaded) -> None:
     loaded = loaded_of(name)
-    composed = Bank(loaded, quantizer_named("quanto")).compose((0, 16, 4, 0))
+    composed = Bank(loaded, quantizer_named("quanto")).compose((0, 16, 4, 0), tiny.run())
     tokens = tiny.documents(5)[0]
     ids = torch.tensor([tokens])
     written = composed.generate(
@@ -589,8 +601,8 @@ def test_a_new_split_packs_nothing_again(
     request = Request(tokens[:-1], tokens[1:])
     for split in ((4, 2, 2, 4), (2, 4, 16, 2), (16,) * 4):
         fill(bank, split)
-        bank.compose(split)
-        Sweep(bank, [split], tiny.quiet, Event()).score([request], "x")
+        bank.compose(split, tiny.run())
+        Sweep(bank, [split], tiny.run()).score([request], "x")
     assert packed == {4: 28, 2: 28}
     fill(bank, (4, 8, 4, 4))
     assert packed == {4: 28, 2: 28, 8: 7}
@@ -608,17 +620,17 @@ def test_filling_stops_between_layers_and_goes_on_from_there(
             stop.set()
 
     with pytest.raises(Stopped):
-        bank.fill([(4,) * 4], progress, stop)
+        bank.fill([(4,) * 4], tiny.run(progress=progress, stop=stop))
     assert len(list(tmp_path.iterdir())) == 3
     seen: list[Any] = []
-    bank.fill([(4,) * 4], lambda what, done: seen.append(done), Event())
+    bank.fill([(4,) * 4], tiny.run(progress=lambda what, done: seen.append(done)))
     assert seen == [0.0]
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_composing_shares_memory_and_costs_only_the_packed_weights(loaded_of: Loaded) -> None:
     loaded = loaded_of("llama")
-    composed = Bank(loaded, quantizer_named("quanto")).compose((4, 16, 4, 4))
+    composed = Bank(loaded, quantizer_named("quanto")).compose((4, 16, 4, 4), tiny.run())
     layers = composed.get_submodule("model.layers")
     own = loaded.walk.layers
     assert layers[1].mlp.up_proj.weight is own[1].mlp.up_proj.weight

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import fake_hub
@@ -22,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs, models
 from lwq_ui.engine.bank import Bank
@@ -62,9 +62,9 @@ def edited(folder_of: Callable[..., Path], tmp_path: Path) -> Callable[..., Path
 
 def described_on_the_hub(folder: Path, monkeypatch: Any, root: Path) -> Any:
     with fake_hub.serve(fake_hub.Hub(folder), monkeypatch, root / "hub") as hub:
-        settings = Settings(cache=root / "cache")
-        source = find(fake_hub.NAME, settings, tiny.quiet, Event(), weights=False)
-        info = describe(source, "auto", source.headers(tiny.quiet, Event()))
+        run = tiny.run(settings=Settings(cache=root / "cache"))
+        source = find(fake_hub.NAME, run, weights=False)
+        info = describe(source, "auto", source.headers(run))
         assert hub.sent_bytes("safetensors") < 600_000
         return info
 
@@ -150,25 +150,23 @@ def test_quantized_weights_are_refused(
     edit: Edit,
     pickled: bool,
     edited: Callable[..., Path],
-    settings: Settings,
-    store: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    run: Run,
 ) -> None:
     folder = edited(edit, pickled)
-    where = (str(folder), "auto", settings, store, tiny.quiet, Event())
     expected = "'.*' is quantized already. Choose the original model it was made from."
     with pytest.raises(UserError, match=expected):
-        jobs.describe(*where)
+        jobs.describe(str(folder), "auto", run)
     with pytest.raises(UserError, match=expected):
         tiny.load(folder)
     if not pickled:
         with pytest.raises(UserError, match=expected):
-            jobs.look(*where)
+            jobs.look(str(folder), "auto", run)
         with pytest.raises(UserError, match=expected):
             tiny.stream(folder)
         with pytest.raises(UserError, match="is quantized already"):
-            jobs.zd_alone(str(folder), settings, tiny.quiet, Event())
+            jobs.zd_alone(str(folder), run)
         with pytest.raises(UserError, match=expected):
             described_on_the_hub(folder, monkeypatch, tmp_path)
 
@@ -181,7 +179,7 @@ def test_quantized_weights_are_seen_where_the_description_was_stored(
     shutil.rmtree(folder)
     folder = edited(scaled)
     with pytest.raises(UserError, match="is quantized already"):
-        models.load(Source("x", folder), "cpu", "auto", tiny.quiet, Event(), known=known)
+        models.load(Source("x", folder), "cpu", "auto", tiny.run(), known=known)
 
 
 def older_tables(tensors: Tensors) -> None:
@@ -333,7 +331,7 @@ def test_what_is_written_of_it_is_read_again(
     folder = edited(edit, tie_word_embeddings=tied)
     loaded = (tiny.stream if stream else tiny.load)(folder)
     bank, split, out = Bank(loaded, quantizer_named("quanto")), (2, 8, 4, 8), tmp_path / "out"
-    bank.quantizer.write(bank, split, out)
+    bank.quantizer.write(bank, split, out, tiny.run())
     config = AutoConfig.from_pretrained(out)
     assert config.tie_word_embeddings == (copies == 1)
     with init_empty_weights():
@@ -342,7 +340,7 @@ def test_what_is_written_of_it_is_read_again(
     requantize(model, state, json.loads((out / "quanto_qmap.json").read_text()))
     model.tie_weights()
     tokens = tiny.documents(20)[0]
-    expected = tiny.logits(bank.compose(split), tokens)
+    expected = tiny.logits(bank.compose(split, tiny.run()), tokens)
     assert torch.equal(tiny.logits(model.eval(), tokens), expected)
     cost = jobs.model_cost(loaded.info, "quanto")
     scales = 2 * 2 * 7 * sum(level != UNTOUCHED for level in split)  # of activations, always stored

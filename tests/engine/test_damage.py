@@ -114,8 +114,7 @@ class Machine:
         self.loaded.banks.clear()
 
     def describe(self) -> Any:
-        where = (self.settings, self.store, tiny.quiet, Event())
-        return jobs.describe(str(self.model), "auto", *where).to_json()
+        return jobs.describe(str(self.model), "auto", tiny.run(self.store)).to_json()
 
     def score(self, stop_in_layer: str = "") -> Any:
         stop = Event()
@@ -124,12 +123,12 @@ class Machine:
             if stop_in_layer and stop_in_layer in what:
                 stop.set()
 
-        scores = jobs.score(self.loaded, ["lim", "zd"], TEXT, self.store, progress, stop)
+        scores = jobs.score(self.loaded, ["lim", "zd"], TEXT, tiny.run(self.store, progress, stop))
         return {name: s.values for name, s in scores.items()}
 
     def evaluate(self) -> Any:
-        where = (4, self.settings, self.store, tiny.quiet, Event())
-        done = jobs.evaluate(self.loaded, SPLITS, "quanto", ["perplexity"], *where)
+        measurement = jobs.Measurement(SPLITS, "quanto", ["perplexity"], 4)
+        done = jobs.evaluate(self.loaded, measurement, tiny.run(self.store))
         return [(e.split, e.metrics, e.items) for e in done.evaluations]
 
 

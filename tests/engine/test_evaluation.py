@@ -40,7 +40,7 @@ SETTINGS = Settings(cache=Path("unused"))
 
 
 def measure(name: str, bank: Bank, splits: Any, limit: int | None) -> list[Measured]:
-    return task_named(name, SETTINGS).measure(Sweep(bank, splits, tiny.quiet, Event()), limit)
+    return task_named(name, SETTINGS).measure(Sweep(bank, splits, tiny.run()), limit)
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def test_passages_equal_the_float64_reference(bank: Bank) -> None:
     n = 5
     tokenizer, model = bank.loaded.tokenizer, bank.loaded.model
     texts = [tokenizer(d)["input_ids"][:512] for d in documents]
-    measured = task.measure(Sweep(bank, SPLITS, tiny.quiet, Event()), n)
+    measured = task.measure(Sweep(bank, SPLITS, tiny.run()), n)
     for split, got in zip(SPLITS, measured, strict=True):
-        composed = bank.compose(split)
+        composed = bank.compose(split, tiny.run())
         losses, divergences, same, tokens = [], [], [], []
         for ids in texts:
             logp = tiny.logits(composed, ids)[:-1].double().log_softmax(-1)
@@ -118,7 +118,7 @@ def test_a_text_begins_as_the_tokenizer_begins_it(
     document = shipped_calibration(SETTINGS).documents[0][:300]
     bank = Bank(loaded, quantizer_named("quanto"))
     task = Passages(Text("x", (document,)))
-    (got,) = task.measure(Sweep(bank, [(16,) * 4], tiny.quiet, Event()), None)
+    (got,) = task.measure(Sweep(bank, [(16,) * 4], tiny.run()), None)
     bare = loaded.tokenizer(document, add_special_tokens=False)["input_ids"]
     ids = [0, *bare] if kind == "adds" else bare
     logp = tiny.logits(loaded.model, ids)[:-1].double().log_softmax(-1)
@@ -153,7 +153,7 @@ class Stock:
 
     def __init__(self, bank: Bank, split: tuple[int, ...], name: str, limit: int):
         lm = HFLM(
-            pretrained=bank.compose(split),
+            pretrained=bank.compose(split, tiny.run()),
             tokenizer=bank.loaded.tokenizer,
             batch_size=8,
             softmax_dtype="float32",
@@ -221,7 +221,9 @@ def test_a_stop_ends_a_task(bank: Bank) -> None:
     for name in ("perplexity", "minimal_pairs"):
         stop = Event()
         with pytest.raises(Stopped):
-            sweep = Sweep(bank, SPLITS, lambda what, done, stop=stop: stop.set(), stop)
+            sweep = Sweep(
+                bank, SPLITS, tiny.run(progress=lambda what, done, stop=stop: stop.set(), stop=stop)
+            )
             task_named(name, SETTINGS).measure(sweep, 10)
 
 
@@ -313,5 +315,5 @@ def test_what_is_measured_on_was_never_calibrated_on() -> None:
 
 def test_a_text_without_two_tokens_is_refused(bank: Bank) -> None:
     with pytest.raises(UserError, match="too short"):
-        sweep = Sweep(bank, [SPLITS[0]], tiny.quiet, Event())
+        sweep = Sweep(bank, [SPLITS[0]], tiny.run())
         Passages(Text("x", ("", "a"))).measure(sweep, None)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import families
@@ -192,7 +191,10 @@ def test_a_bank_takes_the_estimated_bytes(name: str, maker: str, made: Made) -> 
     bank, cost = Bank(loaded, QUANTO), model_cost(loaded.info, "quanto")
     for i in range(LAYERS):
         for level in QUANTO.levels:
-            assert bank.packed_bytes(i, level) == cost.layers[i].packed[level], (i, level)
+            assert bank.packed_bytes(i, level, tiny.run()) == cost.layers[i].packed[level], (
+                i,
+                level,
+            )
 
 
 @each_family
@@ -208,7 +210,7 @@ def test_lim_equals_the_float64_cosines_of_a_plain_forward_pass(
             sums[i] += torch.cosine_similarity(x.double(), y.double(), dim=-1).sum().item()
     expected = -sums / sum(map(len, sequences))
     loaded = made(maker, name, "float32")
-    found, _ = layer_scores(loaded, ["lim"], sequences, tiny.quiet, Event())["lim"]
+    found, _ = layer_scores(loaded, ["lim"], sequences, tiny.run())["lim"]
     assert found == pytest.approx(expected, abs=2e-6)
     assert max(found) - min(found) > 1e-3
 
@@ -224,7 +226,7 @@ def test_zd_equals_the_share_in_the_files_own_tensors(
         values = np.concatenate([m.double().numpy().ravel() for m in matrices])
         expected.append(float(np.mean((values - values.mean()) / values.std() > 1)))
     loaded = made(maker, name, own_dtype(family))
-    found, _ = layer_scores(loaded, ["zd"], [], tiny.quiet, Event())["zd"]
+    found, _ = layer_scores(loaded, ["zd"], [], tiny.run())["zd"]
     assert found == pytest.approx(expected, abs=1e-12)
     assert len(set(expected)) > 1
 
@@ -247,7 +249,7 @@ def test_every_split_of_a_sweep_equals_a_model_with_its_weights(
     asked = [Request((context + rest)[:-1], rest) for rest in (one, other)]
     asked.append(Request(alone[:-1], alone[1:]))
     bank = Bank(made(maker, name, "float32"), QUANTO)
-    found = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    found = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
     model = in_float32(written(name)[1])
     for c, split in enumerate(SPLITS):
         composed = quantized(model, FAMILIES[name], split)

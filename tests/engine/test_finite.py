@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from threading import Event
 
 import pytest
 import tiny
@@ -13,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lwq_ui.core.errors import UserError
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric, Scores
-from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
 from lwq_ui.engine.bank import Bank
@@ -74,36 +73,32 @@ def kept(store: Store) -> list[str]:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_scores(folder: Path, store: Store, streamed: bool) -> None:
+def test_scores(folder: Path, store: Store, streamed: bool, run: Run) -> None:
     loaded = (tiny.stream if streamed else tiny.load)(folder, "float16")
     for scorer in ("lim", "sensitivity"):
         with pytest.raises(UserError, match=WHERE):
-            jobs.score(loaded, [scorer], WITH, store, tiny.quiet, Event())
+            jobs.score(loaded, [scorer], WITH, run)
     assert not [name for name in kept(store) if name.endswith(".json")]
-    scores = jobs.score(loaded, ["lim", "sensitivity"], WITHOUT, store, tiny.quiet, Event())
+    scores = jobs.score(loaded, ["lim", "sensitivity"], WITHOUT, run)
     assert all(map(math.isfinite, scores["lim"].values + scores["sensitivity"].values))
 
 
-def test_another_number_format_is_a_way_out(folder: Path, store: Store) -> None:
+def test_another_number_format_is_a_way_out(folder: Path, run: Run) -> None:
     for dtype in ("bfloat16", "float32"):
         loaded = tiny.load(folder, dtype)
-        assert jobs.score(loaded, ["lim"], WITH, store, tiny.quiet, Event())
+        assert jobs.score(loaded, ["lim"], WITH, run)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tasks(folder: Path, store: Store, task: str) -> None:
+def test_tasks(folder: Path, store: Store, task: str, run: Run) -> None:
     """Under every kind of split; what does not compute with the wrong numbers is still measured."""
-    settings = Settings(cache=store.root)
     loaded = tiny.load(folder, "float16")
     for split in [(16,) * 4, (4, 8, 4, 4)]:
-        where = (12, settings, store, tiny.quiet, Event())
         with pytest.raises(UserError, match=r"Layer 1\b.* in float16"):
-            jobs.evaluate(loaded, [split], "quanto", [task], *where)
+            jobs.evaluate(loaded, jobs.Measurement([split], "quanto", [task], 12), run)
     assert not kept(store)
     loaded = tiny.load(folder, "float32")
-    done = jobs.evaluate(
-        loaded, [(16,) * 4], "quanto", [task], 12, settings, store, tiny.quiet, Event()
-    )
+    done = jobs.evaluate(loaded, jobs.Measurement([(16,) * 4], "quanto", [task], 12), run)
     assert done.evaluations
 
 
@@ -115,20 +110,20 @@ def test_texts_are_padded_with_what_does_not_overflow(tmp_path: Path) -> None:
     texts = tiny.documents(20, 17, 18, 16)
 
     def logprobs(*asked: list[int]) -> list[float]:
-        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.quiet, Event())
+        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.run())
         return sweep.score([Request(t[:-1], t[1:]) for t in asked], "").logprob[:, 0].tolist()
 
     assert logprobs(*texts) == pytest.approx([logprobs(t)[0] for t in texts], rel=1e-3)
     riders = [LIM()]
-    survey(loaded, riders, texts, tiny.quiet, Event())
+    survey(loaded, riders, texts, tiny.run())
     with pytest.raises(UserError, match=WHERE):
         logprobs([0, *texts[0]])
 
 
-def test_a_pruned_layer_does_no_harm(folder: Path, store: Store) -> None:
+def test_a_pruned_layer_does_no_harm(folder: Path, run: Run) -> None:
     loaded = tiny.load(folder, "float16")
-    where = (4, Settings(cache=store.root), store, tiny.quiet, Event())
-    done = jobs.evaluate(loaded, [(4, 0, 4, 4)], "quanto", ["minimal_pairs"], *where)
+    measurement = jobs.Measurement([(4, 0, 4, 4)], "quanto", ["minimal_pairs"], 4)
+    done = jobs.evaluate(loaded, measurement, run)
     assert math.isfinite(done.evaluations[0].metrics["acc"].value)
 
 
@@ -174,7 +169,7 @@ def test_packed_scales_that_overflow(tmp_path: Path) -> None:
     loaded = tiny.load(tiny.save(model, tmp_path / "model"))
     bank = Bank(loaded, quantizer_named("quanto"), tmp_path / "bank")
     with pytest.raises(UserError, match=r"layer 3 \(mlp\.down_proj\.weight\).* in float16"):
-        bank.fill([(4, 4, 4, 4)], tiny.quiet, Event())
+        bank.fill([(4, 4, 4, 4)], tiny.run())
     assert not bank.has(3, 4)
 
 
@@ -187,12 +182,12 @@ def test_a_rider_gets_no_state_that_is_no_number(folder: Path) -> None:
     loaded = tiny.load(folder, "float16")
     ids = loaded.tokenizer(WITH.documents[0])["input_ids"]
     with pytest.raises(UserError, match=WHERE):
-        survey(loaded, [Watching()], [ids], tiny.quiet, Event())
+        survey(loaded, [Watching()], [ids], tiny.run())
 
 
 def sweep_of(loaded: LoadedModel) -> Sweep:
     bank = Bank(loaded, quantizer_named("quanto"))
-    return Sweep(bank, [(16,) * 4, (4,) * 4], tiny.quiet, Event())
+    return Sweep(bank, [(16,) * 4, (4,) * 4], tiny.run())
 
 
 def test_tokens_that_the_model_never_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +223,7 @@ def test_divergence_of_peaked_predictions(folder: Path) -> None:
     scored = sweep_of(loaded).score([Request(sequence[:-1], sequence[1:])], "", divergence=True)
     assert (scored.divergence[:, 0] == 0).all()
     assert (scored.divergence >= 0).all()
-    walked = [loaded.model, Bank(loaded, quantizer_named("quanto")).compose((4,) * 4)]
+    walked = [loaded.model, Bank(loaded, quantizer_named("quanto")).compose((4,) * 4, tiny.run())]
     p, q = (tiny.logits(m, sequence[:-1]).double().log_softmax(-1) for m in walked)
     expected = (p.exp() * (p - q)).sum().item()
     assert scored.divergence[0, 1] == pytest.approx(expected, rel=1e-4)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -24,8 +23,7 @@ PROMPT = "The old man opened the door and looked at the river. "
 
 def written(loaded: LoadedModel, store: Store, prompt: str, most: int) -> list[Any]:
     split = (4,) * loaded.info.num_layers
-    arguments = (loaded, split, "quanto", prompt, 0, most, store, tiny.quiet, Event())
-    return list(jobs.generate(*arguments))
+    return list(jobs.generate(loaded, split, "quanto", prompt, 0, most, tiny.run(store)))
 
 
 @pytest.mark.parametrize(

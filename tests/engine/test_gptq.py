@@ -58,14 +58,14 @@ def bank(gptqmodel: None, loaded: LoadedModel, tmp_path_factory: pytest.TempPath
 
 
 def fill(bank: Bank, *splits: Sequence[float]) -> None:
-    bank.fill([tuple(split) for split in splits], tiny.quiet, Event())
+    bank.fill([tuple(split) for split in splits], tiny.run())
 
 
 def packed_tensors(bank: Bank, layer: int, level: float) -> dict[str, Tensor]:
     """'self_attn.q_proj.qweight' -> tensor."""
     return {
         f"{name.removesuffix('weight')}{part}": tensor
-        for name, packed in bank.packed(layer, level).items()
+        for name, packed in bank.packed(layer, level, tiny.run()).items()
         for part, tensor in bank.quantizer.tensors(packed).items()
         if part in PARTS
     }
@@ -121,7 +121,7 @@ TOKENS = tiny.documents(24, seed=3)[0]
 def reference(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoints 'high' and 'mixed', our own one 'written', and loaded.pt."""
     out = tmp_path_factory.mktemp("reference")
-    bank.quantizer.write(bank, SPLIT, out / "written")
+    bank.quantizer.write(bank, SPLIT, out / "written", tiny.run())
     job = {
         "model": str(bank.loaded.folder),
         "sequences": GPTQ(documents=4, tokens=48).sequences(bank.loaded),
@@ -183,7 +183,7 @@ def test_gptqmodel_loads_the_written_checkpoint_by_itself(bank: Bank, reference:
         for layer, bits in ((0, 4), (2, 2))
         for name in projections
     }
-    ours = tiny.logits(bank.compose(SPLIT), TOKENS).float()
+    ours = tiny.logits(bank.compose(SPLIT, tiny.run()), TOKENS).float()
     plain = tiny.logits(bank.loaded.model, TOKENS).float()
     assert relative(theirs.float(), ours) < 0.03 < 0.2 < relative(plain, ours)
 
@@ -200,8 +200,8 @@ def test_estimated_bytes_are_the_measured_ones(bank: Bank) -> None:
     cost = model_cost(describe(Source("x", bank.loaded.folder)), NAME)
     for layer in range(3):
         for level in (4, 3, 2):
-            assert bank.packed_bytes(layer, level) == cost.layers[layer].packed[level]
-    assert bank.measured_bytes(SPLIT) == cost.total(SPLIT)
+            assert bank.packed_bytes(layer, level, tiny.run()) == cost.layers[layer].packed[level]
+    assert bank.measured_bytes(SPLIT, tiny.run()) == cost.total(SPLIT)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_bytes_of_shapes_that_nothing_divides(
     bank = Bank(tiny.load(folder), quantizer_named(name))
     fill(bank, (level,))
     cost = model_cost(describe(Source("x", folder)), name)
-    assert bank.packed_bytes(0, level) == cost.layers[0].packed[level]
+    assert bank.packed_bytes(0, level, tiny.run()) == cost.layers[0].packed[level]
     for w in gptq.weights_of(bank, 0):
-        error = relative(bank.dense(0, level)[w.name].float(), w.parameter.float())
+        error = relative(bank.dense(0, level, tiny.run())[w.name].float(), w.parameter.float())
         assert error < (0.01 if level == 8 else 0.8)
 
 
@@ -239,7 +239,7 @@ def test_transposed_weights(gptqmodel: None, folder_of: Callable[..., Path]) -> 
     bank = Bank(loaded, quantizer_named("gptq:group=32,documents=2,tokens=48"))
     fill(bank, (4,))
     for w in gptq.weights_of(bank, 0):
-        dense = bank.dense(0, 4)[w.name]
+        dense = bank.dense(0, 4, tiny.run())[w.name]
         assert dense.shape == w.parameter.shape and dense.dtype == w.parameter.dtype
         assert relative(dense, w.parameter) < 0.2
 
@@ -269,13 +269,17 @@ def test_killed_stopped_and_continued_is_what_it_would_have_been(
     split = [(4,) * 3]
     with pytest.raises(UserError, match="memory was not enough for GPTQ at layer 1"):
         first = Bank(loaded, quantizer_named(NAME), tmp_path)
-        first.fill(split, at(1, lambda: [p.kill() for p in workers()]), stop)
+        first.fill(
+            split, tiny.run(progress=at(1, lambda: [p.kill() for p in workers()]), stop=stop)
+        )
     assert [Bank(loaded, first.quantizer, tmp_path).has(i, 4) for i in range(3)] == [1, 0, 0]
     with pytest.raises(Stopped):
-        Bank(loaded, first.quantizer, tmp_path).fill(split, at(2, stop.set), stop)
+        Bank(loaded, first.quantizer, tmp_path).fill(
+            split, tiny.run(progress=at(2, stop.set), stop=stop)
+        )
     assert [Bank(loaded, first.quantizer, tmp_path).has(i, 4) for i in range(3)] == [1, 1, 0]
     assert workers() == []
-    Bank(loaded, first.quantizer, tmp_path).fill(split, at(9, stop.set), Event())
+    Bank(loaded, first.quantizer, tmp_path).fill(split, tiny.run(progress=at(9, stop.set)))
     assert seen == ["1 of 3", "2 of 3", "2 of 3", "3 of 3", "3 of 3"]
     again = Bank(loaded, first.quantizer, tmp_path)
     for layer in range(3):
@@ -293,9 +297,9 @@ def test_from_the_disk_nothing_is_calibrated(bank: Bank, monkeypatch: pytest.Mon
     again = Bank(bank.loaded, bank.quantizer, bank.folder)
     fill(again, (4,) * 3, (3,) * 3, (2,) * 3)
     for level in (4, 3, 2):
-        for name, dense in again.dense(1, level).items():
+        for name, dense in again.dense(1, level, tiny.run()).items():
             assert dense.dtype == torch.bfloat16
-            assert torch.equal(dense, bank.dense(1, level)[name])
+            assert torch.equal(dense, bank.dense(1, level, tiny.run())[name])
 
 
 def test_a_damaged_continuation_is_not_used(bank: Bank, tmp_path: Path) -> None:
@@ -415,18 +419,18 @@ def test_without_the_package(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatc
 
 def test_what_cannot_be_written(bank: Bank, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pruned"):
-        bank.quantizer.write(bank, (4, 0, 2), tmp_path / "a")
+        bank.quantizer.write(bank, (4, 0, 2), tmp_path / "a", tiny.run())
     with pytest.raises(UserError, match="nothing to quantize"):
-        bank.quantizer.write(bank, (16, 16, 16), tmp_path / "b")
+        bank.quantizer.write(bank, (16, 16, 16), tmp_path / "b", tiny.run())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_large_checkpoints_are_several_files(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank.quantizer.write(bank, MIXED, tmp_path / "one")
+    bank.quantizer.write(bank, MIXED, tmp_path / "one", tiny.run())
     monkeypatch.setattr(gptq, "SHARD", 200_000)
-    bank.quantizer.write(bank, MIXED, tmp_path / "many")
+    bank.quantizer.write(bank, MIXED, tmp_path / "many", tiny.run())
     whole = load_file(tmp_path / "one" / "model.safetensors")
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     files = sorted((tmp_path / "many").glob("*.safetensors"))

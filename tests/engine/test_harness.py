@@ -28,6 +28,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import evaluation, harness, jobs
@@ -142,7 +143,7 @@ def bank(bank_of: Callable[[str], Bank]) -> Bank:
 
 
 def sweep_of(bank: Bank, splits: Any, kind: type[Sweep] = Sweep) -> Sweep:
-    return kind(bank, splits, tiny.quiet, Event())
+    return kind(bank, splits, tiny.run())
 
 
 def fresh(name: str, definitions: TaskManager) -> Any:
@@ -157,7 +158,7 @@ def fresh(name: str, definitions: TaskManager) -> Any:
 
 def stock_hflm(bank: Bank, split: tuple[int, ...], batch_size: int = 8) -> HFLM:
     return HFLM(
-        pretrained=bank.compose(split),
+        pretrained=bank.compose(split, tiny.run()),
         tokenizer=bank.loaded.tokenizer,
         batch_size=batch_size,
         softmax_dtype="float32",
@@ -256,7 +257,7 @@ def test_metrics_made_again_and_again_equal_a_fresh_evaluation(
         for kind, requests in asked.items():
             for request, answer in zip(requests, getattr(lm, kind)(requests), strict=True):
                 request.resps, request.filtered_resps = [answer], {}
-        got = results_of(loaded, name, Event())
+        got = results_of(loaded, name, tiny.run())
         assert_equal(got, report_of(Canned(split), name, definitions), rel=1e-12)
         seen.append(got)
     assert seen[0] != seen[1] or name == "nq_open"
@@ -387,10 +388,10 @@ def test_one_composed_model_at_a_time(bank: Bank, monkeypatch: pytest.MonkeyPatc
     alive: list[weakref.ref[Any]] = []
     compose = Bank.compose
 
-    def counted(self: Bank, split: Any) -> Any:
+    def counted(self: Bank, split: Any, run: Any) -> Any:
         gc.collect()
         assert [ref for ref in alive if ref()] == []
-        model = compose(self, split)
+        model = compose(self, split, run)
         alive.append(weakref.ref(model))
         weight = next(model.model.layers[i].mlp.up_proj.weight for i in range(4) if split[i] == 16)
         own = {p.data_ptr() for p in self.loaded.model.parameters()}
@@ -415,7 +416,9 @@ def test_a_stop_is_heard_while_a_text_is_written(bank: Bank) -> None:
     hook = bank.loaded.model.register_forward_hook(lambda *args: steps.append(1))
     try:
         with pytest.raises(Stopped):
-            Registered("gsm8k").measure(Sweep(bank, SPLITS[:1], progress, stop), 1)
+            Registered("gsm8k").measure(
+                Sweep(bank, SPLITS[:1], tiny.run(progress=progress, stop=stop)), 1
+            )
     finally:
         hook.remove()
     assert steps == []  # the first layer heard it
@@ -427,7 +430,7 @@ def test_a_stop_is_heard_while_a_text_is_written(bank: Bank) -> None:
 )
 def test_progress_goes_on_and_names_the_task(name: str, said: str, bank: Bank) -> None:
     told: list[tuple[str, float | None]] = []
-    sweep = Sweep(bank, SPLITS[:2], lambda *args: told.append(args), Event())
+    sweep = Sweep(bank, SPLITS[:2], tiny.run(progress=lambda *args: told.append(args)))
     Registered(name).measure(sweep, 2)
     assert all(what.startswith(f"{name}: ") for what, _ in told)
     assert told[-1][0] == f"{name}: {said}"
@@ -446,7 +449,7 @@ def test_a_stop_ends_it_while_data_is_read(bank: Bank, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(datasets, "load_dataset", endless)
     with pytest.raises(Stopped):
-        Registered("piqa").measure(Sweep(bank, SPLITS, tiny.quiet, stop), 2)
+        Registered("piqa").measure(Sweep(bank, SPLITS, tiny.run(stop=stop)), 2)
     never.set()
 
 
@@ -682,15 +685,11 @@ def test_without_any_special_token_only_what_needs_one_is_refused(tmp_path: Path
             assert all(m.value is not None for got in measured for m in got.metrics.values())
 
 
-def test_one_task_that_fails_leaves_the_others(
-    tmp_path: Path, settings: Settings, store: Store
-) -> None:
+def test_one_task_that_fails_leaves_the_others(tmp_path: Path, run: Run) -> None:
     model = tiny.build("llama", max_position_embeddings=512)
     model.config.bos_token_id = model.config.eos_token_id = model.config.pad_token_id = None
     loaded = without_special_tokens(tmp_path / "bare", model)
-    done = jobs.evaluate(
-        loaded, SPLITS[:1], "quanto", OFFLINE_TASKS, 4, settings, store, tiny.quiet, Event()
-    )
+    done = jobs.evaluate(loaded, jobs.Measurement(SPLITS[:1], "quanto", OFFLINE_TASKS, 4), run)
     assert [e.task for e in done.evaluations] == ["endings", "last_word"]
     (failure,) = done.failures
     assert failure.startswith("The task 'Grammar pairs'") and "\n" not in failure
@@ -731,10 +730,8 @@ def test_the_log_says_where_a_task_failed(
         raise KeyError("label")
 
     monkeypatch.setattr(lm_eval.api.task.ConfigurableTask, "process_results", broken)
-    settings, store = Settings(cache=tmp_path), Store(tmp_path)
-    where = (2, settings, store, tiny.quiet, Event())
-    tasks = ["perplexity", "endings"]
-    done = jobs.evaluate(loaded_of("llama"), SPLITS[:1], "quanto", tasks, *where)
+    measurement = jobs.Measurement(SPLITS[:1], "quanto", ["perplexity", "endings"], 2)
+    done = jobs.evaluate(loaded_of("llama"), measurement, tiny.run(Store(tmp_path)))
     (failure,) = done.failures
     assert failure.endswith(f"KeyError: 'label'. The details are in '{tmp_path / 'lwq.log'}'.")
     assert "process_results" in (tmp_path / "lwq.log").read_text(encoding="utf-8")
@@ -904,6 +901,6 @@ def test_a_perplexity_beyond_all_numbers(name: str, bank: Bank) -> None:
             request.resps = [(log, False) if request.request_type == "loglikelihood" else log]
             request.filtered_resps = {}
     with pytest.raises((UserError, OverflowError)) as refused:
-        results_of(loaded, name, Event())
+        results_of(loaded, name, tiny.run())
     said = str(refused.value) if refused.type is UserError else why(name, refused.value)
     assert f"'{name}' gives a figure that is too large for a number" in said

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.run import silent
 from lwq_ui.core.settings import ROOT
 from lwq_ui.engine import headers
 from lwq_ui.engine.headers import PACKED_NAME, Headers, hub_headers, local_headers
@@ -304,12 +305,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_hub.Hu
 
 def from_hub(
     hub: fake_hub.Hub,
-    progress: Any = tiny.quiet,
+    progress: Any = silent,
     stop: Event | None = None,
     name: str = "owner/name",
 ) -> Headers:
     sizes = {p.name: p.stat().st_size for p in hub.folder.glob("*.safetensors")}
-    return hub_headers(name, fake_hub.REVISION, sizes, hub.folder, progress, stop or Event())
+    return hub_headers(
+        name, fake_hub.REVISION, sizes, hub.folder, tiny.run(progress=progress, stop=stop)
+    )
 
 
 def test_the_same_from_the_hub_as_from_the_disk(hub: fake_hub.Hub) -> None:

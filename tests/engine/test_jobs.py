@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from lwq_ui.core.config import Config, format_config, parse_config
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
@@ -48,22 +49,25 @@ def text() -> Text:
     return Text("a few", whole.documents[:5])
 
 
-def score(loaded: LoadedModel, text: Text, store: Store, **options: Any) -> Any:
-    arguments = {"progress": tiny.quiet, "stop": Event(), **options}
-    return jobs.score(loaded, ["lim", "zd"], text, store, **arguments)
+def score(loaded: LoadedModel, text: Text, run: Run, **options: Any) -> Any:
+    return jobs.score(loaded, ["lim", "zd"], text, run, **options)
 
 
-def evaluate(loaded: LoadedModel, settings: Settings, store: Store, **options: Any) -> Any:
-    arguments = {
-        "splits": SPLITS,
-        "quantizer": "quanto",
-        "tasks": ["perplexity", "endings"],
-        "limit": 3,
-        "progress": tiny.quiet,
-        "stop": Event(),
-        **options,
-    }
-    return jobs.evaluate(loaded, settings=settings, store=store, **arguments)
+def measurement(**options: Any) -> jobs.Measurement:
+    tasks = ["perplexity", "endings"]
+    return jobs.Measurement(
+        **{"splits": SPLITS, "quantizer": "quanto", "tasks": tasks, "limit": 3, **options}
+    )
+
+
+def evaluate(loaded: LoadedModel, run: Run, **options: Any) -> Any:
+    callbacks = {name: options.pop(name) for name in ("partial", "early") if name in options}
+    return jobs.evaluate(loaded, measurement(**options), run, **callbacks)
+
+
+def elsewhere(run: Run, name: str) -> Run:
+    """The same with an empty store."""
+    return replace(run, store=Store(run.store.root.with_name(name)))
 
 
 class StopAt:
@@ -86,10 +90,10 @@ def numbers(evaluated: Any) -> list[Any]:
 
 
 def test_cached_scores_equal_fresh_ones(
-    loaded: LoadedModel, text: Text, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, text: Text, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = score(loaded, text, store)
-    other = score(loaded, text, Store(tmp_path / "other"))
+    fresh = score(loaded, text, run)
+    other = score(loaded, text, elsewhere(run, "other"))
     assert [s.values for s in fresh.values()] == [s.values for s in other.values()]
     assert fresh["lim"].calibration == "a few" and fresh["lim"].documents == 5
     assert fresh["lim"].tokens == sum(
@@ -97,26 +101,26 @@ def test_cached_scores_equal_fresh_ones(
     )
     assert (fresh["zd"].calibration, fresh["zd"].tokens) == (None, 0)
     monkeypatch.setattr(jobs, "layer_scores", lambda *args: pytest.fail("computed again"))
-    assert score(loaded, text, store) == fresh
+    assert score(loaded, text, run) == fresh
     with pytest.raises(pytest.fail.Exception):
-        score(loaded, Text("a few", text.documents[:4]), store)
+        score(loaded, Text("a few", text.documents[:4]), run)
     with pytest.raises(pytest.fail.Exception):
-        score(loaded, text, store, max_tokens=50)
+        score(loaded, text, run, max_tokens=50)
 
 
 def test_the_tokens_of_a_calibration_can_be_bounded(
-    loaded: LoadedModel, text: Text, store: Store
+    loaded: LoadedModel, text: Text, run: Run
 ) -> None:
-    found = score(loaded, text, store, max_tokens=200)["lim"]
+    found = score(loaded, text, run, max_tokens=200)["lim"]
     assert (found.documents, found.tokens) == (2, 200)
 
 
 def test_sensitivity_is_cached_per_level_and_quantizer(
-    loaded: LoadedModel, text: Text, store: Store, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, text: Text, store: Store, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def sensitivity(**options: Any) -> Any:
         options = {"max_tokens": 300, **options}
-        found = jobs.score(loaded, ["sensitivity"], text, store, tiny.quiet, Event(), **options)
+        found = jobs.score(loaded, ["sensitivity"], text, run, **options)
         return found["sensitivity"]
 
     fresh = sensitivity()
@@ -133,20 +137,20 @@ def test_sensitivity_is_cached_per_level_and_quantizer(
         sensitivity(low=8)
 
 
-def test_an_unknown_scorer(loaded: LoadedModel, text: Text, store: Store) -> None:
+def test_an_unknown_scorer(loaded: LoadedModel, text: Text, run: Run) -> None:
     with pytest.raises(UserError, match=r"no scorer 'bi'.*lim, zd"):
-        jobs.score(loaded, ["bi"], text, store, tiny.quiet, Event())
+        jobs.score(loaded, ["bi"], text, run)
 
 
 def test_cached_evaluations_equal_fresh_ones(
     loaded: LoadedModel,
     folder_of: Callable[..., Path],
     settings: Settings,
-    store: Store,
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fresh = evaluate(loaded, settings, store)
+    fresh = evaluate(loaded, run)
     assert fresh.computed == 6
     assert [(e.task, e.split) for e in fresh.evaluations] == [
         (task, split) for task in ("perplexity", "endings") for split in SPLITS
@@ -154,35 +158,31 @@ def test_cached_evaluations_equal_fresh_ones(
     assert {e.quantizer for e in fresh.evaluations if e.split == SPLITS[1]} == {"none"}
     assert {e.limit for e in fresh.evaluations} == {3}
     again = tiny.load(folder_of("llama"))
-    other = evaluate(again, settings, Store(tmp_path / "other"))
+    other = evaluate(again, elsewhere(run, "other"))
     assert numbers(other) == numbers(fresh)
     for task in tasks(settings).values():
         monkeypatch.setattr(type(task), "measure", lambda *args: pytest.fail("measured again"))
     monkeypatch.setattr(jobs, "bank_of", lambda *args: pytest.fail("a bank for nothing"))
-    cached = evaluate(loaded, settings, store)
+    cached = evaluate(loaded, run)
     assert cached.computed == 0
     assert cached.evaluations == fresh.evaluations
     for changed in ({"limit": 4}, {"quantizer": "quanto-hqq"}, {"splits": [(2,) * 4]}):
         with pytest.raises(pytest.fail.Exception):
-            evaluate(loaded, settings, store, **changed)
+            evaluate(loaded, run, **changed)
     # The unquantized model is the same under every quantizer.
-    assert (
-        evaluate(loaded, settings, store, quantizer="quanto-hqq", splits=[SPLITS[1]]).computed == 0
-    )
+    assert evaluate(loaded, run, quantizer="quanto-hqq", splits=[SPLITS[1]]).computed == 0
 
 
-def test_only_what_is_missing_is_measured(
-    loaded: LoadedModel, settings: Settings, store: Store
-) -> None:
-    assert evaluate(loaded, settings, store, splits=SPLITS[:1]).computed == 2
-    assert evaluate(loaded, settings, store, splits=[*SPLITS[:2], SPLITS[0]]).computed == 2
-    assert evaluate(loaded, settings, store, splits=SPLITS).computed == 2
+def test_only_what_is_missing_is_measured(loaded: LoadedModel, run: Run) -> None:
+    assert evaluate(loaded, run, splits=SPLITS[:1]).computed == 2
+    assert evaluate(loaded, run, splits=[*SPLITS[:2], SPLITS[0]]).computed == 2
+    assert evaluate(loaded, run, splits=SPLITS).computed == 2
 
 
 def test_results_are_told_early_on_a_part_of_the_items(
-    loaded: LoadedModel, settings: Settings, store: Store
+    loaded: LoadedModel, run: Run, store: Store
 ) -> None:
-    evaluate(loaded, settings, store, limit=32, splits=SPLITS[:1], tasks=["endings"])
+    evaluate(loaded, run, limit=32, splits=SPLITS[:1], tasks=["endings"])
     told: list[Any] = []
     whole: list[bool] = []
 
@@ -195,7 +195,7 @@ def test_results_are_told_early_on_a_part_of_the_items(
                 (parts["task"], tuple(parts["split"])) for parts, _ in kept
             }
 
-    done = evaluate(loaded, settings, store, limit=32, partial=partial)
+    done = evaluate(loaded, run, limit=32, partial=partial)
     assert whole == [True, False, True, False, True]
     count = [[(e.task, len(next(iter(e.items.values())))) for e in some] for some in told]
     assert count == [
@@ -208,35 +208,35 @@ def test_results_are_told_early_on_a_part_of_the_items(
     assert [e for e in done.evaluations if e.task == "perplexity"] == told[2]
     assert {e.limit for some in told for e in some if e.task == "endings"} == {32}
     # What was told early is the same as a smaller evaluation, and is not stored as the larger one.
-    few = evaluate(loaded, settings, Store(store.root / "other"), limit=8, splits=SPLITS)
+    few = evaluate(loaded, elsewhere(run, "other"), limit=8, splits=SPLITS)
     early = [e.metrics for e in few.evaluations if e.task == "perplexity"]
     for ours, theirs in zip(told[1], early, strict=True):
         assert ours.metrics["perplexity"].value == pytest.approx(theirs["perplexity"].value)
-    assert evaluate(loaded, settings, store, limit=32).computed == 0
+    assert evaluate(loaded, run, limit=32).computed == 0
 
 
 def test_a_task_that_fails_does_not_keep_the_others(
-    loaded: LoadedModel, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Any:
         raise UserError("The data cannot be had.")
 
     monkeypatch.setattr(Harness, "measure", fail)
-    done = evaluate(loaded, settings, store, tasks=["endings", "perplexity", "no such"])
+    done = evaluate(loaded, run, tasks=["endings", "perplexity", "no such"])
     assert [e.task for e in done.evaluations] == ["perplexity"] * 3
     assert len(done.failures) == 2
     assert "The data cannot be had." in done.failures
     assert any("no task 'no such'" in told for told in done.failures)
     with pytest.raises(UserError, match=r"The data cannot be had\."):
-        evaluate(loaded, settings, store, tasks=["endings"])
+        evaluate(loaded, run, tasks=["endings"])
 
 
 def test_what_is_known_is_kept_whatever_fails_later(
-    loaded: LoadedModel, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Splits in the store, though the task fails on the others; other tasks, though one ends in an
     error that nobody foresaw."""
-    first = evaluate(loaded, settings, store, splits=SPLITS[:1], tasks=["endings"])
+    first = evaluate(loaded, run, splits=SPLITS[:1], tasks=["endings"])
 
     class Panic(BaseException):
         """As a tokenizer's."""
@@ -244,7 +244,7 @@ def test_what_is_known_is_kept_whatever_fails_later(
     for error in (UserError("No data."), KeyError("x"), Panic("no entry"), MemoryError()):
         with monkeypatch.context() as patch:
             patch.setattr(Harness, "measure", lambda *_, error=error: (_ for _ in ()).throw(error))
-            done = evaluate(loaded, settings, store, tasks=["endings", "perplexity"])
+            done = evaluate(loaded, run, tasks=["endings", "perplexity"])
         assert [(e.task, e.split) for e in done.evaluations] == [
             ("endings", SPLITS[0]),
             *(("perplexity", split) for split in SPLITS),
@@ -258,56 +258,54 @@ def test_what_is_known_is_kept_whatever_fails_later(
         assert "Traceback" not in told
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Harness, "measure", lambda *_: (_ for _ in ()).throw(Stopped()))
-        evaluate(loaded, settings, store, tasks=["endings", "perplexity"])
+        evaluate(loaded, run, tasks=["endings", "perplexity"])
 
 
 def test_a_quantizer_that_cannot_pack_keeps_what_is_known(
-    loaded: LoadedModel, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate(loaded, settings, store, splits=SPLITS[:1])
+    evaluate(loaded, run, splits=SPLITS[:1])
 
     def fail(*_: Any) -> None:
         raise UserError("GPTQ needs the package gptqmodel.")
 
     monkeypatch.setattr(jobs.Bank, "fill", fail)
-    done = evaluate(loaded, settings, store)
+    done = evaluate(loaded, run)
     assert {(e.task, e.split) for e in done.evaluations} == {
         (task, SPLITS[0]) for task in ("perplexity", "endings")
     }
     assert done.failures == ("GPTQ needs the package gptqmodel.",)
     with pytest.raises(UserError, match=r"^GPTQ needs the package gptqmodel\.$"):
-        evaluate(loaded, settings, store, splits=SPLITS[2:])
+        evaluate(loaded, run, splits=SPLITS[2:])
 
 
 def test_every_result_as_it_becomes_known_without_parts(
-    loaded: LoadedModel, settings: Settings, store: Store
+    loaded: LoadedModel, settings: Settings, run: Run
 ) -> None:
-    plain = evaluate(loaded, settings, store, limit=32, tasks=["endings"])
+    plain = evaluate(loaded, run, limit=32, tasks=["endings"])
     known: list[Any] = []
-    other = Store(store.root / "other")
+    other = elsewhere(run, "other")
     keep = {"partial": lambda some, whole: known.append((list(some), whole)), "early": False}
-    done = evaluate(loaded, settings, other, limit=32, tasks=["endings"], **keep)
+    done = evaluate(loaded, other, limit=32, tasks=["endings"], **keep)
     assert numbers(done) == numbers(plain) and known == [(done.evaluations, True)]
 
 
 def test_one_thing_has_one_name_in_the_store(
-    loaded: LoadedModel, text: Text, settings: Settings, store: Store
+    loaded: LoadedModel, text: Text, run: Run, store: Store
 ) -> None:
     """4 bits are 4.0, 'quanto' is 'quanto:group=128', and a task asked for twice is one."""
-    plain = evaluate(loaded, settings, store)
+    plain = evaluate(loaded, run)
     again = evaluate(
         loaded,
-        settings,
-        store,
+        run,
         quantizer="quanto:group=128",
         splits=[tuple(map(float, split)) for split in SPLITS],
         tasks=["perplexity", "endings", "perplexity"],
     )
     assert again.computed == 0 and again.evaluations == plain.evaluations
-    empty = Store(store.root / "other")
+    empty = elsewhere(run, "other")
     fresh = evaluate(
         loaded,
-        settings,
         empty,
         quantizer="quanto:group=128",
         splits=[tuple(map(float, split)) for split in SPLITS],
@@ -315,14 +313,11 @@ def test_one_thing_has_one_name_in_the_store(
     )
     assert numbers(fresh) == numbers(plain) and fresh.computed == 6
     assert "quanto:group=128" not in json.dumps(numbers(fresh))
-    assert sorted(p.name for p in empty.root.glob("evaluations/*/*")) == sorted(
+    assert sorted(p.name for p in empty.store.root.glob("evaluations/*/*")) == sorted(
         p.name for p in store.root.glob("evaluations/*/*")
     )
-    asked = {"progress": tiny.quiet, "stop": Event(), "max_tokens": 60}
-    one = jobs.score(loaded, ["sensitivity"], text, store, **asked, low=2)
-    two = jobs.score(
-        loaded, ["sensitivity"], text, store, **asked, low=2.0, quantizer="quanto:group=128"
-    )
+    one = jobs.score(loaded, ["sensitivity"], text, run, 60, low=2)
+    two = jobs.score(loaded, ["sensitivity"], text, run, 60, "quanto:group=128", 2.0)
     assert one == two and one["sensitivity"].quantizer == "quanto"
     assert len(list(store.root.glob("scores/*/*.json"))) == 1
     assert list(loaded.banks) == ["quanto"]
@@ -331,73 +326,66 @@ def test_one_thing_has_one_name_in_the_store(
 
 
 def test_what_earlier_versions_stored_under_the_long_name(
-    loaded: LoadedModel, settings: Settings, store: Store
+    loaded: LoadedModel, settings: Settings, store: Store, run: Run
 ) -> None:
-    plain = evaluate(loaded, settings, store, tasks=["endings"], splits=SPLITS[:1]).evaluations[0]
+    plain = evaluate(loaded, run, tasks=["endings"], splits=SPLITS[:1]).evaluations[0]
     task = tasks(settings)["endings"]
     key = records.evaluation_key(loaded.info, task, SPLITS[0], quantizer_named("quanto"), 3)
     store.write(key, replace(plain, quantizer="quanto:group=128").to_json())
-    assert evaluate(loaded, settings, store, tasks=["endings"], splits=SPLITS[:1]).evaluations == [
-        plain
-    ]
+    assert evaluate(loaded, run, tasks=["endings"], splits=SPLITS[:1]).evaluations == [plain]
     assert records.known_evaluations(loaded.info, tasks(settings), store) == [plain]
 
 
-def test_a_forecast_measures_nothing(loaded: LoadedModel, settings: Settings, store: Store) -> None:
+def test_a_forecast_measures_nothing(loaded: LoadedModel, run: Run, store: Store) -> None:
     def ahead(**options: Any) -> Any:
-        arguments = {"splits": SPLITS, "tasks": ["perplexity", "endings"], "limit": 8, **options}
-        where = (settings, store, tiny.quiet, Event())
-        splits, tasks, limit = arguments.values()
-        return jobs.forecast(loaded, splits, "quanto", tasks, limit, *where)
+        return jobs.forecast(loaded, measurement(**{"limit": 8, **options}), run)
 
     all_ahead = ahead()
     assert all_ahead.splits == 6 and all_ahead.seconds > 0 and not all_ahead.unknown
     assert not list(store.root.glob("evaluations/**/*.json"))
     assert ahead(tasks=["endings", "nosuch"]).unknown == ("nosuch",)
-    evaluate(loaded, settings, store, limit=8, tasks=["perplexity"])
+    evaluate(loaded, run, limit=8, tasks=["perplexity"])
     assert ahead().splits == 3
-    evaluate(loaded, settings, store, limit=8)
+    evaluate(loaded, run, limit=8)
     assert ahead() == jobs.Forecast(0.0, 0.0, 0, ())
 
 
-def test_a_limit_beyond_the_task_is_no_limit(
-    loaded: LoadedModel, settings: Settings, store: Store
-) -> None:
+def test_a_limit_beyond_the_task_is_no_limit(loaded: LoadedModel, run: Run) -> None:
     options: dict[str, Any] = {"splits": SPLITS[:1], "tasks": ["perplexity"]}
-    found = evaluate(loaded, settings, store, limit=1000, **options)
+    found = evaluate(loaded, run, limit=1000, **options)
     assert found.evaluations[0].limit is None
     assert found.evaluations[0].metrics["perplexity"].n == 32
-    assert evaluate(loaded, settings, store, limit=None, **options).computed == 0
+    assert evaluate(loaded, run, limit=None, **options).computed == 0
 
 
 def test_a_damaged_evaluation_is_measured_again(
-    loaded: LoadedModel, settings: Settings, store: Store
+    loaded: LoadedModel, settings: Settings, run: Run
 ) -> None:
-    fresh = evaluate(loaded, settings, store, splits=SPLITS[:1], tasks=["endings"])
+    fresh = evaluate(loaded, run, splits=SPLITS[:1], tasks=["endings"])
     (path,) = (settings.cache / "evaluations").rglob("*.json")
     path.write_text(path.read_text().replace('"n": 3', '"n": 4'))
-    again = evaluate(loaded, settings, store, splits=SPLITS[:1], tasks=["endings"])
+    again = evaluate(loaded, run, splits=SPLITS[:1], tasks=["endings"])
     assert again.computed == 1 and numbers(again) == numbers(fresh)
 
 
-def test_unknown_tasks_and_levels(loaded: LoadedModel, settings: Settings, store: Store) -> None:
+def test_unknown_tasks_and_levels(loaded: LoadedModel, run: Run) -> None:
     with pytest.raises(UserError, match="There is no task 'nosuch'"):
-        evaluate(loaded, settings, store, tasks=["nosuch"])
+        evaluate(loaded, run, tasks=["nosuch"])
     with pytest.raises(UserError, match="There is no quantizer 'nosuch'"):
-        evaluate(loaded, settings, store, quantizer="nosuch")
+        evaluate(loaded, run, quantizer="nosuch")
     with pytest.raises(UserError, match="has no 3 bits"):
-        evaluate(loaded, settings, store, splits=[(3,) * 4])
+        evaluate(loaded, run, splits=[(3,) * 4])
 
 
-def test_a_stop_while_scoring_at_any_step(loaded: LoadedModel, text: Text, store: Store) -> None:
+def test_a_stop_while_scoring_at_any_step(loaded: LoadedModel, text: Text, run: Run) -> None:
     steps = StopAt(-1)
-    expected = score(loaded, text, store, progress=steps)
+    expected = score(loaded, text, replace(run, progress=steps))
     assert set(steps.calls) == {f"Scoring layer {i} of 4" for i in (1, 2, 3, 4)}
     for at in range(0, len(steps.calls), 3):
-        empty = Store(store.root.with_name(f"stopped-{at}"))
+        empty = elsewhere(run, f"stopped-{at}")
         stopping = StopAt(at)
         try:
-            score(loaded, text, empty, progress=stopping, stop=stopping.stop)
+            score(loaded, text, replace(empty, progress=stopping, stop=stopping.stop))
         except Stopped:
             assert len(stopping.calls) <= at + 2  # heard before the next layer is done
         else:
@@ -406,26 +394,24 @@ def test_a_stop_while_scoring_at_any_step(loaded: LoadedModel, text: Text, store
         assert [s.values for s in found.values()] == [s.values for s in expected.values()]
 
 
-def test_a_stop_while_evaluating_at_any_step(
-    folder_of: Callable[..., Path], settings: Settings, store: Store
-) -> None:
+def test_a_stop_while_evaluating_at_any_step(folder_of: Callable[..., Path], run: Run) -> None:
     steps = StopAt(-1)
-    expected = numbers(evaluate(tiny.load(folder_of("llama")), settings, store, progress=steps))
+    expected = numbers(evaluate(tiny.load(folder_of("llama")), replace(run, progress=steps)))
     total = len(steps.calls)
     loaded = tiny.load(folder_of("llama"))
     for at in (0, 3, total // 4, total // 2, 3 * total // 4, total - 1):
-        empty = Store(store.root.with_name(f"stopped-{at}"))
+        empty = elsewhere(run, f"stopped-{at}")
         loaded.banks.clear()
         stopping = StopAt(at)
         with pytest.raises(Stopped):
-            evaluate(loaded, settings, empty, progress=stopping, stop=stopping.stop)
+            evaluate(loaded, replace(empty, progress=stopping, stop=stopping.stop))
         assert len(stopping.calls) <= at + 2
-        assert not list(empty.root.rglob(".*")) and not list(empty.root.rglob("*.part"))
-        assert numbers(evaluate(loaded, settings, empty)) == expected
+        assert not list(empty.store.root.rglob(".*")) and not list(empty.store.root.rglob("*.part"))
+        assert numbers(evaluate(loaded, empty)) == expected
 
 
 def test_finished_tasks_are_kept_before_a_stop(
-    loaded: LoadedModel, settings: Settings, store: Store
+    loaded: LoadedModel, settings: Settings, run: Run
 ) -> None:
     stop = Event()
 
@@ -434,38 +420,35 @@ def test_finished_tasks_are_kept_before_a_stop(
             stop.set()
 
     with pytest.raises(Stopped):
-        evaluate(loaded, settings, store, progress=progress, stop=stop)
+        evaluate(loaded, replace(run, progress=progress, stop=stop))
     kept = [json.loads(p.read_text()) for p in (settings.cache / "evaluations").rglob("*.json")]
     assert [k["value"]["task"] for k in kept] == ["perplexity"] * 3
-    assert evaluate(loaded, settings, store).computed == 3
+    assert evaluate(loaded, run).computed == 3
 
 
-def test_the_share_done_goes_up_over_all_tasks(
-    loaded: LoadedModel, settings: Settings, store: Store
-) -> None:
+def test_the_share_done_goes_up_over_all_tasks(loaded: LoadedModel, run: Run) -> None:
     seen: list[Any] = []
-    evaluate(loaded, settings, store, progress=lambda what, done: seen.append((what, done)))
+    evaluate(loaded, replace(run, progress=lambda what, done: seen.append((what, done))))
     shares = [done for what, done in seen if what != "Quantizing layers"]
     assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
     endings = [done for what, done in seen if what.startswith("Story endings:")]
     assert endings and min(endings) >= 0.5
     seen.clear()
-    again = {"store": Store(store.root / "other"), "limit": 16, "partial": lambda *told: None}
-    evaluate(loaded, settings, progress=lambda what, done: seen.append((what, done)), **again)
+    again = replace(elsewhere(run, "other"), progress=lambda what, done: seen.append((what, done)))
+    evaluate(loaded, again, limit=16, partial=lambda *told: None)
     shares = [done for what, done in seen if what != "Quantizing layers"]
     assert shares == sorted(shares) and shares[-1] <= 1
 
 
-def write(loaded: LoadedModel, store: Store, split: Any, seed: int, **options: Any) -> list[Any]:
-    arguments = {"max_tokens": 12, "progress": tiny.quiet, "stop": Event(), **options}
-    return list(jobs.generate(loaded, split, "quanto", PROMPT, seed, store=store, **arguments))
+def write(loaded: LoadedModel, run: Run, split: Any, seed: int) -> list[Any]:
+    return list(jobs.generate(loaded, split, "quanto", PROMPT, seed, 12, run))
 
 
-def test_writing_repeats_itself(loaded: LoadedModel, store: Store) -> None:
+def test_writing_repeats_itself(loaded: LoadedModel, run: Run) -> None:
     split = (2, 2, 2, 2)
-    first = write(loaded, store, split, 1)
-    assert write(loaded, store, split, 1)[-1] == first[-1]
-    assert write(loaded, store, split, 2)[-1] != first[-1]
+    first = write(loaded, run, split, 1)
+    assert write(loaded, run, split, 1)[-1] == first[-1]
+    assert write(loaded, run, split, 2)[-1] != first[-1]
     ours, theirs = first[-1]
     assert ours and theirs and ours != theirs
     for earlier, later in itertools.pairwise(first):
@@ -473,31 +456,29 @@ def test_writing_repeats_itself(loaded: LoadedModel, store: Store) -> None:
     assert len(first) == 24  # one for each token of each model
 
 
-def test_the_unquantized_split_writes_the_same(loaded: LoadedModel, store: Store) -> None:
+def test_the_unquantized_split_writes_the_same(loaded: LoadedModel, run: Run) -> None:
     for seed in (0, 3):
-        a, b = write(loaded, store, (16,) * 4, seed)[-1]
+        a, b = write(loaded, run, (16,) * 4, seed)[-1]
         assert a == b and len(a) > 10
 
 
-def test_writing_stops(loaded: LoadedModel, store: Store) -> None:
+def test_writing_stops(loaded: LoadedModel, run: Run) -> None:
     stop = Event()
     seen = 0
     with pytest.raises(Stopped):
         for _ in jobs.generate(
-            loaded, SPLITS[0], "quanto", PROMPT, 0, 110, store, tiny.quiet, stop
+            loaded, SPLITS[0], "quanto", PROMPT, 0, 110, replace(run, stop=stop)
         ):
             seen += 1
             if seen == 4:
                 stop.set()
     assert seen < 40
-    assert write(loaded, store, SPLITS[0], 0)
+    assert write(loaded, run, SPLITS[0], 0)
 
 
 @pytest.mark.parametrize("prompt", ["", "word " * 400])
-def test_any_prompt_can_be_written_on(prompt: str, loaded: LoadedModel, store: Store) -> None:
-    texts = list(
-        jobs.generate(loaded, SPLITS[0], "quanto", prompt, 0, 5, store, tiny.quiet, Event())
-    )
+def test_any_prompt_can_be_written_on(prompt: str, loaded: LoadedModel, run: Run) -> None:
+    texts = list(jobs.generate(loaded, SPLITS[0], "quanto", prompt, 0, 5, run))
     assert len(texts) == 10
 
 
@@ -542,7 +523,7 @@ def test_what_is_written_loads_without_this_program(
     dtype: str,
     tied: bool,
     folder_of: Callable[..., Path],
-    store: Store,
+    run: Run,
     tmp_path: Path,
 ) -> None:
     loaded = tiny.load(folder_of(name, dtype, tie_word_embeddings=tied))
@@ -550,7 +531,7 @@ def test_what_is_written_loads_without_this_program(
     config = config_of(loaded, split)
     assert config.bits_per_layer == split
     out = tmp_path / "quantized"
-    assert jobs.quantize(loaded, config, out, store, tiny.quiet, Event()) == out
+    assert jobs.quantize(loaded, config, out, run) == out
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith("quantized")] == ["quantized"]
     assert parse_config((out / "lwq.json").read_text()) == config
     tokens = tiny.documents(20)[0]
@@ -558,15 +539,15 @@ def test_what_is_written_loads_without_this_program(
     kernels = ROOT / "lwq_ui" / "engine" / "quantizers" / "quanto_kernels.py"
     script = BEFORE + readmes_lines() + AFTER
     arguments = [str(kernels), str(out), json.dumps(tokens), str(result)]
-    run = subprocess.run(
+    read = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": "", "CXX": "no-compiler"},
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0, run.stderr
-    expected = tiny.logits(jobs.bank_of(loaded, "quanto", store).compose(split), tokens)
+    assert read.returncode == 0, read.stderr
+    expected = tiny.logits(jobs.bank_of(loaded, "quanto", run.store).compose(split, run), tokens)
     assert torch.equal(torch.load(result), expected)
     # What lies in the folder is as large as the config says, but for headers and the scales of
     # activations, which optimum-quanto always stores.
@@ -575,7 +556,7 @@ def test_what_is_written_loads_without_this_program(
 
 
 def test_an_existing_folder_is_not_written_to(
-    loaded: LoadedModel, store: Store, tmp_path: Path
+    loaded: LoadedModel, run: Run, tmp_path: Path
 ) -> None:
     config = config_of(loaded, SPLITS[0])
     full = tmp_path / "full"
@@ -585,39 +566,37 @@ def test_an_existing_folder_is_not_written_to(
     file.write_text("mine")
     for out in (full, file):
         with pytest.raises(UserError, match="exists and is not an empty folder"):
-            jobs.quantize(loaded, config, out, store, tiny.quiet, Event())
+            jobs.quantize(loaded, config, out, run)
     assert (full / "mine").read_text() == file.read_text() == "mine"
     empty = tmp_path / "empty"
     empty.mkdir()
-    jobs.quantize(loaded, config, empty, store, tiny.quiet, Event())
+    jobs.quantize(loaded, config, empty, run)
     assert (empty / "lwq.json").exists()
 
 
 def test_a_folder_of_the_users_beside_the_new_one_stays(
-    loaded: LoadedModel, store: Store, tmp_path: Path
+    loaded: LoadedModel, run: Run, tmp_path: Path
 ) -> None:
     mine = tmp_path / "out.part" / "precious.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    jobs.quantize(
-        loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
-    )
+    jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", run)
     assert mine.read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "out", "out.part"]
 
 
 def test_the_folder_one_is_in(
-    loaded: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    jobs.quantize(loaded, config_of(loaded, SPLITS[0]), Path("."), store, tiny.quiet, Event())
+    jobs.quantize(loaded, config_of(loaded, SPLITS[0]), Path("."), run)
     assert Path("model.safetensors").exists() and Path("config.json").exists()
     assert not list(Path(".").glob(".*"))
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
-    loaded: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
@@ -626,22 +605,20 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
     for name in ("file", "file/out", "full", "link", "missing/out"):
         with pytest.raises(UserError):
-            jobs.quantize(
-                loaded, config_of(loaded, SPLITS[0]), tmp_path / name, store, tiny.quiet, Event()
-            )
+            jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / name, run)
     monkeypatch.setattr(
         jobs, "check_folder", lambda out, needed: (_ for _ in ()).throw(UserError(f"{needed}"))
     )
     config = config_of(loaded, SPLITS[0])
     with pytest.raises(UserError, match=f"^{config.bytes['total']}$"):
-        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+        jobs.quantize(loaded, config, tmp_path / "out", run)
 
 
 @pytest.mark.parametrize("name", ["spqr", "quanto:group=64"])
 def test_what_no_program_reads_is_refused_before_the_work(
     name: str,
     loaded: LoadedModel,
-    store: Store,
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -649,7 +626,7 @@ def test_what_no_program_reads_is_refused_before_the_work(
     high, low = quantizer_named(name).pairs[0]
     config = build_config(loaded.info, {}, "first", 0, (high, low), {}, name, 10**9)
     with pytest.raises(UserError, match="as JSON instead"):
-        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+        jobs.quantize(loaded, config, tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
 
 
@@ -666,14 +643,13 @@ def test_a_disk_that_fills_up_while_writing(
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    run: Run,
 ) -> None:
     """safetensors has an error of its own, which is no OSError."""
     bank = jobs.bank_of(loaded, "quanto", store)
     monkeypatch.setattr(bank.quantizer, "write", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(UserError, match=r"out' cannot be written: .*No space left on device"):
-        jobs.quantize(
-            loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
-        )
+        jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", run)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
 
 
@@ -687,31 +663,28 @@ def test_a_disk_that_fills_up_while_writing(
     ],
 )
 def test_a_config_that_contradicts_the_model(
-    changes: dict[str, Any], why: str, loaded: LoadedModel, store: Store, tmp_path: Path
+    changes: dict[str, Any], why: str, loaded: LoadedModel, run: Run, tmp_path: Path
 ) -> None:
     config = replace(config_of(loaded, SPLITS[0]), **changes)
     with pytest.raises(UserError, match=why):
-        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+        jobs.quantize(loaded, config, tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_config_of_another_size_beside_the_layers(
-    loaded: LoadedModel, store: Store, tmp_path: Path
+    loaded: LoadedModel, run: Run, tmp_path: Path
 ) -> None:
     """Its bytes are what `quantize` reports and what lwq.json in the folder says."""
     config = config_of(loaded, SPLITS[0])
     rest = config.bytes["rest"] - 1
     sizes = {**config.bytes, "rest": rest, "total": config.bytes["layers"] + rest}
     with pytest.raises(UserError, match=f"beside its layers .* {rest + 1:,} bytes, not {rest:,}"):
-        jobs.quantize(
-            loaded, replace(config, bytes=sizes), tmp_path / "out", store, tiny.quiet, Event()
-        )
+        jobs.quantize(loaded, replace(config, bytes=sizes), tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
 
 
 def load_for(config: Config, model_id: str | None, settings: Settings) -> LoadedModel:
-    where = (settings, Store(settings.cache), tiny.quiet, Event())
-    return jobs.load_for(config, model_id, "cpu", *where)
+    return jobs.load_for(config, model_id, "cpu", tiny.run(settings=settings))
 
 
 def test_a_config_whose_model_lies_elsewhere(
@@ -773,69 +746,65 @@ def test_the_options_of_a_quantizer_that_is_not_installed_here(
     assert read_config(path).quantizer["options"]["gptqmodel"] == "1.0"
 
 
-def test_a_folder_that_cannot_be_written(loaded: LoadedModel, store: Store, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(loaded: LoadedModel, run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         jobs.quantize(
             loaded,
             config_of(loaded, SPLITS[0]),
             tmp_path / "file" / "out",
-            store,
-            tiny.quiet,
-            Event(),
+            run,
         )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mixtral"])
 def test_what_quanto_cannot_store_is_refused(
-    name: str, folder_of: Callable[..., Path], store: Store, tmp_path: Path
+    name: str, folder_of: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
     loaded = tiny.load(folder_of(name))
     with pytest.raises(UserError, match=r"optimum-quanto cannot store .* Export the config"):
-        jobs.quantize(
-            loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
-        )
+        jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", run)
     assert not list(tmp_path.glob("out*"))
 
 
 def test_a_config_of_other_weights_is_refused(
-    loaded: LoadedModel, folder_of: Callable[..., Path], store: Store, tmp_path: Path
+    loaded: LoadedModel, folder_of: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
     config = config_of(tiny.load(folder_of("qwen3")), SPLITS[0])
     with pytest.raises(UserError, match="made for other weights"):
-        jobs.quantize(loaded, config, tmp_path / "out", store, tiny.quiet, Event())
+        jobs.quantize(loaded, config, tmp_path / "out", run)
 
 
 def test_a_stop_leaves_no_folder_behind(
-    folder_of: Callable[..., Path], store: Store, tmp_path: Path
+    folder_of: Callable[..., Path], run: Run, tmp_path: Path
 ) -> None:
     loaded = tiny.load(folder_of("llama"))
     config = config_of(loaded, SPLITS[0])
     steps = StopAt(-1)
-    jobs.quantize(loaded, config, tmp_path / "done", store, steps, Event())
+    jobs.quantize(loaded, config, tmp_path / "done", replace(run, progress=steps))
     for at in range(len(steps.calls)):
         loaded.banks.clear()
         stopping = StopAt(at)
         out = tmp_path / f"out-{at}"
-        empty = Store(tmp_path / f"cache-{at}")
+        empty = elsewhere(run, f"cache-{at}")
         with pytest.raises(Stopped):
-            jobs.quantize(loaded, config, out, empty, stopping, stopping.stop)
+            jobs.quantize(
+                loaded, config, out, replace(empty, progress=stopping, stop=stopping.stop)
+            )
         assert not list(tmp_path.glob(f"out-{at}*"))
 
 
 def test_a_failure_while_writing_leaves_no_folder_behind(
-    loaded: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(loaded.tokenizer), "save_pretrained", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        jobs.quantize(
-            loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", store, tiny.quiet, Event()
-        )
+        jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", run)
     assert not list(tmp_path.glob("out*"))
 
 
 def test_the_model_is_described_without_its_weights(
-    folder_of: Callable[..., Path], settings: Settings, store: Store, monkeypatch: Any
+    folder_of: Callable[..., Path], run: Run, monkeypatch: Any
 ) -> None:
     folder = str(folder_of("llama"))
     load = tiny.load(Path(folder)).info
@@ -843,7 +812,7 @@ def test_the_model_is_described_without_its_weights(
         jobs.models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read")
     )
     for _ in range(2):
-        found = jobs.describe(folder, "auto", settings, store, tiny.quiet, Event())
+        found = jobs.describe(folder, "auto", run)
         assert found == load
     monkeypatch.setattr(jobs.models, "describe", lambda *args: pytest.fail("described again"))
-    assert jobs.describe(folder, "auto", settings, store, tiny.quiet, Event()) == load
+    assert jobs.describe(folder, "auto", run) == load

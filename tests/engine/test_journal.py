@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def steps(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def score(
     bank: Bank, splits: list[tuple[int, ...]], asked: list[Request], journal: Path | None, div=True
 ) -> Scored:
-    return Sweep(bank, splits, tiny.quiet, Event(), journal).score(asked, "x", divergence=div)
+    return Sweep(bank, splits, tiny.run(), journal).score(asked, "x", divergence=div)
 
 
 def same(a: Scored, b: Scored) -> bool:

@@ -15,6 +15,7 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, survey
@@ -53,12 +54,10 @@ def test_only_the_layer_at_hand_is_held(folder_of: Folder, monkeypatch: pytest.M
         loaded.walk, "step", lambda i, *rest: seen.append((i, held(loaded))) or step(i, *rest)
     )
     documents = tiny.documents(30, 20)
-    scored = layer_scores(loaded, ["lim", "zd"], documents, tiny.quiet, Event())
+    scored = layer_scores(loaded, ["lim", "zd"], documents, tiny.run())
     assert sorted(set(map(str, seen))) == [f"({i}, [{i}])" for i in range(4)]
     assert held(loaded) == []
-    whole = layer_scores(
-        tiny.load(folder_of("llama")), ["lim", "zd"], documents, tiny.quiet, Event()
-    )
+    whole = layer_scores(tiny.load(folder_of("llama")), ["lim", "zd"], documents, tiny.run())
     assert {k: v for k, (v, _) in scored.items()} == {k: v for k, (v, _) in whole.items()}
 
 
@@ -79,16 +78,14 @@ def test_zd_of_a_streamed_model_computes_no_forward(
     loaded = tiny.stream(folder_of("gpt2"))
     for name in ("head", "step", "tail"):
         monkeypatch.setattr(loaded.walk, name, None)
-    assert len(layer_scores(loaded, ["zd"], [], tiny.quiet, Event())["zd"][0]) == 4
+    assert len(layer_scores(loaded, ["zd"], [], tiny.run())["zd"][0]) == 4
 
 
 def test_a_pass_that_is_stopped_goes_on_where_it_was(
     folder_of: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = tiny.documents(30, 20, 7)
-    expected = layer_scores(
-        tiny.stream(folder_of("llama")), ["lim", "zd"], documents, tiny.quiet, Event()
-    )
+    expected = layer_scores(tiny.stream(folder_of("llama")), ["lim", "zd"], documents, tiny.run())
     loaded, path = tiny.stream(folder_of("llama")), tmp_path / "pass.safetensors"
     stop = Event()
 
@@ -97,11 +94,21 @@ def test_a_pass_that_is_stopped_goes_on_where_it_was(
             stop.set()
 
     with pytest.raises(Stopped):
-        layer_scores(loaded, ["lim", "zd"], documents, until_the_third, stop, path=path)
+        layer_scores(
+            loaded,
+            ["lim", "zd"],
+            documents,
+            tiny.run(progress=until_the_third, stop=stop),
+            path=path,
+        )
     assert path.exists() and held(loaded) == []
     said: list[str] = []
     again = layer_scores(
-        loaded, ["lim", "zd"], documents, lambda what, done: said.append(what), Event(), path=path
+        loaded,
+        ["lim", "zd"],
+        documents,
+        tiny.run(progress=lambda what, done: said.append(what)),
+        path=path,
     )
     assert said[0].startswith("Scoring layer 3 of 4") and not path.exists()
     assert "iB read" in said[0]
@@ -114,12 +121,12 @@ def test_a_damaged_pass_is_made_again(
 ) -> None:
     documents, path = tiny.documents(12, 9), tmp_path / "pass.safetensors"
     loaded = tiny.stream(folder_of("llama"))
-    expected = layer_scores(loaded, ["lim"], documents, tiny.quiet, Event())["lim"][0]
+    expected = layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
     if damage is None:  # of another kind
         save_file({"0": torch.zeros(1)}, path)
     else:
         path.write_bytes(damage)
-    again = layer_scores(loaded, ["lim"], documents, tiny.quiet, Event(), path=path)["lim"][0]
+    again = layer_scores(loaded, ["lim"], documents, tiny.run(), path=path)["lim"][0]
     assert again == expected
 
 
@@ -136,15 +143,21 @@ def test_a_pass_is_kept_while_it_goes(
             kept.append(len(json.loads(check_seal(path)["so_far"])["values"][0]))
 
     layer_scores(
-        tiny.stream(folder_of("llama")), ["lim"], tiny.documents(9), look, Event(), path=path
+        tiny.stream(folder_of("llama")),
+        ["lim"],
+        tiny.documents(9),
+        tiny.run(progress=look),
+        path=path,
     )
     assert sorted(set(kept)) == [1, 2, 3]
 
 
-def test_scoring_a_streamed_model_packs_it_on_the_way(folder_of: Folder, store: Store) -> None:
+def test_scoring_a_streamed_model_packs_it_on_the_way(
+    folder_of: Folder, store: Store, run: Run
+) -> None:
     loaded = tiny.stream(folder_of("llama"))
     text = Text("a few", ("The cat sat.", "It rained all day long."))
-    jobs.score(loaded, ["lim", "zd"], text, store, tiny.quiet, Event())
+    jobs.score(loaded, ["lim", "zd"], text, run)
     bank = jobs.bank_of(loaded, "quanto", store)
     assert bank.folder is not None
     names = {p.name for p in bank.folder.glob("*.safetensors")}
@@ -156,9 +169,9 @@ def test_hidden_states_that_have_no_room_wait_elsewhere(
     folder_of: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, documents = tiny.stream(folder_of("llama")), tiny.documents(30, 20)
-    expected = layer_scores(loaded, ["lim"], documents, tiny.quiet, Event())["lim"][0]
+    expected = layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
     monkeypatch.setattr(survey, "free_bytes", lambda device: [0])
-    assert layer_scores(loaded, ["lim"], documents, tiny.quiet, Event())["lim"][0] == expected
+    assert layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0] == expected
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -180,10 +193,10 @@ def test_a_tensor_of_another_shape(copy: Path) -> None:
         tiny.stream(copy)
 
 
-def test_what_does_not_fit_is_known_from_headers_alone(copy: Path, store: Store, settings) -> None:
+def test_what_does_not_fit_is_known_from_headers_alone(copy: Path, run: Run, settings) -> None:
     rewrite(copy, lambda t: t.pop("model.layers.2.mlp.up_proj.weight"))
     with pytest.raises(UserError, match=r"up_proj.weight is missing"):
-        jobs.look(str(copy), "auto", settings, store, tiny.quiet, Event())
+        jobs.look(str(copy), "auto", run)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -196,7 +209,7 @@ def test_values_that_are_not_numbers(value: float, copy: Path) -> None:
     rewrite(copy, damage("model.layers.3.mlp.down_proj.weight"))
     loaded = tiny.stream(copy)
     with pytest.raises(UserError, match=r"not numbers .* in layer 3, mlp.down_proj.weight"):
-        layer_scores(loaded, ["zd"], [], tiny.quiet, Event())
+        layer_scores(loaded, ["zd"], [], tiny.run())
     assert held(loaded) == []
     rewrite(copy, damage("model.embed_tokens.weight"))
     with pytest.raises(UserError, match=r"not numbers .* in model.embed_tokens.weight"):
@@ -218,28 +231,26 @@ def test_hooks_of_accelerate_stay(folder_of: Folder) -> None:
     """Over several GPUs accelerate replaces each layer's forward, as the walk does for a moment."""
     loaded = tiny.load(folder_of("llama"))
     documents = tiny.documents(20, 12)
-    expected = layer_scores(loaded, ["lim"], documents, tiny.quiet, Event())["lim"][0]
+    expected = layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
     model = dispatch_model(loaded.model, {"": "cpu"}, force_hooks=True)
     hooks = [vars(layer).get("forward") for layer in loaded.walk.layers]
     walk = LayerWalk(model, LayersInMemory(model))
     walk.check()
     loaded.walk = walk
-    assert layer_scores(loaded, ["lim"], documents, tiny.quiet, Event())["lim"][0] == expected
+    assert layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0] == expected
     assert [vars(layer).get("forward") for layer in walk.layers] == hooks and any(hooks)
 
 
-def test_writing_with_a_streamed_model(folder_of: Folder, store: Store) -> None:
+def test_writing_with_a_streamed_model(folder_of: Folder, store: Store, run: Run) -> None:
     """The unquantized model has no room and writes nothing; the quantized one does."""
     folder = folder_of("llama")
     texts = {}
     for loaded in (tiny.load(folder), tiny.stream(folder)):
-        *_, last = jobs.generate(
-            loaded, (4, 2, 4, 8), "quanto", "The cat", 1, 8, store, tiny.quiet, Event()
-        )
+        *_, last = jobs.generate(loaded, (4, 2, 4, 8), "quanto", "The cat", 1, 8, run)
         texts[loaded.streamed] = last
     assert texts[True] == ("", texts[False][1]) and texts[False][1]
     with pytest.raises(UserError, match="Layers at 16 bits of this model do not fit"):
-        jobs.bank_of(tiny.stream(folder), "quanto", store).compose((16, 4, 4, 4))
+        jobs.bank_of(tiny.stream(folder), "quanto", store).compose((16, 4, 4, 4), tiny.run())
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "opt"])
@@ -251,9 +262,9 @@ def test_a_streamed_model_is_composed_and_written_as_one_in_memory_is(
     logits, written = [], []
     for make in (tiny.load, tiny.stream):
         bank = Bank(make(folder_of(name)), quantizer_named("quanto"), tmp_path / make.__name__)
-        logits.append(tiny.logits(bank.compose(split), tokens))
+        logits.append(tiny.logits(bank.compose(split, tiny.run()), tokens))
         folder = tmp_path / f"{make.__name__}-written"
-        bank.quantizer.write(bank, split, folder)
+        bank.quantizer.write(bank, split, folder, tiny.run())
         written.append(load_file(folder / "model.safetensors"))
         assert (folder / "quanto_qmap.json").exists()
     assert torch.equal(*logits)
@@ -284,24 +295,25 @@ def test_weights_that_change_under_a_loaded_model_are_seen(
     copy: Path,
     settings: Settings,
     store: Store,
+    run: Run,
 ) -> None:
     """Mapped weights change with their file, streamed ones are read again: no result mixes two
     models, and none is stored."""
     loaded = make(copy)
-    assert loaded.is_current()
+    assert loaded.is_current(run)
     text = shipped_calibration(settings)
-    jobs.score(loaded, ["zd"], text, store, tiny.quiet, Event())
+    jobs.score(loaded, ["zd"], text, run)
     kept = sorted(settings.cache.rglob("*.*"))
     other_weights(copy, in_place)
-    assert not loaded.is_current()
+    assert not loaded.is_current(run)
     expected = "The file model.safetensors of '.*' has changed since the model was loaded. Load it"
     with pytest.raises(UserError, match=expected):
-        jobs.score(loaded, ["lim"], text, store, tiny.quiet, Event())
+        jobs.score(loaded, ["lim"], text, run)
     with pytest.raises(UserError, match=expected):
-        jobs.bank_of(loaded, "quanto", store).fill([(4, 4, 2, 2)], tiny.quiet, Event())
+        jobs.bank_of(loaded, "quanto", store).fill([(4, 4, 2, 2)], tiny.run())
     assert sorted(settings.cache.rglob("*.*")) == kept
     again = make(copy)
-    assert again.info.fingerprint != loaded.info.fingerprint and again.is_current()
+    assert again.info.fingerprint != loaded.info.fingerprint and again.is_current(run)
 
 
 def test_weights_that_change_while_a_layer_is_used_are_seen(copy: Path) -> None:

@@ -17,6 +17,7 @@ from test_sources import sentence
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, T5Config
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import ModelInfo
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
@@ -45,13 +46,15 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
 
 def refused(folder: Path, device: str = "cpu", dtype: str = "auto") -> str:
     with pytest.raises(UserError) as caught:
-        load(Source("the-model", folder), device, dtype, tiny.quiet, Event())
+        load(Source("the-model", folder), device, dtype, tiny.run())
     return sentence(caught.value)
 
 
 def test_loading(copy: Path) -> None:
     seen: list[Any] = []
-    loaded = load(Source("x", copy), "auto", "auto", lambda *step: seen.append(step), Event())
+    loaded = load(
+        Source("x", copy), "auto", "auto", tiny.run(progress=lambda *step: seen.append(step))
+    )
     assert loaded.info == describe(Source("x", copy))
     assert loaded.info.num_parameters == sum(p.numel() for p in loaded.model.parameters())
     assert loaded.info.max_tokens == 128 and loaded.info.num_layers == 4
@@ -63,7 +66,7 @@ def test_loading(copy: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "auto"])
 def test_the_dtype_that_was_asked_for(copy: Path, dtype: str) -> None:
-    loaded = load(Source("x", copy), "cpu", dtype, tiny.quiet, Event())
+    loaded = load(Source("x", copy), "cpu", dtype, tiny.run())
     expected = "float32" if dtype == "auto" else dtype
     assert loaded.info.dtype == expected
     assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, expected)}
@@ -76,9 +79,9 @@ def test_a_checkpoint_without_a_dtype_is_bfloat16(copy: Path) -> None:
     assert describe(Source("x", copy)).dtype == "bfloat16"
 
 
-def test_an_info_survives_the_store(copy: Path, settings: Settings, store: Store) -> None:
+def test_an_info_survives_the_store(copy: Path, run: Run, store: Store) -> None:
     def ask() -> ModelInfo:
-        return jobs.describe(str(copy), "auto", settings, store, tiny.quiet, Event())
+        return jobs.describe(str(copy), "auto", run)
 
     first = ask()
     source = Source(str(copy), copy)
@@ -262,9 +265,7 @@ def test_every_layer_of_the_tiny_models_is_covered(loaded_of: Any) -> None:
 
 def test_a_stop_ends_the_loading(copy: Path, settings: Settings, store: Store) -> None:
     seen: list[str] = []
-    jobs.load(
-        str(copy), "cpu", "auto", settings, store, lambda what, done: seen.append(what), Event()
-    )
+    jobs.load(str(copy), "cpu", "auto", Run(settings, store, lambda what, done: seen.append(what)))
     assert {"Reading weights", "Checking the weights"} < set(seen)
     for at in (0, 1, len(seen) // 2, len(seen) - 1):
         stop = Event()
@@ -275,7 +276,7 @@ def test_a_stop_ends_the_loading(copy: Path, settings: Settings, store: Store) -
                 stop.set()
 
         with pytest.raises(Stopped):
-            jobs.load(str(copy), "cpu", "auto", settings, store, progress, stop)
+            jobs.load(str(copy), "cpu", "auto", Run(settings, store, progress, stop))
 
 
 def test_the_tokenizer_is_the_models_own(copy: Path) -> None:

@@ -21,12 +21,12 @@ from lwq_ui.engine.scorers import layer_scores
 
 def zd(folder: Path) -> list[float]:
     headers = local_headers(folder, "x")
-    return zd_by_name(headers, folder, "x", tiny.quiet, Event())
+    return zd_by_name(headers, folder, "x", tiny.run())
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "gpt_neox", "opt", "phi3"])
 def test_it_is_the_zd_of_the_model(name: str, folder_of: Callable[..., Path]) -> None:
-    expected = layer_scores(tiny.load(folder_of(name)), ["zd"], [], tiny.quiet, Event())["zd"][0]
+    expected = layer_scores(tiny.load(folder_of(name)), ["zd"], [], tiny.run())["zd"][0]
     assert zd(folder_of(name)) == expected
 
 
@@ -86,4 +86,9 @@ def test_a_stop(folder_of: Callable[..., Path]) -> None:
     stop = Event()
     headers = local_headers(folder_of("llama"), "x")
     with pytest.raises(Stopped):
-        zd_by_name(headers, folder_of("llama"), "x", lambda what, done: stop.set(), stop)
+        zd_by_name(
+            headers,
+            folder_of("llama"),
+            "x",
+            tiny.run(progress=lambda what, done: stop.set(), stop=stop),
+        )

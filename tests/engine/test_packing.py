@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
 
 import pytest
 import tiny
@@ -30,13 +29,13 @@ def test_what_is_packed_costs_nothing_more(loaded: LoadedModel, tmp_path: Path) 
     before = packing_cost(loaded.info, "quanto", ends, store)
     assert (before.layers, before.missing) == (2 * N, 2 * N) and before.seconds > 0
     bank = jobs.bank_of(loaded, "quanto", store)
-    bank.fill(ends[:1], tiny.quiet, Event())
+    bank.fill(ends[:1], tiny.run())
     half = packing_cost(loaded.info, "quanto", ends, store)
     assert (half.layers, half.missing) == (2 * N, N)
-    fours = sum(bank.packed_bytes(i, 4) for i in range(N))
+    fours = sum(bank.packed_bytes(i, 4, tiny.run()) for i in range(N))
     assert before.bytes - half.bytes == fours
-    assert half.bytes == sum(bank.packed_bytes(i, 2) for i in range(N))
-    bank.fill(ends, tiny.quiet, Event())
+    assert half.bytes == sum(bank.packed_bytes(i, 2, tiny.run()) for i in range(N))
+    bank.fill(ends, tiny.run())
     assert packing_cost(loaded.info, "quanto", ends, store).missing == 0
     assert packing_cost(loaded.info, "quanto", ends, store).seconds == 0.0
     other = packing_cost(loaded.info, "quanto:group=64", ends, store)

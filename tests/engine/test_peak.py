@@ -9,11 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
 
-from lwq_ui.core.settings import Settings
-from lwq_ui.core.store import Store
+from lwq_ui.core.run import Run
 from lwq_ui.engine import jobs, peak
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.peak import own_bytes, peak_memory
@@ -122,13 +120,13 @@ def test_on_a_gpu() -> None:
 
 
 @linux
-def test_jobs_tell_it(folder_of: Callable[..., Path], settings: Settings, store: Store) -> None:
+def test_jobs_tell_it(folder_of: Callable[..., Path], run: Run) -> None:
     folder = str(folder_of("llama"))
-    where = (settings, store, tiny.quiet, jobs.Event())
-    loaded: LoadedModel = jobs.load(folder, "cpu", "auto", *where)
+    loaded: LoadedModel = jobs.load(folder, "cpu", "auto", run)
     splits = [(4, 4, 2, 2)]
     first, again = (
-        jobs.evaluate(loaded, splits, "quanto", ["perplexity"], 1, *where) for _ in range(2)
+        jobs.evaluate(loaded, jobs.Measurement(splits, "quanto", ["perplexity"], 1), run)
+        for _ in range(2)
     )
     assert (
         first.computed == 1 and first.peak_bytes and first.peak_bytes > 50 * MIB

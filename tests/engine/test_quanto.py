@@ -256,7 +256,7 @@ def test_what_is_written_is_read_by_optimum_quanto_alone(
     loaded = tiny.load(folder_of("llama", "bfloat16", **widths))
     bank = Bank(loaded, quantizer_named(family))
     split = (2, 8, 4, 16)
-    bank.quantizer.write(bank, split, tmp_path)
+    bank.quantizer.write(bank, split, tmp_path, tiny.run())
     config = AutoConfig.from_pretrained(tmp_path)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
@@ -264,7 +264,7 @@ def test_what_is_written_is_read_by_optimum_quanto_alone(
     requantize(model, state, json.loads((tmp_path / "quanto_qmap.json").read_text()))
     model.tie_weights()
     tokens = tiny.documents(20)[0]
-    expected = tiny.logits(bank.compose(split), tokens)
+    expected = tiny.logits(bank.compose(split, tiny.run()), tokens)
     assert torch.equal(tiny.logits(model.eval(), tokens), expected)
 
 
@@ -277,10 +277,10 @@ def test_groups_that_optimum_quanto_cannot_read_are_not_written(
     with pytest.raises(
         UserError, match=r"loads only groups of 128.*Choose groups of 128, or export"
     ):
-        bank.quantizer.write(bank, (4, 2, 16, 8), tmp_path)
+        bank.quantizer.write(bank, (4, 2, 16, 8), tmp_path, tiny.run())
     assert not list(tmp_path.iterdir())
     bank.quantizer.write(
-        bank, (8, 16, 16, 8), tmp_path
+        bank, (8, 16, 16, 8), tmp_path, tiny.run()
     )  # without groups there is nothing to mix up
     assert (tmp_path / "quanto_qmap.json").exists()
 

@@ -31,7 +31,7 @@ LENGTHS = (40, 33, 37, 5, 12, 11)  # several to a batch, with padding
 
 
 def score(name: str, loaded: LoadedModel, sequences: Sequence[Sequence[int]] = ()) -> list[float]:
-    return layer_scores(loaded, [name], sequences, tiny.quiet, Event())[name][0]
+    return layer_scores(loaded, [name], sequences, tiny.run())[name][0]
 
 
 def lim_reference(model: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -194,7 +194,7 @@ def test_sensitivity_equals_one_composed_model_per_layer(
     n = len(loaded.walk)
     expected = []
     for i in range(n):
-        composed = bank.compose([2 if j == i else 16 for j in range(n)])
+        composed = bank.compose([2 if j == i else 16 for j in range(n)], tiny.run())
         nats = []
         for tokens in sequences:
             p, q = (
@@ -203,9 +203,9 @@ def test_sensitivity_equals_one_composed_model_per_layer(
             )
             nats += (p.exp() * (p - q)).sum(-1).tolist()
         expected.append(sum(nats) / len(nats))
-    found = sensitivity(bank, 2, sequences, tiny.quiet, Event())
+    found = sensitivity(bank, 2, sequences, tiny.run())
     assert found == pytest.approx(expected, rel=1e-3)
-    finer = sensitivity(bank, 4, sequences, tiny.quiet, Event())
+    finer = sensitivity(bank, 4, sequences, tiny.run())
     assert all(0 < f < c / 2 for f, c in zip(finer, found, strict=True))
 
 
@@ -214,7 +214,7 @@ def test_a_stop_is_heard_at_any_layer(name: str, loaded_of: Callable[..., Loaded
     loaded = loaded_of("llama")
     sequences = tiny.documents(8, 30)
     seen: list[float | None] = []
-    layer_scores(loaded, [name], sequences, lambda what, done: seen.append(done), Event())
+    layer_scores(loaded, [name], sequences, tiny.run(progress=lambda what, done: seen.append(done)))
     assert seen == sorted(seen) and seen[0] >= 0 and seen[-1] < 1
     for at in range(len(seen) - 1):
         stop = Event()
@@ -225,4 +225,4 @@ def test_a_stop_is_heard_at_any_layer(name: str, loaded_of: Callable[..., Loaded
                 stop.set()
 
         with pytest.raises(Stopped):
-            layer_scores(loaded, [name], sequences, progress, stop)
+            layer_scores(loaded, [name], sequences, tiny.run(progress=progress, stop=stop))

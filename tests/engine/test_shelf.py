@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from threading import Event
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import tiny
 from safetensors.torch import load_file, save_file
 
-from lwq_ui.core.settings import Settings
-from lwq_ui.ui.state import Choice, Page, Shelf
-
-JOB: Any = SimpleNamespace(progress=tiny.quiet, stop=Event())
+from lwq_ui.core.run import Run
+from lwq_ui.ui.state import Choice, Shelf
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
-def test_files_that_were_saved_again_are_loaded_again(tmp_path: Path, name: str) -> None:
+def test_files_that_were_saved_again_are_loaded_again(tmp_path: Path, name: str, run: Run) -> None:
     folder = tiny.save(tiny.build("llama"), tmp_path / "model")
-    page, shelf, choice = Page(Settings(cache=tmp_path / "cache")), Shelf(), Choice(str(folder))
+    shelf, choice = Shelf(), Choice(str(folder))
     shelf.come("somebody")
-    first = shelf.load(choice, page, JOB)
+    first = shelf.load(choice, run)
     shelf.assign("somebody", choice, first)
-    assert shelf.load(choice, page, JOB) is first
+    assert shelf.load(choice, run) is first
     path = folder / name
     if path.suffix == ".json":
         path.write_text(path.read_text() + "\n")
@@ -33,8 +28,8 @@ def test_files_that_were_saved_again_are_loaded_again(tmp_path: Path, name: str)
         other = tmp_path / "other"
         save_file({n: t + 1 for n, t in load_file(path).items()}, other, metadata={"format": "pt"})
         shutil.move(other, path)
-    second = shelf.load(choice, page, JOB)
+    second = shelf.load(choice, run)
     assert second.info.fingerprint != first.info.fingerprint
     assert second.info.fingerprint == tiny.load(folder).info.fingerprint
     shelf.assign("somebody", choice, second)
-    assert shelf.load(choice, page, JOB) is second
+    assert shelf.load(choice, run) is second

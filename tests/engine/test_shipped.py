@@ -6,13 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import fmean
-from threading import Event
 from typing import Any
 
 import pytest
 
 from lwq_ui.core.curves import alike, all_splits, curves
 from lwq_ui.core.memory import UNTOUCHED
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store
@@ -158,12 +158,11 @@ def test_the_papers_figures_are_complete(
 
 
 def test_shipped_scores_equal_fresh_ones(shipped: Store, tmp_path: Path) -> None:
-    settings, stop = Settings(cache=tmp_path), Event()
-    fresh = Store(settings.cache)
-    loaded = jobs.load(DEMO, "cpu", "auto", settings, fresh, lambda *_: None, stop)
-    text = shipped_calibration(settings)
+    run = Run(Settings(cache=tmp_path), Store(tmp_path))
+    loaded = jobs.load(DEMO, "cpu", "auto", run)
+    text = shipped_calibration(run.settings)
     scores = records.known_scores(loaded.info, text, shipped)
-    zd = jobs.score(loaded, ["zd"], text, fresh, lambda *_: None, stop)["zd"]
+    zd = jobs.score(loaded, ["zd"], text, run)["zd"]
     assert zd.values == scores["zd"].values, STALE
-    lim = jobs.score(loaded, ["lim"], text, fresh, lambda *_: None, stop)["lim"]
+    lim = jobs.score(loaded, ["lim"], text, run)["lim"]
     assert lim.values == pytest.approx(scores["lim"].values, abs=1e-3), STALE  # other CPUs round

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
+from lwq_ui.core.run import silent
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.engine import sources
 from lwq_ui.engine.headers import local_headers
@@ -37,7 +38,7 @@ SETTINGS = Settings(cache=Path("unused"))
 
 def refused(model_id: str, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
-        find(model_id, SETTINGS, tiny.quiet, Event(), **options)
+        find(model_id, tiny.run(settings=SETTINGS), **options)
     return sentence(caught.value)
 
 
@@ -57,14 +58,14 @@ def copy(folder_of: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_the_demo_model() -> None:
-    source = find("demo", SETTINGS, tiny.quiet, Event())
+    source = find("demo", tiny.run(settings=SETTINGS))
     assert source.model_id == "demo" and len(source.weight_files()) > 1
 
 
 def test_a_local_folder(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find(f" {copy} ", SETTINGS, tiny.quiet, Event()) == Source(str(copy), copy)
+    assert find(f" {copy} ", tiny.run(settings=SETTINGS)) == Source(str(copy), copy)
     monkeypatch.setenv("HOME", str(copy.parent))
-    assert find("~/model", SETTINGS, tiny.quiet, Event()).folder == copy
+    assert find("~/model", tiny.run(settings=SETTINGS)).folder == copy
 
 
 @pytest.mark.parametrize("model_id", ["", "  "])
@@ -156,10 +157,10 @@ def test_weights_that_are_no_file(copy: Path, put: Callable[[Path], None]) -> No
 def test_a_tokenizer_that_is_none(copy: Path, name: str, put: Callable[[Path], None]) -> None:
     (copy / name).unlink()
     put(copy / name)
-    source = find(str(copy), SETTINGS, tiny.quiet, Event())
+    source = find(str(copy), tiny.run(settings=SETTINGS))
     assert len(source.fingerprint()) == 64
     try:
-        load(source, "cpu", "auto", tiny.quiet, Event())
+        load(source, "cpu", "auto", tiny.run())
     except UserError as e:
         assert "tokenizer" in sentence(e)
     else:
@@ -180,7 +181,7 @@ def test_a_config_that_cannot_be_read(copy: Path, content: bytes) -> None:
 def test_a_folder_without_weights(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     assert "has no weights" in refused(str(copy))
-    assert find(str(copy), SETTINGS, tiny.quiet, Event(), weights=False).folder == copy
+    assert find(str(copy), tiny.run(settings=SETTINGS), weights=False).folder == copy
 
 
 def test_an_index_that_names_a_missing_shard(copy: Path) -> None:
@@ -303,7 +304,7 @@ def test_no_network_but_a_description_from_before(
     copy: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Hub(monkeypatch, copy)
-    source = find("owner/name", SETTINGS, tiny.quiet, Event(), weights=False)
+    source = find("owner/name", tiny.run(settings=SETTINGS), weights=False)
     assert source == Source("owner/name", copy, revision=copy.name)
 
 
@@ -319,7 +320,7 @@ def test_a_repository_without_weights(copy: Path, online: Online) -> None:
         source = hub.find(weights=False)
         assert source.on_hub == () and source.download_bytes == 0
         with pytest.raises(UserError, match="has no weights"):
-            source.headers(tiny.quiet, Event())
+            source.headers(tiny.run())
 
 
 def test_a_download_that_arrived_cut_short(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +332,7 @@ def test_a_download_that_arrived_cut_short(copy: Path, monkeypatch: pytest.Monke
 
 def test_only_what_is_needed_is_downloaded(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(monkeypatch, copy)
-    source = find("owner/name", SETTINGS, tiny.quiet, Event())
+    source = find("owner/name", tiny.run(settings=SETTINGS))
     assert source == Source("owner/name", copy, revision=copy.name)
     assert [a["allow_patterns"] for a in hub.asked] == [sources.DESCRIPTION]
     for name in ("model.safetensors", "pytorch_model.bin", "model.py"):
@@ -351,7 +352,10 @@ def test_a_stop_ends_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(Stopped):
-        find("owner/name", SETTINGS, lambda what, done: seen.append(done), stop)
+        find(
+            "owner/name",
+            tiny.run(progress=lambda what, done: seen.append(done), settings=SETTINGS, stop=stop),
+        )
     assert seen == [None, 0.25]
 
 
@@ -369,8 +373,10 @@ class Online(fake_hub.Hub):
         self.root, self.monkeypatch = root, monkeypatch
         self.settings = Settings(cache=root / "cache")
 
-    def find(self, stop: Event | None = None, progress: Any = tiny.quiet, **options: Any) -> Source:
-        return find(fake_hub.NAME, self.settings, progress, stop or Event(), **options)
+    def find(self, stop: Event | None = None, progress: Any = silent, **options: Any) -> Source:
+        return find(
+            fake_hub.NAME, tiny.run(progress=progress, settings=self.settings, stop=stop), **options
+        )
 
     def refused(self) -> str:
         with pytest.raises(UserError) as caught:
@@ -399,35 +405,35 @@ def test_known_before_downloading(shards: Path, online: Online) -> None:
         before = hub.find(weights=False)
         assert hub.sent_bytes("safetensors") == 0
         assert before.weight_files() == [] and before.download_bytes == sum(sizes.values())
-        headers = before.headers(tiny.quiet, Event())
+        headers = before.headers(tiny.run())
         assert headers == local_headers(shards, "x")
         fingerprint = before.fingerprint()
 
         hub.sent.clear()
         after = hub.find()
         assert {n: end - start for n, start, end in hub.sent if n in sizes} == sizes
-        assert after.download_bytes == 0 and after.headers(tiny.quiet, Event()) == headers
+        assert after.download_bytes == 0 and after.headers(tiny.run()) == headers
         assert after.fingerprint() == fingerprint
         hub.asked.clear()
         hub.sent.clear()
         again = hub.find()
-        assert again.headers(tiny.quiet, Event()) == headers and hub.sent == []
+        assert again.headers(tiny.run()) == headers and hub.sent == []
         assert again.fingerprint() == fingerprint
 
 
 def test_headers_are_fetched_once(shards: Path, online: Online, request: Any) -> None:
     with online(shards) as hub:
         first = hub.find(weights=False)
-        headers = first.headers(tiny.quiet, Event())
+        headers = first.headers(tiny.run())
         hub.sent.clear()
-        assert hub.find(weights=False).headers(tiny.quiet, Event()) == headers
+        assert hub.find(weights=False).headers(tiny.run()) == headers
         assert hub.sent == []
         # Without a network too, all that was known is known.
         request.getfixturevalue("no_network")
         huggingface_hub.close_session()
         second = hub.find(weights=False)
         assert second == first and second.fingerprint() == first.fingerprint()
-        assert second.headers(tiny.quiet, Event()) == headers
+        assert second.headers(tiny.run()) == headers
 
 
 def test_what_was_never_asked_is_not_known_without_a_network(
@@ -441,7 +447,7 @@ def test_what_was_never_asked_is_not_known_without_a_network(
         source = hub.find(weights=False)
         assert source.on_hub is None and source.download_bytes is None
         with pytest.raises(UserError, match="Hugging Face cannot be reached"):
-            source.headers(tiny.quiet, Event())
+            source.headers(tiny.run())
 
 
 def test_a_download_that_was_stopped_goes_on(shards: Path, online: Online) -> None:
@@ -475,11 +481,11 @@ def test_weights_without_headers(copy: Path, online: Online) -> None:
     """pytorch_model.bin: its size is known before, its tensors are not."""
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     size = (copy / "pytorch_model.bin").stat().st_size
-    assert Source("x", copy).headers(tiny.quiet, Event()) is None
+    assert Source("x", copy).headers(tiny.run()) is None
     with online(copy) as hub:
         source = hub.find(weights=False)
-        assert source.download_bytes == size and source.headers(tiny.quiet, Event()) is None
-        assert hub.find().headers(tiny.quiet, Event()) is None and hub.sent_bytes("bin") == size
+        assert source.download_bytes == size and source.headers(tiny.run()) is None
+        assert hub.find().headers(tiny.run()) is None and hub.sent_bytes("bin") == size
 
 
 def test_a_missing_shard_without_headers(copy: Path) -> None:
@@ -537,16 +543,16 @@ def test_what_transformers_does_not_read_changes_nothing(
     folder = shards if made == "shards" else made(copy)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny.DEMO / name, folder / name)
-    plain = find(str(folder), SETTINGS, tiny.quiet, Event())
+    plain = find(str(folder), tiny.run(settings=SETTINGS))
     expected, info = plain.fingerprint(), describe(plain)
     files = [p.relative_to(folder).as_posix() for p in plain.weight_files()]
-    loaded = load(plain, "cpu", "auto", tiny.quiet, Event())
+    loaded = load(plain, "cpu", "auto", tiny.run())
     assert loaded.info == info
     stray(folder)
-    again = find(str(folder), SETTINGS, tiny.quiet, Event())
+    again = find(str(folder), tiny.run(settings=SETTINGS))
     assert [p.relative_to(folder).as_posix() for p in again.weight_files()] == files
     assert again.fingerprint() == expected and describe(again) == info
-    state = load(again, "cpu", "auto", tiny.quiet, Event()).model
+    state = load(again, "cpu", "auto", tiny.run()).model
     assert tiny.state_hash(state) == tiny.state_hash(loaded.model)
     with online(folder) as hub:
         before = hub.find(weights=False)
@@ -575,7 +581,7 @@ def test_a_missing_shard_is_named(shards: Path) -> None:
     gone.unlink()
     for weights in (True, False):
         with pytest.raises(UserError, match=f"is incomplete: {gone.name} is missing"):
-            describe(find(str(shards), SETTINGS, tiny.quiet, Event(), weights=weights))
+            describe(find(str(shards), tiny.run(settings=SETTINGS), weights=weights))
 
 
 SAID = {
@@ -603,10 +609,10 @@ def test_quantized_already(copy: Path, where: str, online: Online) -> None:
 
 def test_headers_of_local_models(copy: Path) -> None:
     assert Source("x", copy).download_bytes == 0
-    assert Source("x", copy).headers(tiny.quiet, Event()) == local_headers(copy, "x")
+    assert Source("x", copy).headers(tiny.run()) == local_headers(copy, "x")
     (copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match="'x' has no weights"):
-        Source("x", copy).headers(tiny.quiet, Event())
+        Source("x", copy).headers(tiny.run())
 
 
 def test_equal_files_have_equal_fingerprints(copy: Path, tmp_path: Path) -> None:

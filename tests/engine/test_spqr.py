@@ -347,12 +347,12 @@ def test_more_outliers_and_feedback_make_the_error_smaller() -> None:
 def fill(bank: Bank, *splits: tuple[float, ...], stop: Event | None = None) -> list[str]:
     """What it said meanwhile."""
     said: list[str] = []
-    bank.fill(splits, lambda what, done: said.append(what), stop or Event())
+    bank.fill(splits, tiny.run(progress=lambda what, done: said.append(what), stop=stop))
     return said
 
 
 def same(a: Bank, b: Bank, layer: int, level: float) -> bool:
-    one, other = a.packed(layer, level), b.packed(layer, level)
+    one, other = a.packed(layer, level, tiny.run()), b.packed(layer, level, tiny.run())
     return one.keys() == other.keys() and all(
         torch.equal(t, other[name].tensors[part])
         for name in one
@@ -375,7 +375,7 @@ def test_streamed_models_give_the_same_layers(name: str, folder_of: Folder, tmp_
         assert {w for w in to_pack([split]) if bank.has(*w)} == {(0, LOW), (1, HIGH), (3, HIGH)}
     for i in (0, 1, 3):
         assert same(*banks, i, split[i])
-        assert banks[0].dense(i, split[i]).keys() == {
+        assert banks[0].dense(i, split[i], tiny.run()).keys() == {
             w.name for w in layer_weights(banks[0].loaded.walk.layers[i])
         }
 
@@ -407,7 +407,7 @@ def test_what_is_stopped_goes_on_and_what_is_on_disk_is_not_packed_again(
             stop.set()
 
     with pytest.raises(Stopped):
-        bank.fill([(LOW,) * 4], until_the_third, stop)
+        bank.fill([(LOW,) * 4], tiny.run(progress=until_the_third, stop=stop))
     assert [bank.has(i, LOW) for i in range(4)] == [True, True, False, False]
     kept = list((tmp_path / "bank").glob("pass-*"))
     assert len(kept) == 1
@@ -428,7 +428,7 @@ def test_what_is_stopped_goes_on_and_what_is_on_disk_is_not_packed_again(
     again = Bank(maker(folder), quantizer, tmp_path / "bank")
     fill(again, (LOW,) * 4)
     assert same(whole, again, 2, LOW)
-    assert torch.isfinite(tiny.logits(again.compose((LOW,) * 4), [1, 2, 3])).all()
+    assert torch.isfinite(tiny.logits(again.compose((LOW,) * 4, tiny.run()), [1, 2, 3])).all()
 
 
 def inputs(loaded: LoadedModel, module: torch.nn.Module, documents: list[list[int]]) -> Tensor:
@@ -451,7 +451,7 @@ def test_padding_does_not_count(folder_of: Folder, monkeypatch: pytest.MonkeyPat
     )
     documents = tiny.documents(30, 24, 27, 7)
     bank = Bank(loaded, quantizer_named(SMALL))
-    calibration.pack_layers(bank, [(0, LOW), (1, LOW)], documents, tiny.quiet, Event())
+    calibration.pack_layers(bank, [(0, LOW), (1, LOW)], documents, tiny.run())
     names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
     assert len(found) == 2 * len(names)  # q, k and v share one, and so do gate and up
     for i in range(2):

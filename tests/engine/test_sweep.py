@@ -94,9 +94,9 @@ def branching() -> list[Request]:
 
 
 def check_all(bank: Bank, splits: list[tuple[int, ...]], asked: list[Request]) -> Scored:
-    scored = Sweep(bank, splits, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    scored = Sweep(bank, splits, tiny.run()).score(asked, "x", divergence=True)
     for c, split in enumerate(splits):
-        composed = bank.compose(split)
+        composed = bank.compose(split, tiny.run())
         for r, request in enumerate(asked):
             logprob, greedy, divergence, agreement = expected(bank, composed, request)
             assert scored.logprob[r, c] == pytest.approx(logprob, rel=1e-4, abs=1e-4)
@@ -128,7 +128,7 @@ def test_every_split_equals_its_composed_model(
 
 
 def branches_of(loaded: LoadedModel, asked: list[Request]) -> list[bool]:
-    sweep = Rehearsal(Bank(loaded, quantizer_named("quanto")), SPLITS, tiny.quiet, Event())
+    sweep = Rehearsal(Bank(loaded, quantizer_named("quanto")), SPLITS, tiny.run())
     seen: list[bool] = []
     sweep._compute = lambda parts: seen.extend(b.branches for p in parts for b in p.batches)
     sweep.score(asked, "x")
@@ -184,7 +184,7 @@ def test_batches_shards_and_blocks_do_not_matter(
         monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded, tokens=tokens: tokens)
         monkeypatch.setattr(sweep_module, "free_memory", lambda device, memory=memory: memory)
         monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": logits})
-        sweep = Sweep(bank, SPLITS, tiny.quiet, Event())
+        sweep = Sweep(bank, SPLITS, tiny.run())
         found.append(sweep.score(asked, "x", divergence=True))
     for other in found[1:]:
         np.testing.assert_allclose(other.logprob, found[0].logprob, rtol=1e-5)
@@ -198,11 +198,11 @@ def test_a_batch_depends_on_no_other_split_and_shard(
 ) -> None:
     bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
     asked = requests(bank.loaded) + branching()
-    whole = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
     monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 0})
     monkeypatch.setattr(sweep_module, "TOKENS", {"cpu": 0})
     for c, split in enumerate(SPLITS):
-        alone = Sweep(bank, [split], tiny.quiet, Event()).score(asked, "x", divergence=True)
+        alone = Sweep(bank, [split], tiny.run()).score(asked, "x", divergence=True)
         for name in FIELDS:
             assert (getattr(alone, name)[:, 0] == getattr(whole, name)[:, c]).all()
 
@@ -219,7 +219,7 @@ def test_splits_share_their_prefixes(
     monkeypatch.setattr(loaded.walk, "step", lambda i, *rest: steps.append(i) or step(i, *rest))
     monkeypatch.setattr(bank, "dense", lambda *place: dense.append(place) or unpack(*place))
     tokens = tiny.documents(12)[0]
-    Sweep(bank, SPLITS, tiny.quiet, Event()).score([Request(tokens[:-1], tokens[1:])], "x")
+    Sweep(bank, SPLITS, tiny.run()).score([Request(tokens[:-1], tokens[1:])], "x")
     for i in range(4):
         assert steps.count(i) == len({s[: i + 1] for s in SPLITS if s[i]})
     assert (
@@ -232,7 +232,7 @@ def test_splits_share_their_prefixes(
 def test_without_a_reference_nothing_diverges(loaded_of: Callable[..., LoadedModel]) -> None:
     loaded = loaded_of("llama")
     bank = Bank(loaded, quantizer_named("quanto"))
-    scored = Sweep(bank, SPLITS[:2], tiny.quiet, Event()).score(requests(loaded), "x")
+    scored = Sweep(bank, SPLITS[:2], tiny.run()).score(requests(loaded), "x")
     assert not scored.divergence.any() and not scored.agreement.any()
     assert scored.logprob.all()
 
@@ -252,11 +252,11 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
         texts.append(what)
         seen.append(done)
 
-    Sweep(bank, SPLITS[:1], note, Event()).score(asked, "Task")
+    Sweep(bank, SPLITS[:1], tiny.run(progress=note)).score(asked, "Task")
     assert texts[0] == "Task: 1 split, layer 1 of 4"
     texts.clear()
     seen.clear()
-    Sweep(bank, SPLITS[:2], note, Event()).score(asked, "Task")
+    Sweep(bank, SPLITS[:2], tiny.run(progress=note)).score(asked, "Task")
     assert texts[0] == "Task: 2 splits, layer 1 of 4" and texts[-1].endswith("layer 4 of 4")
     assert seen == sorted(seen) and seen[0] == 0 and seen[-1] == pytest.approx(1)
     for at in range(0, len(seen) - 1, 3):
@@ -269,7 +269,7 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
 
         live = live_tensors()
         with pytest.raises(Stopped) as stopped:
-            Sweep(bank, SPLITS[:2], progress, stop).score(asked, "x")
+            Sweep(bank, SPLITS[:2], tiny.run(progress=progress, stop=stop)).score(asked, "x")
         assert live_tensors() <= live  # though the exception keeps its frames
         assert stopped.tb is not None
 
@@ -291,7 +291,7 @@ def test_where_memory_runs_out_the_shard_is_halved(
     loaded = loaded_of("llama")
     bank = Bank(loaded, quantizer_named("quanto"))
     asked = requests(loaded)
-    whole = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", divergence=True)
+    whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
     step, walk, shards, seen = loaded.walk.step, Sweep._walk, [], []
     most = 3
 
@@ -307,7 +307,7 @@ def test_where_memory_runs_out_the_shard_is_halved(
 
     monkeypatch.setattr(Sweep, "_walk", walking)
     monkeypatch.setattr(loaded.walk, "step", stepping)
-    sweep = Sweep(bank, SPLITS, lambda what, done: seen.append(done), Event(), tmp_path)
+    sweep = Sweep(bank, SPLITS, tiny.run(progress=lambda what, done: seen.append(done)), tmp_path)
     scored = sweep.score(asked, "x", divergence=True)
     assert shards[0][0] > 1 and shards[0][1] == len(SPLITS)
     assert (1, len(SPLITS)) in shards and (1, most) in shards
@@ -316,12 +316,12 @@ def test_where_memory_runs_out_the_shard_is_halved(
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     most = 0
     with pytest.raises(UserError, match="too little memory to run"):
-        Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+        Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
     monkeypatch.setattr(
         loaded.walk, "step", lambda *a: (_ for _ in ()).throw(RuntimeError("something else"))
     )
     with pytest.raises(RuntimeError, match="something else"):
-        Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+        Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_memory_that_runs_out_after_the_layers_halves_the_shard_too(
     loaded = loaded_of("llama")
     bank = Bank(loaded, quantizer_named("quanto"))
     asked = requests(loaded)
-    whole = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+    whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
     failed: list[str] = []
     target, name = (loaded.walk, "tail") if place == "tail" else (Sweep, "_keep")
     real = getattr(target, name)
@@ -375,7 +375,7 @@ def test_memory_that_runs_out_after_the_layers_halves_the_shard_too(
         return real(*arguments)
 
     monkeypatch.setattr(target, name, short)
-    scored = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x")
+    scored = Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
     assert len(failed) == 2
     np.testing.assert_allclose(scored.logprob, whole.logprob, rtol=1e-5)
 
@@ -392,14 +392,14 @@ def test_a_rehearsal_tells_the_time_and_scores_nothing(
 
     def forecast(asked: list[Request], divergence: bool = True) -> float:
         with pytest.raises(Rehearsed) as rehearsed:
-            Rehearsal(bank, SPLITS, tiny.quiet, Event(), tmp_path).score(asked, "x", divergence)
+            Rehearsal(bank, SPLITS, tiny.run(), tmp_path).score(asked, "x", divergence)
         return rehearsed.value.seconds
 
     loaded.walk.shares_prefixes  # noqa: B018  (its own check is no part of a rehearsal)
     assert 0 < forecast(asked) < 60
     assert len(steps) <= 6 * 4 and len(set(steps)) == 1
     assert not list(tmp_path.iterdir())
-    Sweep(bank, SPLITS, tiny.quiet, Event(), tmp_path).score(asked, "x", divergence=True)
+    Sweep(bank, SPLITS, tiny.run(), tmp_path).score(asked, "x", divergence=True)
     assert forecast(asked) == 0
     assert forecast(asked, divergence=False) == 0
     assert forecast(asked + branching()) > 0
@@ -412,8 +412,8 @@ def test_the_reference_scores_itself_first_wherever_it_stands(
     bank = Bank(loaded, quantizer_named("quanto"))
     asked = requests(loaded)[:2]
     turned = [*SPLITS[REFERENCE:], *SPLITS[:REFERENCE]]
-    one = Sweep(bank, SPLITS, tiny.quiet, Event()).score(asked, "x", True)
-    other = Sweep(bank, turned, tiny.quiet, Event()).score(asked, "x", True)
+    one = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", True)
+    other = Sweep(bank, turned, tiny.run()).score(asked, "x", True)
     for c, split in enumerate(SPLITS):
         place = turned.index(split)
         assert torch.equal(

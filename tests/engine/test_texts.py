@@ -8,14 +8,13 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import pytest
 import tiny
 
 from lwq_ui.core.errors import UserError
+from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
-from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, texts
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import task_named
@@ -100,15 +99,14 @@ def test_a_document_ends_at_the_best_boundary(tmp_path: Path) -> None:
 
 
 def test_a_chinese_text_is_scored_on_all_documents(
-    loaded_of: Callable[..., LoadedModel], tmp_path: Path
+    loaded_of: Callable[..., LoadedModel], tmp_path: Path, run: Run
 ) -> None:
     """On commit 60eb633: 1 document, 512 tokens."""
     loaded = loaded_of("llama")
     path = tmp_path / "own.txt"
     path.write_text(CHINESE * 60, encoding="utf-8")
     text = calibration_text(str(path), SETTINGS)
-    store = Store(tmp_path / "cache")
-    scores = jobs.score(loaded, ["lim"], text, store, tiny.quiet, Event())["lim"]
+    scores = jobs.score(loaded, ["lim"], text, run)["lim"]
     assert scores.documents == len(text.documents) > 1
     assert scores.tokens == 128 * scores.documents  # the tiny model has 128 positions
     assert scores.cut == scores.documents
@@ -117,7 +115,7 @@ def test_a_chinese_text_is_scored_on_all_documents(
         file.write(CHINESE * 3000)
     longer = calibration_text(str(path), SETTINGS)
     assert longer.unused_bytes > 0
-    used = jobs.score(loaded, ["lim"], longer, store, tiny.quiet, Event())["lim"].text_used
+    used = jobs.score(loaded, ["lim"], longer, run)["lim"].text_used
     assert f"{longer.unused_bytes:,} bytes of the text not used" in used
 
 
@@ -264,5 +262,5 @@ def test_a_tokenizer_that_panics_is_one_sentence(
     with pytest.raises(UserError, match=r"tokenizer of .* fails on a text .* choose another copy"):
         tokenize(loaded, Text("own", (ENGLISH,)))
     with pytest.raises(UserError, match=r"tokenizer of .* fails on a text"):
-        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [(4,) * 4], tiny.quiet, Event())
+        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [(4,) * 4], tiny.run())
         task_named("endings", SETTINGS).measure(sweep, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lwq_ui.core.settings import ROOT
+from lwq_ui.core.run import Progress, Run, silent
+from lwq_ui.core.settings import ROOT, Settings
+from lwq_ui.core.store import Store
 from lwq_ui.engine import models
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.sources import Source
 
+NOWHERE = Path(os.devnull) / "cache"
 DEMO = ROOT / "assets" / "demo_model"
 VOCABULARY = 4096  # of the demo model's tokenizer
 BASE = {
@@ -89,8 +93,15 @@ LAYERS = {
 }
 
 
-def quiet(what: str, done: float | None) -> None:
-    """Progress that nobody watches."""
+def run(
+    store: Store | None = None,
+    progress: Progress = silent,
+    stop: Event | None = None,
+    settings: Settings | None = None,
+) -> Run:
+    """What a job is given. Without `store` and `settings` nothing can be kept."""
+    cache = store.root if store else settings.cache if settings else NOWHERE
+    return Run(settings or Settings(cache), store or Store(cache), progress, stop or Event())
 
 
 def build(name: str, dtype: str = "float32", **changes: Any) -> PreTrainedModel:
@@ -115,12 +126,12 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
 
 
 def load(folder: Path, dtype: str = "auto") -> LoadedModel:
-    return models.load(Source(str(folder), folder), "cpu", dtype, quiet, Event())
+    return models.load(Source(str(folder), folder), "cpu", dtype, run())
 
 
 def stream(folder: Path, dtype: str = "auto") -> LoadedModel:
     """The same with its layers read from the checkpoint one by one."""
-    return models.load(Source(str(folder), folder), "cpu", dtype, quiet, Event(), streamed=True)
+    return models.load(Source(str(folder), folder), "cpu", dtype, run(), streamed=True)
 
 
 def state_hash(model: PreTrainedModel) -> str:

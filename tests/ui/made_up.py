@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lwq_ui.core.allocation import Split
@@ -15,11 +14,11 @@ from lwq_ui.core.curves import Curve, all_splits, curves
 from lwq_ui.core.errors import Stopped
 from lwq_ui.core.memory import LayerCost, ModelCost, affine_bytes, symmetric_bytes
 from lwq_ui.core.orderings import ORDERINGS, rank_layers
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, WeightSpec
 from lwq_ui.engine.quantizers import Machine, Option
 from lwq_ui.engine.quantizers.calibrated import TEXT_OPTIONS, Calibrated
 from lwq_ui.engine.quantizers.quanto import Quanto
-from lwq_ui.engine.sources import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,16 +149,14 @@ class Outliers(Calibrated):
     ) -> float:
         return 2.0 * len(wanted)
 
-    def calibrate(
-        self, bank: Bank, wanted: Sequence[tuple[int, float]], progress: Progress, stop: Event
-    ) -> None:
+    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
         from lwq_ui.engine.layers import layer_weights
 
         for done, (i, level) in enumerate(wanted):
-            if stop.wait(type(self).pause):
+            if run.stop.wait(type(self).pause):
                 raise Stopped
             of = f"layer {i} of {bank.loaded.info.num_layers}"
-            progress(f"Made-up outliers at {self.level_title(level)}: {of}", done / len(wanted))
+            run.progress(f"Made-up outliers at {self.level_title(level)}: {of}", done / len(wanted))
             with bank.loaded.walk.source.at_hand(i) as layer:
                 packed = {w.name: self.packed(w.matrix(), level) for w in layer_weights(layer)}
             bank.keep(i, level, packed)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.curves import curves
-from lwq_ui.core.errors import Stopped
 from lwq_ui.core.orderings import QUICK_SCORERS, rank_layers
+from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine.quantizers import model_cost
@@ -78,9 +78,9 @@ def make_known(page, folder):
     from lwq_ui.engine.records import evaluation_key
 
     save_llama(folder, layers=6, seed=6)
-    where = (lambda what, share: None, threading.Event())
-    loaded = jobs.load(str(folder), "cpu", "auto", page.settings, page.store, *where)
-    scores = jobs.score(loaded, QUICK_SCORERS, page.shipped_text, page.store, *where)
+    run = Run(page.settings, page.store)
+    loaded = jobs.load(str(folder), "cpu", "auto", run)
+    scores = jobs.score(loaded, QUICK_SCORERS, page.shipped_text, run)
     values = {name: s.values for name, s in scores.items()}
     right = {"lim": 54, "reverse-lim": 30, "zd": 42, "reverse-zd": 36, "first": 45, "last": 27}
     lines = curves([*right, "random"], values, 6, (4, 2))
@@ -396,8 +396,7 @@ def somebody_computes(world):
     def work(job):
         running.set()
         while not go.wait(0.01):
-            if job.stop.is_set():
-                raise Stopped
+            job.run.check()
 
     job = world.worker.submit("somebody", work)
     assert running.wait(30)

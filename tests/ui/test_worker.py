@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lwq_ui.core.errors import Stopped, UserError
+from lwq_ui.core.settings import Settings
+from lwq_ui.core.store import Store
 from lwq_ui.ui.worker import Job, Worker, log
 
 SOON = 10  # seconds; what is waited for takes milliseconds
@@ -25,8 +27,7 @@ class Held:
     def __call__(self, job: Job) -> str:
         self.running.set()
         while not self.go.wait(0.005):
-            if job.stop.is_set():
-                raise Stopped
+            job.run.check()
         return "done"
 
 
@@ -37,7 +38,7 @@ def cleaned() -> list[int]:
 
 @pytest.fixture
 def worker(cleaned: list[int], tmp_path: Path) -> Worker:
-    return Worker(clean_up=lambda: cleaned.append(len(cleaned)), cache=tmp_path)
+    return Worker(Settings(tmp_path), Store(tmp_path), lambda: cleaned.append(len(cleaned)))
 
 
 def ended(job: Job) -> Job:
@@ -123,7 +124,7 @@ def test_stop_takes_a_waiting_job_out_of_the_line_at_once(worker: Worker) -> Non
     assert held.running.wait(SOON)
     worker.stop("bob")
     assert second.done.is_set() and isinstance(second.error, Stopped)
-    assert not first.stop.is_set() and worker.ahead_of(third) == 1
+    assert not first.run.stop.is_set() and worker.ahead_of(third) == 1
     assert worker.job_of("bob") is None
     held.go.set()
     ended(third)
@@ -183,7 +184,7 @@ def test_a_failing_clean_up_does_not_end_the_worker(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("no memory")
 
-    worker = Worker(clean_up=fail, cache=tmp_path)
+    worker = Worker(Settings(tmp_path), Store(tmp_path), fail)
     assert ended(worker.submit("ann", lambda job: 1)).result == 1
     assert ended(worker.submit("ann", lambda job: 2)).result == 2
 
@@ -192,7 +193,7 @@ def test_progress_and_partial_results_are_seen_from_outside(worker: Worker) -> N
     held = Held()
 
     def work(job: Job) -> str:
-        job.progress("Reading", 0.5)
+        job.run.progress("Reading", 0.5)
         job.partial = ("a", "b")
         return held(job)
 

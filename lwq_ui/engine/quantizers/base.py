@@ -3,12 +3,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
+from ...core.run import Run
 from ...core.schema import ModelInfo, WeightSpec
-from ..sources import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,9 +121,7 @@ class Quantizer(ABC):
     def pack(self, matrix: Tensor, level: float) -> Any:
         raise NotImplementedError
 
-    def calibrate(
-        self, bank: Bank, wanted: Sequence[tuple[int, float]], progress: Progress, stop: Event
-    ) -> None:
+    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
         """Packs these (layer, level) and hands each to `bank.keep`. Raises Stopped: what was kept
         by then stays. Raises UserError where this model cannot be calibrated. Only called where
         nothing is `missing`."""
@@ -155,7 +152,7 @@ class Quantizer(ABC):
             f"No program reads a folder of {self.heading}. Export the config as JSON instead."
         )
 
-    def write(self, bank: Bank, split: Split, folder: Path) -> None:
+    def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
         """The model at this split as a folder that another program reads. Raises UserError as
         `check_write` does."""
         self.check_write(bank, split)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from ...core.run import Run
 from ...core.settings import Settings
-from ..sources import Progress
 from ..texts import MAX_DOCUMENTS, MAX_TOKENS, Text, shipped_calibration, tokenize
 from .base import Option, Quantizer
 
@@ -34,9 +33,7 @@ class Calibrated(Quantizer):
     calibrated = True
 
     @abstractmethod
-    def calibrate(
-        self, bank: Bank, wanted: Sequence[tuple[int, float]], progress: Progress, stop: Event
-    ) -> None: ...
+    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None: ...
 
     @property
     def text(self) -> Text:

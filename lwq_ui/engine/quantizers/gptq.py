@@ -16,14 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core.errors import Stopped, UserError
+from ...core.errors import UserError
 from ...core.memory import PRUNED, UNTOUCHED, format_gib
+from ...core.run import Run
 from ...core.schema import ModelInfo, WeightSpec
 from ...core.store import keep, versions
-from ..sources import Progress
 from .base import Machine, Option
 from .calibrated import TEXT_OPTIONS, Calibrated
 
@@ -115,9 +114,7 @@ class GPTQ(Calibrated):
                     total += COLUMN_SECONDS * w.columns
         return total
 
-    def calibrate(
-        self, bank: Bank, wanted: Sequence[tuple[int, float]], progress: Progress, stop: Event
-    ) -> None:
+    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
         sequences = [s for s in self.sequences(bank.loaded) if len(s) >= SHORTEST]
         if not sequences:
             raise UserError(
@@ -132,8 +129,8 @@ class GPTQ(Calibrated):
         done, of = 0, bank.loaded.info.num_layers
         total = sum(last + 1 - start for _, start, last in runs)
         for level, start, last in runs:
-            for layer in self._run(bank, level, start, last, sequences, stop):
-                progress(f"GPTQ at {level:g} bits: layer {layer + 1} of {of}", done / total)
+            for layer in self._run(bank, level, start, last, sequences, run):
+                run.progress(f"GPTQ at {level:g} bits: layer {layer + 1} of {of}", done / total)
                 done += 1
 
     def _check(
@@ -169,7 +166,7 @@ class GPTQ(Calibrated):
         start: int,
         last: int,
         sequences: Sequence[Sequence[int]],
-        stop: Event,
+        run: Run,
     ) -> Iterator[int]:
         """Quantizes layers start to last, each from what the ones before it make of the text, and
         puts them into the bank -> each layer that is begun."""
@@ -201,8 +198,7 @@ class GPTQ(Calibrated):
                     packed = out / f"layer-{layer:03}.safetensors"
                     entering = out / f"state-{layer + 1:03}.safetensors"
                     while not packed.exists():
-                        if stop.is_set():
-                            raise Stopped
+                        run.check()
                         if process.poll() is not None and not packed.exists():
                             raise failure(out, process.returncode, layer, loaded.info)
                         time.sleep(0.05)
@@ -253,7 +249,7 @@ class GPTQ(Calibrated):
         if set(split) == {UNTOUCHED}:
             raise UserError("Every layer of this split has 16 bits: there is nothing to quantize.")
 
-    def write(self, bank: Bank, split: Split, folder: Path) -> None:
+    def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
         """As GPTQModel saves a model: its rules for single layers are in 'dynamic', of both
         quantize_config.json and config.json."""
         self.check_write(bank, split)
@@ -291,9 +287,11 @@ class GPTQ(Calibrated):
         if generation := bank.loaded.model.generation_config:
             generation.save_pretrained(folder)
         bank.loaded.tokenizer.save_pretrained(folder)
-        write_shards(self._checkpoint(bank, split, prefix), folder)
+        write_shards(self._checkpoint(bank, split, prefix, run), folder)
 
-    def _checkpoint(self, bank: Bank, split: Split, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    def _checkpoint(
+        self, bank: Bank, split: Split, prefix: str, run: Run
+    ) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the checkpoint under its name, one layer at hand at a time."""
         inside = f"{prefix}."
         seen: set[int] = set()
@@ -308,7 +306,7 @@ class GPTQ(Calibrated):
                     if name not in weights:
                         yield f"{inside}{i}.{name}", tensor.detach()
             for w in weights_of(bank, i) if weights else ():
-                packed = bank.packed(i, level)[w.name]
+                packed = bank.packed(i, level, run)[w.name]
                 for part in PARTS:
                     yield f"{inside}{i}.{module_name(w)}.{part}", getattr(packed, part)
 

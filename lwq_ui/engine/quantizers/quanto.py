@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
 from ...core.memory import PRUNED, affine_bytes, group_size, symmetric_bytes
+from ...core.run import Run
 from ...core.schema import ModelInfo, WeightSpec
 from .base import Machine, Option, Quantizer
 
@@ -154,7 +155,7 @@ class Quanto(Quantizer):
                 "is not an nn.Linear. Export the config as JSON instead."
             )
 
-    def write(self, bank: Bank, split: Split, folder: Path) -> None:
+    def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
         """As optimum-quanto saves a model: safetensors, config and quanto_qmap.json, with the
         tokenizer."""
         from optimum.quanto import quantization_map
@@ -162,7 +163,7 @@ class Quanto(Quantizer):
         self.check_write(bank, split)
         if odd := odd_for_a_cpu(bank.loaded.info, split):
             log.warning("%s", odd)
-        composed = bank.compose(split, to_write=True)
+        composed = bank.compose(split, run, to_write=True)
         composed.save_pretrained(folder)
         bank.loaded.tokenizer.save_pretrained(folder)
         qmap = json.dumps(quantization_map(composed), indent=1)

@@ -8,12 +8,11 @@ spqr_algorithm.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from threading import Event
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
+from ...core.run import Run
 from ...core.schema import ModelInfo, WeightSpec
-from ..sources import Progress
 from .base import Machine, Option, Pair
 from .calibrated import TEXT_OPTIONS, Calibrated
 
@@ -113,14 +112,12 @@ class SpQR(Calibrated):
         started = COLUMN_SECONDS * columns
         return operations / machine.operations + moved / machine.bytes + started
 
-    def calibrate(
-        self, bank: Bank, wanted: Sequence[tuple[int, float]], progress: Progress, stop: Event
-    ) -> None:
+    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
         """In one pass over the layers up to the last one wanted; one that is stopped goes on where
         it was. Raises UserError for the fused experts of a mixture."""
         from .spqr_calibration import pack_layers
 
-        pack_layers(bank, wanted, self.sequences(bank.loaded), progress, stop)
+        pack_layers(bank, wanted, self.sequences(bank.loaded), run)
 
     def tensors(self, packed: Any) -> dict[str, Tensor]:
         return packed.tensors

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from threading import Event
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...core.errors import Stopped, UserError
+from ...core.errors import UserError
+from ...core.run import Run
 from ..bank import Bank
 from ..layers import LayerWeight, layer_weights
-from ..sources import Progress
 from ..survey import Rider, survey
 from .spqr import outlier_count
 from .spqr_algorithm import Packed, gains, inverse_root, most_useful, packed
@@ -23,8 +22,7 @@ def pack_layers(
     bank: Bank,
     wanted: Sequence[tuple[int, float]],
     sequences: Sequence[Sequence[int]],
-    progress: Progress,
-    stop: Event,
+    run: Run,
 ) -> None:
     """Packs these (layer, level) into the bank. `sequences` are token ids. Raises UserError and
     Stopped."""
@@ -37,8 +35,8 @@ def pack_layers(
                 raise unseen(w.name)
     path = bank.folder / f"pass-{bank.loaded.device}.safetensors" if bank.folder else None
     within = range(min(levels), max(levels) + 1)
-    rider = SpQRPacking(bank, levels, stop)
-    survey(bank.loaded, [rider], sequences, progress, stop, path, "Packing", within)
+    rider = SpQRPacking(bank, levels, run)
+    survey(bank.loaded, [rider], sequences, run, path, "Packing", within)
 
 
 class Hessians:
@@ -107,10 +105,10 @@ class SpQRPacking(Rider):
 
     needs_states = True
 
-    def __init__(self, bank: Bank, levels: dict[int, list[float]], stop: Event):
+    def __init__(self, bank: Bank, levels: dict[int, list[float]], run: Run):
         self.bank = bank
         self.levels = levels
-        self.stop = stop
+        self.run = run
         self.layer = -1
         self.hessians = Hessians([])
 
@@ -131,8 +129,7 @@ class SpQRPacking(Rider):
                 matrix = w.matrix()
                 gain = gains(matrix.T.float().contiguous(), root)
                 for level in levels:
-                    if self.stop.is_set():
-                        raise Stopped
+                    self.run.check()
                     outlier = most_useful(gain, outlier_count(matrix.numel(), level))
                     made[level][w.name] = packed(matrix, root, outlier)
         for level, layer in made.items():
