@@ -21,13 +21,13 @@ GUIDE_LEVELS = (UNTOUCHED, 8, 4)  # the dotted lines of the paper's figures
 class Drawing:
     data: ChartData
 
-    @property
+    @cached_property
     def metric(self) -> str:
         return self.data.metric
 
-    @property
+    @cached_property
     def spec(self) -> MetricSpec:
-        return metric_spec(self.data.metric)
+        return metric_spec(self.metric)
 
     @cached_property
     def lines(self) -> Sequence[DrawnLine]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from html import escape
 from itertools import groupby
@@ -19,10 +20,14 @@ from .lines import DrawnLine
 WIDTH = 44  # characters of a line in the box
 
 
-def point_text(drawing: Drawing, d: DrawnLine, p: Point) -> str:
-    """Returns the text of a line's point, as Plotly's small HTML."""
+def line_texts(drawing: Drawing, d: DrawnLine, points: Iterable[Point]) -> list[str]:
+    """Returns the texts of a line's points, as Plotly's small HTML."""
     by, title = escape(quantizer_title(d.quantizer)), escape(d.title)
     head = f"<b>{title}</b>" if title.endswith(by) else f"<b>{title}</b>, {by}"
+    return [point_text(drawing, d, p, head) for p in points]
+
+
+def point_text(drawing: Drawing, d: DrawnLine, p: Point, head: str) -> str:
     lines = [head, *figures_text(drawing, p.split, p.metric, d.size(p))]
     if len(p.evaluations) > 1:
         values = ", ".join(figure(drawing.value(e), 3) for e in p.evaluations)

@@ -11,7 +11,7 @@ from ...core.schema import Evaluation
 from .axes import placed
 from .drawing import Drawing
 from .lines import DrawnLine
-from .point_texts import point_text, single_text
+from .point_texts import line_texts, single_text
 from .singles import Group, groups_of
 from .styles import INK, Look
 
@@ -64,7 +64,7 @@ def line_trace(drawing: Drawing, d: DrawnLine) -> Trace:
             # Hollow points rest on fewer items so far.
             "symbol": [symbol + "-open" * bool(p and p.metric.n < drawing.most) for p in points],
         },
-        "text": with_gaps(points, [point_text(drawing, d, p) for p in present]),
+        "text": with_gaps(points, line_texts(drawing, d, present)),
         "hovertemplate": HOVER,
         "meta": {
             **{name: with_gaps(points, xs) for name, xs in places.items()},
