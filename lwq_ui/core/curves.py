@@ -29,6 +29,11 @@ class Curve:
         return ordering_title(self.ordering, self.seed)
 
     @property
+    def seeded(self) -> bool:
+        """Whether another seed gives another curve. That of ALIKE has no seeds."""
+        return self.ordering != ALIKE and ORDERINGS[self.ordering].seeded
+
+    @property
     def constant(self) -> bool:
         """Whether all splits have the same average bits, as those of three levels have. False for a
         single split, such as of pruning where one layer is too much."""

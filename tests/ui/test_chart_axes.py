@@ -63,10 +63,10 @@ def test_labels_of_levels_stand_apart_or_share_a_line():
 
 
 def test_exploding_figures_get_a_logarithmic_axis():
-    found = made_up.sweep(curves_of("lim"))
-    assert draw(found, PPL, ALL, COSTS)["layout"]["yaxis"]["type"] == "log"
-    assert "type" not in draw(found, ACC, ALL, COSTS)["layout"]["yaxis"]
-    drawn = draw(found, KL, ALL, COSTS)
+    measured = made_up.sweep(curves_of("lim"))
+    assert draw(measured, PPL, ALL, COSTS)["layout"]["yaxis"]["type"] == "log"
+    assert "type" not in draw(measured, ACC, ALL, COSTS)["layout"]["yaxis"]
+    drawn = draw(measured, KL, ALL, COSTS)
     assert "unquantized" not in traces(drawn)  # its divergence is 0
     assert "Values of 0" in drawn["caption"]
 
@@ -94,26 +94,26 @@ def test_three_levels_are_drawn_against_the_layers_raised():
 @pytest.mark.parametrize("n", [1, 2, 4, 24])
 def test_two_levels_are_drawn_against_bits_however_near_they_are(levels, n):
     """Where leaving out one layer is more than the low level saves, pruning has one split only."""
-    every = curves([*ORDERINGS], made_up.scores(n), n, levels)
-    assert not any(c.constant for c in every)
+    all_curves = curves([*ORDERINGS], made_up.scores(n), n, levels)
+    assert not any(c.constant for c in all_curves)
     layer = LayerCost(1000, {16: 2000, **{level: int(125 * level) for level in levels}}, 10)
     cost = ModelCost((layer,) * n, 10**6)
-    found = [evaluation([16] * n, quantizer="none", perplexity=Metric(30, 0.2, 60))]
-    found += [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in every[0].splits]
-    drawn = draw(found, curves=every, costs={"quanto": cost, "none": cost})
+    measured = [evaluation([16] * n, quantizer="none", perplexity=Metric(30, 0.2, 60))]
+    measured += [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in all_curves[0].splits]
+    drawn = draw(measured, curves=all_curves, costs={"quanto": cost, "none": cost})
     assert list(drawn["axes"]) == ["bits", "size"]
 
 
 def test_sizes_after_the_break_are_told_apart():
     """All layers alike at levels a fraction of a bit apart, beside a pair below them."""
-    every = curves(["lim"], made_up.scores(N), N, (3.785, 3.657))
+    all_curves = curves(["lim"], made_up.scores(N), N, (3.785, 3.657))
     levels = (3.945, 3.913, 3.881, 3.785, 3.657)
     packed = {16: 2 * MIB, **{level: int(MIB * level / 8) for level in levels}}
     cost = ModelCost((LayerCost(MIB, packed, 0),) * N, 8 * MIB)
-    found = [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in every[0].splits]
-    found += [evaluation([level] * N, perplexity=Metric(39, 0.2, 60)) for level in levels[:3]]
-    found.append(evaluation([16] * N, quantizer="none", perplexity=Metric(38, 0.2, 60)))
-    drawn = draw(found, curves=every, costs={"quanto": cost, "none": cost})
+    measured = [evaluation(s, perplexity=Metric(40, 0.2, 60)) for s in all_curves[0].splits]
+    measured += [evaluation([level] * N, perplexity=Metric(39, 0.2, 60)) for level in levels[:3]]
+    measured.append(evaluation([16] * N, quantizer="none", perplexity=Metric(38, 0.2, 60)))
+    drawn = draw(measured, curves=all_curves, costs={"quanto": cost, "none": cost})
     ticks = drawn["axes"]["size"]["xaxis"]["ticktext"]
     after = ticks[ticks.index("…") + 1 :]
     assert after == ["11.88", "11.91", "11.94", "24"]

@@ -108,14 +108,14 @@ def test_single_splits_of_the_chosen_order_are_shown_where_it_ranks_as_another()
 
 
 def test_bands_are_the_errors_of_differences_on_the_same_items():
-    found = sweep_of_items("lim", "zd", "random")
-    drawn = draw(found, ACC, ALL, COSTS)
+    measured = sweep_of_items("lim", "zd", "random")
+    drawn = draw(measured, ACC, ALL, COSTS)
     bands = {t["meta"]["of"]: t for t in drawn["data"] if "of" in t["meta"]}
     shown = {of for of, t in bands.items() if t["meta"]["shown"]}
     assert set(bands) == {"quanto-lim", "quanto-zd", "quanto-random"}
     assert shown == {"quanto-lim", "quanto-random"}
     lim, band = traces(drawn)[LIM], bands["quanto-lim"]
-    items = {e.split: e.items["acc"] for e in found}
+    items = {e.split: e.items["acc"] for e in measured}
     errors = []
     for split in curves_of("lim")[0].splits:
         apart = [a - b for a, b in zip(items[split], items[(16,) * 24], strict=True)]
@@ -139,13 +139,13 @@ def test_the_chosen_orders_band_shows():
 def test_no_band_without_items_in_common():
     drawn = draw(made_up.sweep(curves_of("lim", "random")), ACC, ALL, COSTS)
     assert [t["meta"]["of"] for t in drawn["data"] if "of" in t["meta"]] == ["quanto-random"]
-    found = [
+    measured = [
         replace(e, items={"acc": e.items["acc"][:15]}, metrics={"acc": Metric(1.0, 0.0, 15)})
         if e.split == curves_of("lim")[0].splits[9]
         else e
         for e in sweep_of_items("lim")
     ]
-    (band,) = [t for t in draw(found, ACC, ALL, COSTS)["data"] if "of" in t["meta"]]
+    (band,) = [t for t in draw(measured, ACC, ALL, COSTS)["data"] if "of" in t["meta"]]
     assert band["y"].count(None) == 1 and len(band["y"]) == 2 * 24 + 1  # open, not of width 0
 
 
@@ -167,8 +167,8 @@ def test_random_orders_are_a_mean_with_their_deviation():
 def test_a_line_is_open_where_nothing_was_measured():
     splits = curves_of("lim")[0].splits
     missing = {*splits[8:11]}
-    found = [e for e in sweep_of_items("lim") if e.split not in missing]
-    drawn = draw(found, ACC, ALL, COSTS)
+    measured = [e for e in sweep_of_items("lim") if e.split not in missing]
+    drawn = draw(measured, ACC, ALL, COSTS)
     lim = traces(drawn)[LIM]
     assert lim["y"][8] is None and None not in lim["y"][:8] + lim["y"][9:]
     assert lim["customdata"][9] == list(splits[11]) and lim["meta"]["bits"][8] is None
@@ -183,8 +183,8 @@ def test_a_line_is_open_where_nothing_was_measured():
 
 def test_every_fourth_step_is_a_line_that_was_swept():
     coarse = made_up.all_curves(orderings=["lim"])[0].splits[::4]
-    found = [e for e in sweep_of_items("lim") if e.split in coarse or len({*e.split}) == 1]
-    lim = traces(draw(found, ACC, ALL, COSTS))[LIM]
+    measured = [e for e in sweep_of_items("lim") if e.split in coarse or len({*e.split}) == 1]
+    lim = traces(draw(measured, ACC, ALL, COSTS))[LIM]
     assert len(lim["y"]) == 7 and None not in lim["y"]
 
 
@@ -202,8 +202,8 @@ def test_a_second_model_is_thin_named_and_not_to_be_clicked():
     large, theirs = made_up.costs(40, 1280), made_up.all_curves((4, 2), ["lim"], 40)
     mine = made_up.all_curves((8, 4), ["lim"])
     other = ModelResults("large", made_up.sweep(theirs, 40), theirs, large)
-    found = made_up.sweep(mine)
-    drawn = draw(found, ACC, mine, COSTS, axis="size", other=other, model="small")
+    measured = made_up.sweep(mine)
+    drawn = draw(measured, ACC, mine, COSTS, axis="size", other=other, model="small")
     shown = traces(drawn)
     assert drawn["axis"] == "size"
     assert shown["small, LIM"]["line"]["dash"] == "solid"
@@ -213,7 +213,7 @@ def test_a_second_model_is_thin_named_and_not_to_be_clicked():
     assert "customdata" in shown["small, LIM"] and "customdata" not in shown["large, LIM"]
     assert notes(drawn)[0].startswith("small: ")
     assert notes(drawn, "size")[-2:] == ["<b>small</b>", "<b>large</b>"]
-    sentences = draw(found, ACC, mine, COSTS, other=other, model="small")["sentences"]
+    sentences = draw(measured, ACC, mine, COSTS, other=other, model="small")["sentences"]
     assert len(sentences) == 2 and all(re.search("[MG]iB", s) for s in sentences)
     assert any(s.startswith("small, LIM: 90 % of the 8-bit score") for s in sentences)
     rows = list(csv.DictReader(io.StringIO(drawn["csv"])))
@@ -222,9 +222,9 @@ def test_a_second_model_is_thin_named_and_not_to_be_clicked():
 
 def test_quantizers_are_told_apart():
     lim, lim_splits = curves_of("lim"), curves_of("lim")[0].splits
-    found = made_up.sweep(lim)
-    found += [e for s in lim[0].splits[:9] for e in made_up.evaluate(s, quantizer="quanto-hqq")]
-    shown = traces(draw(found, ACC, ALL, COSTS))
+    measured = made_up.sweep(lim)
+    measured += [e for s in lim[0].splits[:9] for e in made_up.evaluate(s, quantizer="quanto-hqq")]
+    shown = traces(draw(measured, ACC, ALL, COSTS))
     first, hqq = (shown[f"LIM = Block influence, Quanto, {name}"] for name in ("Max", "HQQ"))
     assert (first["line"]["dash"], hqq["line"]["dash"]) == ("solid", "dash")
     assert first["line"]["color"] == hqq["line"]["color"] == LOOKS["lim"].colour
@@ -235,25 +235,27 @@ def test_quantizers_are_told_apart():
     assert hqq["meta"]["size"] == sizes != first["meta"]["size"][:9]
     assert format_gib(COSTS["quanto-hqq"].total(lim_splits[4])) in hqq["text"][4]
     assert "<b>LIM = Block influence, Quanto, HQQ</b>" in hqq["text"][4]
-    sentences = draw(found, ACC, ALL, COSTS)["sentences"]
+    sentences = draw(measured, ACC, ALL, COSTS)["sentences"]
     assert any(s.startswith("LIM = Block influence, Quanto, Max: 90 % of") for s in sentences)
-    rows = list(csv.DictReader(io.StringIO(results_csv(chart_data(found, ACC, ALL, COSTS)))))
-    of = {(r["quantizer"], r["bits"]): int(r["bytes"]) for r in rows}
+    rows = list(csv.DictReader(io.StringIO(results_csv(chart_data(measured, ACC, ALL, COSTS)))))
+    size_of = {(r["quantizer"], r["bits"]): int(r["bytes"]) for r in rows}
     bits = " ".join(map(str, lim_splits[4]))
-    assert of["quanto-hqq", bits] == of["quanto", bits] + 24 * 10**6
-    swapped = traces(draw(found, ACC, ALL, COSTS, quantizer="quanto-hqq"))
+    assert size_of["quanto-hqq", bits] == size_of["quanto", bits] + 24 * 10**6
+    swapped = traces(draw(measured, ACC, ALL, COSTS, quantizer="quanto-hqq"))
     for name, trace in swapped.items():  # whichever is chosen
         if "line" in trace and trace["mode"] != "lines":
             assert trace["line"]["dash"] == shown[name]["line"]["dash"]
             assert trace["line"]["color"] == shown[name]["line"]["color"]
-    off = {t["name"]: t["meta"]["off"] for t in draw(found, ACC, ALL, COSTS, beside=set())["data"]}
+    off = {
+        t["name"]: t["meta"]["off"] for t in draw(measured, ACC, ALL, COSTS, beside=set())["data"]
+    }
     assert off["LIM = Block influence, Quanto, HQQ"] and not off[LIM]
     one = made_up.evaluate(lim[0].splits[5], quantizer="quanto-hqq")  # too few for a line
     assert traces(draw(made_up.sweep(lim) + one, ACC, ALL, COSTS))["1 other splits"]["meta"]["off"]
     # what another quantizer has at other levels is not in the way
     far = made_up.evaluate((8,) * 24, quantizer="quanto-hqq")
     (eight,) = [
-        t for t in draw(found + far, ACC, ALL, COSTS)["data"] if t.get("name") == "all 8-bit"
+        t for t in draw(measured + far, ACC, ALL, COSTS)["data"] if t.get("name") == "all 8-bit"
     ]
     assert eight["meta"]["quantizers"] == ["quanto"]
 
@@ -263,9 +265,11 @@ def test_four_quantizers_and_five_orders_are_told_apart():
     costs = dict.fromkeys(["none", *names], COST)
     orders = curves_of("lim", "zd", "reverse-zd", "reverse-lim", "random")
     splits = curves_of("lim")[0].splits[::4]
-    found = made_up.sweep(orders)
-    found += [e for name in names[1:] for s in splits for e in made_up.evaluate(s, quantizer=name)]
-    lines = [t for t in draw(found, ACC, orders, costs)["data"] if t["mode"] == "lines+markers"]
+    measured = made_up.sweep(orders)
+    measured += [
+        e for name in names[1:] for s in splits for e in made_up.evaluate(s, quantizer=name)
+    ]
+    lines = [t for t in draw(measured, ACC, orders, costs)["data"] if t["mode"] == "lines+markers"]
     assert len(lines) == 5 + 3
     # without any colour, too: by symbol and dashes
     assert len({(t["marker"]["symbol"][0], t["line"]["dash"]) for t in lines}) == 8
@@ -277,13 +281,13 @@ def test_four_quantizers_and_five_orders_are_told_apart():
 
 def test_all_layers_alike_are_a_line_of_their_own():
     lim = made_up.all_curves((8, 2), ["lim"])
-    every = [*lim, alike([8, 4, 2], 24)]
-    found = made_up.sweep(lim)
-    drawn = draw(found, ACC, every, COSTS)
+    all_curves = [*lim, alike([8, 4, 2], 24)]
+    measured = made_up.sweep(lim)
+    drawn = draw(measured, ACC, all_curves, COSTS)
     line = traces(drawn)["All layers alike"]
     assert line["meta"]["bits"] == [8, 4, 2] and line["marker"]["symbol"] == ["hexagon"] * 3
-    assert not any("alike" in s for s in draw(found, ACC, every, COSTS)["sentences"])
-    assert "All layers alike" not in traces(draw(found, ACC, lim, COSTS))
+    assert not any("alike" in s for s in draw(measured, ACC, all_curves, COSTS)["sentences"])
+    assert "All layers alike" not in traces(draw(measured, ACC, lim, COSTS))
     rows = csv.DictReader(io.StringIO(drawn["csv"]))
     assert {r["bits"]: r["ordering"] for r in rows}[" ".join("4" * 24)] == "alike"
 

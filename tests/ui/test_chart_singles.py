@@ -57,8 +57,8 @@ def test_no_results_is_a_figure_too():
 @pytest.mark.parametrize("steps", [(0, 12, 24), (0, 5, 6, 7, 24), (0, 1, 2, 3, 4, 24)])
 def test_scattered_splits_are_points_and_no_sentence(steps):
     splits = curves_of("lim")[0].splits
-    found = [e for e in sweep_of_items("lim") if e.split in {splits[k] for k in steps}]
-    drawn = draw(found, ACC, ALL, COSTS)
+    measured = [e for e in sweep_of_items("lim") if e.split in {splits[k] for k in steps}]
+    drawn = draw(measured, ACC, ALL, COSTS)
     assert not any(t["mode"].startswith("lines") for t in drawn["data"])
     assert drawn["sentences"] == [] and "%" not in "".join(notes(drawn))
     singles = traces(drawn)["LIM, single splits"]
@@ -70,8 +70,8 @@ def test_what_coincides_with_a_forgotten_order_is_no_line():
     """LIM was scored anew on another text: its old splits lie on new lines here and there."""
     old = made_up.scores()
     new = {**old, "lim": old["lim"][::-1]}
-    every = curves(list(ORDERINGS), new, 24, (4, 2))
-    drawn = draw(sweep_of_items("lim"), ACC, every, COSTS)
+    all_curves = curves(list(ORDERINGS), new, 24, (4, 2))
+    drawn = draw(sweep_of_items("lim"), ACC, all_curves, COSTS)
     assert [t["name"] for t in drawn["data"] if t["mode"].startswith("lines")] == []
     assert drawn["sentences"] == []
     (others,) = [t for t in drawn["data"] if t["uid"] == "others"]
@@ -80,8 +80,8 @@ def test_what_coincides_with_a_forgotten_order_is_no_line():
 
 def test_other_levels_are_off_and_an_empty_chart_says_so():
     eight = made_up.all_curves((8, 2))
-    found = sweep_of_items("lim", "zd")
-    drawn = draw(found, ACC, eight, COSTS)
+    measured = sweep_of_items("lim", "zd")
+    drawn = draw(measured, ACC, eight, COSTS)
     assert not any(t["mode"].startswith("lines") for t in drawn["data"])
     shown = {t["name"] for t in drawn["data"] if not t["meta"]["off"]}
     assert shown == {"unquantized", "all 8-bit", "all 4-bit", "all 2-bit"}
@@ -95,22 +95,22 @@ def test_other_levels_are_off_and_an_empty_chart_says_so():
     low, high = drawn["axes"]["bits"]["xaxis"]["range"]
     assert low < 2 and high > 8
     three = made_up.all_curves((8, 4, 2), ["lim"])
-    drawn = draw(found, ACC, three, COSTS)
+    drawn = draw(measured, ACC, three, COSTS)
     assert list(drawn["axes"]) == ["raised"] and list(traces(drawn)) == ["all 4-bit"]
     said = notes(drawn, "raised")[-1].replace("<br>", " ")
     assert said.startswith("No mix of 8, 4 and 2 bits by") and said.endswith("items. Press Sweep.")
-    drawn = draw(found, ACC, three, COSTS | {"spqr": COSTS["quanto"]}, quantizer="spqr")
+    drawn = draw(measured, ACC, three, COSTS | {"spqr": COSTS["quanto"]}, quantizer="spqr")
     said = notes(drawn, "raised")[-1].replace("<br>", " ").replace("- ", "-")
     assert said == "SpQR-like has no 8, 4 and 2 bits. Choose another quantizer."
 
 
 def test_the_split_measured_last_is_always_seen():
-    found = sweep_of_items("lim")
+    measured = sweep_of_items("lim")
     last = (4, 2) * 12
-    found.append(made_up.with_items(made_up.evaluate(last)[1]))
-    (trace,) = [t for t in draw(found, ACC, ALL, COSTS)["data"] if t["uid"] == "others"]
+    measured.append(made_up.with_items(made_up.evaluate(last)[1]))
+    (trace,) = [t for t in draw(measured, ACC, ALL, COSTS)["data"] if t["uid"] == "others"]
     assert trace["customdata"] == [list(last)]
-    shown = traces(draw(found, ACC, ALL, COSTS, current=last))
+    shown = traces(draw(measured, ACC, ALL, COSTS, current=last))
     assert shown["in no order"]["customdata"] == [list(last)] and "measured last" in shown
 
 

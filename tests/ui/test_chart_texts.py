@@ -32,8 +32,8 @@ from lwq_ui.ui.charts.results_csv import results_csv
 
 
 def test_guides_at_uniform_levels_and_where_most_is_kept():
-    found = sweep_of_items("lim", "zd")
-    drawn = draw(found, ACC, ALL, COSTS)
+    measured = sweep_of_items("lim", "zd")
+    drawn = draw(measured, ACC, ALL, COSTS)
     assert notes(drawn)[0] == "16, 8 and 4 bits"
     text = notes(drawn)[-1]
     assert re.fullmatch(r"90 % kept:<br>about \d\.\d–\d\.\d bits", text)
@@ -74,8 +74,8 @@ def test_a_split_of_several_orders_is_labelled_with_all():
 
 def test_a_running_sweep_says_how_far_it_is():
     lim = curves_of("lim")[0]
-    found = made_up.evaluations(lim.splits[::2]) + made_up.evaluations(lim.splits[1::2], 15)
-    drawn = draw(found, ACC, ALL, COSTS)
+    measured = made_up.evaluations(lim.splits[::2]) + made_up.evaluations(lim.splits[1::2], 15)
+    drawn = draw(measured, ACC, ALL, COSTS)
     line = traces(drawn)[LIM]
     assert line["marker"]["symbol"][:4] == ["circle", "circle-open"] * 2
     assert "n = 15 of 60 so far" in line["text"][1] and "so far" not in line["text"][0]
@@ -83,8 +83,8 @@ def test_a_running_sweep_says_how_far_it_is():
 
 
 def test_sentences_are_sorted_and_speak_of_a_perplexity_as_one():
-    found = made_up.sweep(ALL)
-    sentences = draw(found, PPL, ALL, COSTS)["sentences"]
+    measured = made_up.sweep(ALL)
+    sentences = draw(measured, PPL, ALL, COSTS)["sentences"]
     assert len(sentences) == 10
     ends = [float(re.search(r"about .*?(\d\.\d)(?= bits)", s)[1]) for s in sentences]
     assert all(a <= b for a, b in pairwise(ends))
@@ -92,9 +92,9 @@ def test_sentences_are_sorted_and_speak_of_a_perplexity_as_one():
         s.startswith("ZD: perplexity is at most 11 % worse than the 4-bit one (47.8) down to about")
         for s in sentences
     )
-    assert draw(found, KL, ALL, COSTS)["sentences"] == []
+    assert draw(measured, KL, ALL, COSTS)["sentences"] == []
     assert draw([], ACC, ALL, COSTS)["sentences"] == []
-    without_start = [e for e in found if set(e.split) != {4}]
+    without_start = [e for e in measured if set(e.split) != {4}]
     assert draw(without_start, ACC, ALL, COSTS)["sentences"] == []
 
 
@@ -108,9 +108,9 @@ def test_a_split_in_a_small_box():
 
 
 def test_the_csv_has_every_evaluation_of_the_metric():
-    found = made_up.sweep(curves_of("lim", "random"))
-    rows = list(csv.DictReader(io.StringIO(results_csv(chart_data(found, ACC, ALL, COSTS)))))
-    assert len(rows) == len([e for e in found if e.task == "minimal_pairs"])
+    measured = made_up.sweep(curves_of("lim", "random"))
+    rows = list(csv.DictReader(io.StringIO(results_csv(chart_data(measured, ACC, ALL, COSTS)))))
+    assert len(rows) == len([e for e in measured if e.task == "minimal_pairs"])
     assert rows[0] | {"value": "", "stderr": ""} == {
         "model": "",
         "ordering": "",

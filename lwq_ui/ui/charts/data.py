@@ -9,7 +9,7 @@ from functools import cached_property
 from ...core.allocation import Split
 from ...core.curves import Curve
 from ...core.memory import PRUNED, ModelCost
-from ...core.orderings import ALIKE
+from ...core.orderings import ALIKE, DEFAULT_ORDERING
 from ...core.schema import UNQUANTIZED, Evaluation
 from ...engine.quantizers import DEFAULT
 
@@ -56,7 +56,7 @@ class ChartData:
     chosen: str
     titles: Mapping[str, str]
     quantizer: str = DEFAULT
-    ordering: str = "lim"
+    ordering: str = DEFAULT_ORDERING
     axis: str = "bits"
     current: Split | None = None
     orders: Orders = field(default_factory=dict)

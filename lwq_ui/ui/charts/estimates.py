@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ...core.comparison import Estimate, estimate, mean_of
 from ...core.lines import Line, Point
 from ...core.memory import UNTOUCHED
-from ...core.orderings import ORDERINGS
 from ...core.schema import Evaluation
 
 
@@ -40,7 +39,7 @@ class Estimates:
         It is the standard error of the difference to the unquantized model or, without one, to all
         layers high. For seeded orders it is the deviation between them, as in the paper.
         """
-        if len(line.curves) > 1 and ORDERINGS[line.orderings[0]].seeded:
+        if len(line.curves) > 1 and line.curves[0].seeded:
             return tuple(p.spread or 0.0 for p in line.points)
         unquantized, first = self.untouched.get(line.limit), line.points[0]
         if unquantized:

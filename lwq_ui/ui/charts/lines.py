@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...core.lines import Line, Point, measured_lines
-from ...core.orderings import ALIKE, ORDERINGS
 from ..wording import quantizer_title, ranked_quantizers
 from .data import ChartData, ModelResults
 from .estimates import Estimates
@@ -41,7 +40,7 @@ class DrawnLine:
 
     @property
     def seeded(self) -> bool:
-        return self.ordering != ALIKE and ORDERINGS[self.ordering].seeded
+        return self.line.curves[0].seeded
 
     @property
     def uid(self) -> str:

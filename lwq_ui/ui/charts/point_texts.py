@@ -54,8 +54,8 @@ def wrapped(text: str) -> list[str]:
 
 
 def figures_text(drawing: Drawing, split: Split, value: Metric, size: int) -> list[str]:
-    known = value.stderr is not None and math.isfinite(value.stderr)
-    error = f" ± {figure(value.stderr or 0.0, 2)}" if known else ""
+    has_error = value.stderr is not None and math.isfinite(value.stderr)
+    error = f" ± {figure(value.stderr or 0.0, 2)}" if has_error else ""
     so_far = f" of {drawing.most:,} so far" if value.n < drawing.most else ""
     return [
         f"{drawing.spec.title} <b>{figure(value.value, 4)}{error}</b>",

@@ -9,7 +9,6 @@ from functools import lru_cache
 from ...core.allocation import Split
 from ...core.curves import Curve
 from ...core.memory import average_bits
-from ...core.orderings import ALIKE, ORDERINGS
 from .data import ChartData
 
 COLUMNS = (
@@ -35,7 +34,7 @@ def results_csv(data: ChartData) -> str:
                 [
                     model.title,
                     " ".join(dict.fromkeys(c.ordering for c in curves)),
-                    " ".join(str(c.seed) for c in curves if is_seeded(c)),
+                    " ".join(str(c.seed) for c in curves if c.seeded),
                     average_bits(e.split),
                     model.size(e.quantizer, e.split),
                     levels_text(e.split),
@@ -48,10 +47,6 @@ def results_csv(data: ChartData) -> str:
                 ]
             )
     return text.getvalue()
-
-
-def is_seeded(curve: Curve) -> bool:
-    return curve.ordering != ALIKE and ORDERINGS[curve.ordering].seeded
 
 
 @lru_cache(10_000)  # the same few hundred at every change of the page
