@@ -14,6 +14,7 @@ from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
 from ..engine.evaluation import PRESETS
 from ..engine.quantizers import DEFAULT, QUANTIZERS
 from .blocks import Blocks
+from .components.changing import ChangingDropdown
 from .components.curvechart import CurveChart
 from .components.heatmap import BudgetBar
 from .components.modelfield import ModelField
@@ -131,7 +132,7 @@ class Parts:
     drawn: gr.State
     levels: gr.Radio
     packing: gr.HTML
-    ordering: gr.Dropdown
+    ordering: ChangingDropdown
     seed: gr.Number
     into: gr.Dropdown
     use: gr.Column
@@ -299,7 +300,7 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
 def build_split(parts: dict[str, Any], packing: str) -> None:
     with gr.Group():
         build_quantizer(parts, packing)
-        parts["ordering"] = gr.Dropdown(
+        parts["ordering"] = ChangingDropdown(
             [(o.title, o.name) for o in ORDERINGS.values() if not o.prunes],
             value="lim",
             label="Order of importance",

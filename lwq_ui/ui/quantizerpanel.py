@@ -16,6 +16,7 @@ from ..core.schema import ModelInfo
 from ..core.store import Store
 from ..engine.packing import packing_cost
 from ..engine.quantizers import DEFAULT, QUANTIZERS, Option, Quantizer, quantizer_named
+from .components.changing import ChangingRadio
 from .components.heatmap import as_level
 from .status import error_html
 from .templates import lines_html
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
     from .state import Page, Session
 
 QUICK = 2  # seconds to pack; below nobody needs to know how long
-
-
-class Pairs(gr.Radio):
-    """A radio whose choices change: what a browser sends before it has heard of the new ones is
-    taken as it is, where gr.Radio would refuse the whole event."""
-
-    is_template = True  # the page draws it as a radio
-
-    def preprocess(self, payload: Any) -> Any:
-        return payload
 
 
 def build_quantizer(made: dict[str, Any], note: str) -> None:
@@ -62,7 +53,7 @@ def build_quantizer(made: dict[str, Any], note: str) -> None:
             else:
                 made["options"][key] = gr.Number(option.default, precision=0, **shown)
     made["drawn"] = gr.State(DEFAULT)  # the name that the levels and the bar are of
-    made["levels"] = Pairs(
+    made["levels"] = ChangingRadio(
         pair_choices(chosen),
         value=pair_value(chosen.pairs[0]),
         label=levels_label(chosen),

@@ -10,11 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ..core.errors import UserError
+from ..core.orderings import ORDERINGS
 from .blocks import UNREADABLE
+from .components.changing import ChangingDropdown, ChangingRadio
 from .components.curvechart import CurveChart
 from .components.heatmap import BudgetBar
 from .components.modelfield import ModelField
-from .quantizerpanel import Pairs, levels_of
+from .quantizerpanel import levels_of
 from .selection import LARGEST_SEED
 
 GROWING = ("into", "metric", "other")  # their lists come with models and devices
@@ -38,8 +40,10 @@ def check(values: Mapping[Any, Any]) -> None:
 def possible(component: Any, value: Any) -> bool:
     if isinstance(component, BudgetBar | CurveChart):
         return raises_nothing(component.preprocess, value)
-    if isinstance(component, Pairs):
+    if isinstance(component, ChangingRadio):
         return isinstance(value, str) and raises_nothing(levels_of, value)
+    if isinstance(component, ChangingDropdown):
+        return isinstance(value, str) and value in ORDERINGS and not ORDERINGS[value].prunes
     if isinstance(component, gr.Slider):
         return is_number(value, *limits(component))
     if isinstance(component, gr.Number):
