@@ -22,7 +22,7 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.evaluation import tasks
-from lwq_ui.engine.quantizers import QUANTIZERS
+from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
 from lwq_ui.engine.texts import shipped_calibration
 from lwq_ui.ui.layout import QUICK
 
@@ -45,20 +45,20 @@ def main() -> None:
         scores = jobs.score(loaded, list(SCORERS), text, run)
         splits = [(level,) * loaded.info.num_layers for level in (UNTOUCHED, 8, 4, 2)]
         for limit in (QUICK, None):
-            measurement = jobs.Measurement(splits, "quanto", list(tasks(settings)), limit)
+            measurement = jobs.Measurement(splits, DEFAULT_QUANTIZER, list(tasks(settings)), limit)
             jobs.evaluate(loaded, measurement, run)
         values = {name: s.values for name, s in scores.items()}
         lines = curves(ORDERINGS, values, loaded.info.num_layers, (4, 2))
-        jobs.evaluate(loaded, jobs.Measurement(all_splits(lines), "quanto", TASKS), run)
+        jobs.evaluate(loaded, jobs.Measurement(all_splits(lines), DEFAULT_QUANTIZER, TASKS), run)
         # Tables 2 and 3: LIM's splits with every quantizer, beside all layers alike. Both ends come
         # with the levels between, so that no other level has to be calibrated.
-        for name, quantizer in QUANTIZERS.items():
+        for quantizer in QUANTIZERS.values():
             n, (high, low) = loaded.info.num_layers, quantizer.pairs[0]
             between = levels_between(quantizer.levels, high, low)
             lines = [*curves(["lim"], values, n, (high, low)), alike(between, n)]
             untouched: list[Split] = [(UNTOUCHED,) * n]
             splits = untouched + all_splits(lines)
-            jobs.evaluate(loaded, jobs.Measurement(splits, name, TASKS), run)
+            jobs.evaluate(loaded, jobs.Measurement(splits, quantizer, TASKS), run)
         shutil.rmtree(settings.shipped, ignore_errors=True)
         for kind in SHIPPED:
             shutil.copytree(Path(folder, kind), settings.shipped / kind)

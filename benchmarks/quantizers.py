@@ -27,7 +27,13 @@ from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.packing import packing_cost
-from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from lwq_ui.engine.quantizers import (
+    DEFAULT_QUANTIZER,
+    QUANTIZERS,
+    Quantizer,
+    model_cost,
+    quantizer_named,
+)
 from lwq_ui.engine.texts import shipped_calibration
 
 STEPS = 4  # between all-high and all-low
@@ -44,14 +50,14 @@ class Bench:
         text = shipped_calibration(run.settings)
         self.lim = jobs.score(loaded, ["lim"], text, run)["lim"].values
 
-    def perplexity(self, splits: list[Split], quantizer: str) -> list[float]:
+    def perplexity(self, splits: list[Split], quantizer: Quantizer) -> list[float]:
         measurement = jobs.Measurement(splits, quantizer, ["perplexity"], self.items)
         done = jobs.evaluate(self.loaded, measurement, self.run)
         return [e.metrics["perplexity"].value for e in done.evaluations]
 
-    def row(self, quantizer: str) -> dict[str, Any]:
-        chosen, info = quantizer_named(quantizer), self.loaded.info
-        n, pair = info.num_layers, chosen.pairs[0]
+    def row(self, quantizer: Quantizer) -> dict[str, Any]:
+        info = self.loaded.info
+        n, pair = info.num_layers, quantizer.pairs[0]
         ends: list[Split] = [(level,) * n for level in pair]
         ahead = packing_cost(info, quantizer, ends, self.run.store, self.loaded.device)
         wall, cpu = time.perf_counter(), cpu_seconds()
@@ -61,8 +67,8 @@ class Bench:
         values = self.perplexity(splits, quantizer)
         cost = model_cost(info, quantizer)
         found: dict[str, Any] = {
-            "quantizer": quantizer,
-            "levels": chosen.pair_title(pair),
+            "quantizer": quantizer.name,
+            "levels": quantizer.pair_title(pair),
             "wall s": round(wall, 1),
             "CPU s": round(cpu, 1),
             "forecast s": round(ahead.seconds, 1),
@@ -87,8 +93,8 @@ def main() -> None:
         run = Run(settings, Store(Path(folder)))
         loaded = jobs.load(args.model, args.device, "auto", run)
         bench = Bench(loaded, run, args.items)
-        untouched = bench.perplexity([(UNTOUCHED,) * loaded.info.num_layers], "quanto")[0]
-        rows = [bench.row(q) for q in args.quantizer or QUANTIZERS]
+        untouched = bench.perplexity([(UNTOUCHED,) * loaded.info.num_layers], DEFAULT_QUANTIZER)[0]
+        rows = [bench.row(quantizer_named(q)) for q in args.quantizer or QUANTIZERS]
     report(
         f"{args.model}: perplexity by quantizer, LIM's order; unquantized {untouched:.2f}",
         rows,

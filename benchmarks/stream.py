@@ -99,6 +99,7 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     from lwq_ui.core.settings import Settings
     from lwq_ui.core.store import Store
     from lwq_ui.engine import jobs, models
+    from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
     from lwq_ui.engine.scorers import layer_scores
     from lwq_ui.engine.sources import Source
     from lwq_ui.engine.texts import shipped_calibration
@@ -128,7 +129,7 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
         run = replace(run, store=Store(Path(cache)))
         jobs.score(loaded, ["lim", "zd"], shipped_calibration(settings), run, tokens)
         splits = [(level,) * LAYERS for level in (4, 2)]
-        jobs.bank_of(loaded, "quanto", run.store).fill(splits, run)
+        jobs.bank_of(loaded, DEFAULT_QUANTIZER, run.store).fill(splits, run)
         packed = sum(p.stat().st_size for p in Path(cache, "banks").rglob("*.safetensors"))
         return measured(began) | {"bank GiB": packed / GIB}
 

@@ -37,11 +37,11 @@ from .core.schema import Evaluation, ModelInfo, Scores, split_name
 from .core.settings import Settings
 from .core.store import Store
 from .engine import records
-from .engine.configs import breakpoints_of, build_config, read_config
+from .engine.configs import breakpoints_of, build_config, quantizer_of, read_config
 from .engine.devices import local_devices, what_fits
 from .engine.evaluation import expand, tasks
 from .engine.packing import packing_cost
-from .engine.quantizers import DEFAULT, QUANTIZERS, model_cost, quantizer_named
+from .engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, model_cost, quantizer_named
 from .engine.texts import calibration_text
 from .failures import unexpected
 from .terminal import Terminal, Warnings, deliver, is_stream, make_printable
@@ -72,10 +72,10 @@ def pin(text: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def quantizer(text: str) -> str:
-    """A quantizer's name with its options, in its shortest form."""
+def quantizer(text: str) -> Quantizer:
+    """The quantizer of a name with options: 'quanto:group=64'."""
     try:
-        return quantizer_named(text).name
+        return quantizer_named(text)
     except UserError as e:
         raise argparse.ArgumentTypeError(str(e)) from None
 
@@ -115,7 +115,7 @@ class Commands:
         looked = jobs.look(self.args.model, self.args.dtype, self.run)
         info = looked.info
         use = self._usage(info)
-        cost = model_cost(info, DEFAULT)
+        cost = model_cost(info, DEFAULT_QUANTIZER)
         levels = sorted(cost.layers[0].packed, reverse=True)
         layers = [{str(level): c.bytes(level) for level in levels} for c in cost.layers]
         totals = {str(level): cost.total((level,) * info.num_layers) for level in levels}
@@ -151,7 +151,8 @@ class Commands:
                 "Larger than this machine's memory: its layers are read one by one from the disk."
             )
         try:
-            beside, fits = memory_use(info, use, 0), what_fits(info, DEFAULT, local_devices(), use)
+            beside = memory_use(info, use, 0)
+            fits = what_fits(info, DEFAULT_QUANTIZER, local_devices(), use)
         except UserError as e:
             data |= {"cache_bytes": None, "activation_bytes": None, "devices": []}
             return data, "\n".join([*lines, str(e)])
@@ -175,7 +176,7 @@ class Commands:
             if args.scorer != ["zd"]:
                 raise UserError(f"{e} Its ZD can be had all the same: --scorer zd.") from e
             return self._zd_alone()
-        low = args.level or quantizer_named(args.quantizer).pairs[0][1]
+        low = args.level or args.quantizer.pairs[0][1]
         asked = dict.fromkeys(args.scorer or QUICK_SCORERS)
         quick = [name for name in asked if name in QUICK_SCORERS]
         scores: dict[str, Scores] = {}
@@ -223,7 +224,7 @@ class Commands:
     def sweep(self) -> tuple[Any, str]:
         """The orders by sensitivity are the first quantizer's, so that all have the same splits."""
         args = self.args
-        chosen, *others = names = list(dict.fromkeys(args.quantizer))
+        chosen, *others = quantizers = list(dict.fromkeys(args.quantizer))
         levels = args.levels
         loaded = self._load(args.model)
         info = loaded.info
@@ -239,23 +240,23 @@ class Commands:
                 ranked.append(ordering)
                 values |= {name: s.values for name, s in scores.items()}
         shared = curves(ranked, values, info.num_layers, levels, args.every)
-        lines = {name: [*shared, *self._alike(name, levels, info.num_layers)] for name in names}
+        lines = {q: [*shared, *self._alike(q, levels, info.num_layers)] for q in quantizers}
         if not self.stopped:
-            splits = {name: all_splits(its) for name, its in lines.items()}
+            splits = {q: all_splits(its) for q, its in lines.items()}
             self._part(None, self._say_forecast, loaded, splits)
         rows: list[dict[str, Any]] = []
         told = []
-        for name, its in lines.items():
+        for q, its in lines.items():
             if self.stopped:
                 break
-            measured = self._evaluate(loaded, all_splits(its), name)
+            measured = self._evaluate(loaded, all_splits(its), q)
             found: dict[Split, list[Evaluation]] = {}
             for e in measured:
                 found.setdefault(e.split, []).append(e)
             metrics = {split: metrics_json(some, measured) for split, some in found.items()}
-            cost = model_cost(info, name)
+            cost = model_cost(info, q)
             if others:
-                told.append(f"{quantizer_named(name).title}:")
+                told.append(f"{q.title}:")
             for c in its:
                 told.append(c.title)
                 prunes = c.ordering != ALIKE and ORDERINGS[c.ordering].prunes
@@ -264,7 +265,7 @@ class Commands:
                         {
                             "ordering": c.ordering,
                             "seed": c.seed,
-                            "quantizer": name,
+                            "quantizer": q.name,
                             "low_layers": split.count(PRUNED if prunes else low),
                             "bits": list(split),
                             "average_bits": average_bits(split),
@@ -277,17 +278,17 @@ class Commands:
         self._ensure(rows)
         return {"points": rows}, "\n".join(told)
 
-    def _alike(self, quantizer: str, levels: Sequence[float], num_layers: int) -> list[Curve]:
+    def _alike(self, quantizer: Quantizer, levels: Sequence[float], num_layers: int) -> list[Curve]:
         if ALIKE not in self.args.ordering:
             return []
-        between = levels_between(quantizer_named(quantizer).levels, levels[0], levels[-1])
+        between = levels_between(quantizer.levels, levels[0], levels[-1])
         return [alike(between, num_layers)]
 
     def evaluate(self) -> tuple[Any, str]:
         config = read_config(self.args.config)
         loaded = self._load_for(config)
         split = config.bits_per_layer
-        measured = self._evaluate(loaded, [split], config.quantizer["name"])
+        measured = self._evaluate(loaded, [split], quantizer_of(config))
         self._ensure(measured)
         data = {
             "model": config.model_id,
@@ -308,7 +309,7 @@ class Commands:
         out = jobs.quantize(loaded, config, Path(self.args.out), self.run)
         written = sum(f.stat().st_size for f in out.glob("*.safetensors"))
         data = {"folder": str(out), "safetensors_bytes": written, "bytes": dict(config.bytes)}
-        reader = quantizer_named(config.quantizer["name"]).writes
+        reader = quantizer_of(config).writes
         return data, f"Wrote {out}: {format_gib(written)} of weights. {reader}."
 
     def export(self) -> tuple[Any, str]:
@@ -359,7 +360,7 @@ class Commands:
         return jobs.load_for(config, self.args.model, self.args.device, self.run)
 
     def _score(
-        self, loaded: LoadedModel, scorers: Sequence[str], quantizer: str, low: float
+        self, loaded: LoadedModel, scorers: Sequence[str], quantizer: Quantizer, low: float
     ) -> dict[str, Scores]:
         from .engine import jobs
 
@@ -370,7 +371,7 @@ class Commands:
         self,
         info: ModelInfo,
         ordering: str,
-        quantizer: str,
+        quantizer: Quantizer,
         low: float,
         loaded: LoadedModel | None = None,
     ) -> dict[str, Scores]:
@@ -379,8 +380,8 @@ class Commands:
         if scorer is None:
             return {}
         text = calibration_text(self.args.text, self.run.settings)
-        chosen, most = quantizer_named(quantizer), self.args.max_tokens
-        known = records.known_scores(info, text, self.run.store, most, chosen, low)
+        most = self.args.max_tokens
+        known = records.known_scores(info, text, self.run.store, most, quantizer, low)
         if scorer in known:
             return known
         return self._score(loaded or self._load(self.args.model), [scorer], quantizer, low)
@@ -388,12 +389,11 @@ class Commands:
     def _config(self, ordering: str) -> Config:
         args = self.args
         info = self._describe()
-        chosen = quantizer_named(args.quantizer)
         high, low = args.levels
         scores = self._scores_for(info, ordering, args.quantizer, low)
         pins: dict[int, float] = {}
         for layer, text in args.pin:
-            level = UNTOUCHED if text == str(UNTOUCHED) else chosen.level_named(text)
+            level = UNTOUCHED if text == str(UNTOUCHED) else args.quantizer.level_named(text)
             if pins.setdefault(layer, level) != level:
                 raise UserError(f"Layer {layer} is pinned to two levels. Choose one of them.")
         choice = (ordering, args.seed, (high, low), pins, args.quantizer)
@@ -438,7 +438,7 @@ class Commands:
         }
 
     def _evaluate(
-        self, loaded: LoadedModel, splits: Sequence[Split], quantizer: str
+        self, loaded: LoadedModel, splits: Sequence[Split], quantizer: Quantizer
     ) -> list[Evaluation]:
         from .engine import jobs
 
@@ -455,15 +455,17 @@ class Commands:
 
         return self._part(known, measure)
 
-    def _say_forecast(self, loaded: LoadedModel, splits: Mapping[str, Sequence[Split]]) -> None:
+    def _say_forecast(
+        self, loaded: LoadedModel, splits: Mapping[Quantizer, Sequence[Split]]
+    ) -> None:
         """`splits` by quantizer."""
         from .engine import jobs
 
         args = self.args
         tasks = expand(args.task)
         ahead = [
-            jobs.forecast(loaded, jobs.Measurement(its, name, tasks, args.limit), self.run)
-            for name, its in splits.items()
+            jobs.forecast(loaded, jobs.Measurement(its, q, tasks, args.limit), self.run)
+            for q, its in splits.items()
         ]
         self.terminal.end()
         seconds, left = sum(a.seconds for a in ahead), sum(a.splits for a in ahead)
@@ -476,9 +478,9 @@ class Commands:
         if unknown:
             told += f"; how long {', '.join(unknown)} will take cannot be known before"
         print(f"{told}.", file=sys.stderr)
-        for (name, its), a in zip(splits.items(), ahead, strict=True):
-            why = quantizer_named(name).missing()
-            if why and a.splits and packing_cost(loaded.info, name, its, self.run.store).missing:
+        for (q, its), a in zip(splits.items(), ahead, strict=True):
+            why = q.missing()
+            if why and a.splits and packing_cost(loaded.info, q, its, self.run.store).missing:
                 print(why, file=sys.stderr)
 
 
@@ -486,13 +488,12 @@ def settle_levels(args: argparse.Namespace) -> None:
     """`--levels` and `--level` as numbers, by default the (first) quantizer's usual ones. Raises
     UserError for what one of the quantizers has not."""
     if getattr(args, "level", None) is not None:
-        args.level = quantizer_named(args.quantizer).level_named(args.level)
+        args.level = args.quantizer.level_named(args.level)
     if args.command == "sweep":
-        args.quantizer = args.quantizer or [DEFAULT]
+        args.quantizer = args.quantizer or [DEFAULT_QUANTIZER]
     if not hasattr(args, "levels"):
         return
-    names = args.quantizer if args.command == "sweep" else [args.quantizer]
-    chosen, *others = map(quantizer_named, names)
+    chosen, *others = args.quantizer if args.command == "sweep" else [args.quantizer]
     if args.levels is None:
         args.levels = chosen.pairs[0]
     else:
@@ -550,7 +551,7 @@ def parser() -> argparse.ArgumentParser:
     choice = argparse.ArgumentParser(add_help=False)
     named: dict[str, Any] = {"type": quantizer, "metavar": "NAME[:OPTION=N,...]"}
     which = f"{', '.join(QUANTIZERS)}; with options as in quanto:group=64"
-    choice.add_argument("--quantizer", default=DEFAULT, help=which, **named)
+    choice.add_argument("--quantizer", default=DEFAULT_QUANTIZER, help=which, **named)
     measure = argparse.ArgumentParser(add_help=False)
     measure.add_argument("--task", action="append", required=True, metavar="NAME")
     measure.add_argument("--limit", type=positive, metavar="N", help="items per task")

@@ -198,7 +198,7 @@ def test_stored_values_of_another_version_count_as_absent(
         store.write(key, value.to_json())
     store.write(records.info_key(other.fingerprint, "auto"), other.to_json())
     assert page.other_models(info) == [other]
-    assert page.known_sensitivity(info, text) == {("quanto", 2.0): level}
+    assert page.known_sensitivity(info, text) == {(quantizer, 2.0): level}
     assert records.known_evaluations(info, known, store) == [evaluation]
     assert records.known_scores(info, text, store) == {"zd": scores}
 
@@ -298,7 +298,7 @@ def test_old_journals_and_passes_go_when_they_are_too_much(tmp_path: Path) -> No
     text = Text("a few", shipped_calibration(run.settings).documents[:1])
     jobs.score(loaded, ["zd"], text, run)
     split = (16.0,) * loaded.info.num_layers
-    measurement = jobs.Measurement([split], "quanto", ["endings"], 1)
+    measurement = jobs.Measurement([split], quantizer_named("quanto"), ["endings"], 1)
     (evaluation,) = jobs.evaluate(loaded, measurement, run).evaluations
     assert not any(path.exists() for path in old)
     (journal,) = (tmp_path / "journals").rglob("*.npz")
@@ -314,7 +314,7 @@ def test_the_bank_of_a_model_that_is_scored_before_it_arrives_is_in_use(tmp_path
     page.shelf.come("user")
     loaded = page.shelf.load(Choice(MODEL), run)
     assert page.shelf.banks() == []
-    bank = jobs.bank_of(loaded, "quanto", page.store)
+    bank = jobs.bank_of(loaded, quantizer_named("quanto"), page.store)
     bank.packed(0, 4, run)
     size = page.store.banks.total()
     assert page.shelf.banks() == [bank.folder]

@@ -175,7 +175,7 @@ class Bank:
         if to_write and self.loaded.device == "cpu":
             return
         info = self.loaded.info
-        size = model_cost(info, self.quantizer.name).total(split)
+        size = model_cost(info, self.quantizer).total(split)
         for weights, level in zip(self._weights, split, strict=True):
             if level != PRUNED:
                 size += sum(

@@ -15,7 +15,7 @@ from ..core.orderings import ORDERINGS, rank_layers
 from ..core.outputs import reason
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from ..core.store import versions
-from .quantizers import model_cost, quantizer_named
+from .quantizers import Quantizer, model_cost, quantizer_named
 from .records import LIBRARIES
 
 MOST_BYTES = 2**24  # of a config's file; one of 1,000 layers takes 100 kB
@@ -28,7 +28,7 @@ def breakpoints_of(
     seed: int,
     levels: tuple[float, float],
     pins: Mapping[int, float],
-    quantizer: str,
+    quantizer: Quantizer,
 ) -> Breakpoints:
     values = {name: s.values for name, s in scores.items()}
     ranked = rank_layers(ordering, values, info.num_layers, seed)
@@ -42,13 +42,12 @@ def build_config(
     seed: int,
     levels: tuple[float, float],
     pins: Mapping[int, float],
-    quantizer: str,
+    quantizer: Quantizer,
     budget: int,
     evaluations: Sequence[Evaluation] = (),
 ) -> Config:
     """The split that `budget` bytes buy, as a config; `evaluations` of that split go with it.
     Raises UserError where the budget is too small."""
-    chosen = quantizer_named(quantizer)
     table = breakpoints_of(info, scores, ordering, seed, levels, pins, quantizer)
     split = table.split(table.position(budget))
     cost = model_cost(info, quantizer)
@@ -68,7 +67,7 @@ def build_config(
             "scores": list(used.values) if used else None,
             "calibration": used.calibration if used else None,
         },
-        quantizer=chosen.to_json(),
+        quantizer=quantizer.to_json(),
         bytes={
             "layers": cost.layer_bytes(split),
             "rest": cost.rest_bytes,
@@ -82,7 +81,7 @@ def build_config(
                 "metrics": {k: vars(m) for k, m in e.metrics.items()},
             }
             for e in evaluations
-            if e.split == split and e.quantizer in (chosen.name, UNQUANTIZED)
+            if e.split == split and e.quantizer in (quantizer.name, UNQUANTIZED)
         ),
         versions=versions(*LIBRARIES),
     )
@@ -103,11 +102,16 @@ def read_config(path: str | Path) -> Config:
     return config
 
 
+def quantizer_of(config: Config) -> Quantizer:
+    """Returns the quantizer that the config names. Raises UserError where there is none."""
+    return quantizer_named(config.quantizer["name"])
+
+
 def with_known_quantizer(config: Config) -> Config:
     """Raises UserError where what the config says of its quantizer contradicts the quantizer's
     name. Options of one that cannot work on this machine may be those of another version."""
     try:
-        chosen = quantizer_named(config.quantizer["name"])
+        chosen = quantizer_of(config)
     except UserError as e:
         raise UserError(f"Config field 'quantizer' is wrong: {e}") from e
     own = json.loads(json.dumps(chosen.to_json()))
@@ -123,7 +127,7 @@ def with_known_quantizer(config: Config) -> Config:
 
 def check_levels(config: Config) -> None:
     """Raises UserError where the config's quantizer has not the config's levels."""
-    chosen = quantizer_named(config.quantizer["name"])
+    chosen = quantizer_of(config)
     possible = {UNTOUCHED, PRUNED, *chosen.levels}
     for name, levels in (("levels", config.levels), ("bits_per_layer", config.bits_per_layer)):
         if outside := sorted(set(levels) - possible):
@@ -151,7 +155,7 @@ def check_fingerprint(config: Config, info: ModelInfo) -> None:
             f"Config field 'num_layers' is {config.num_layers}; the model has {info.num_layers} "
             "layers."
         )
-    cost = model_cost(info, config.quantizer["name"])
+    cost = model_cost(info, quantizer_of(config))
     size = cost.layer_bytes(config.bits_per_layer)
     if config.dtype != info.dtype or config.bytes["layers"] != size:
         raise UserError(

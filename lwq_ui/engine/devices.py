@@ -13,7 +13,7 @@ import psutil
 from ..core.budget import RESERVE, Workload, memory_use
 from ..core.memory import UNTOUCHED, apart, format_gib
 from ..core.schema import ModelInfo
-from .quantizers import model_cost
+from .quantizers import Quantizer, model_cost
 
 CONTROL = Path("/sys/fs/cgroup")
 
@@ -127,7 +127,7 @@ def own_group(kind: str) -> Sequence[str]:
 
 
 def what_fits(
-    info: ModelInfo, quantizer: str, devices: Sequence[Device], usage: Workload
+    info: ModelInfo, quantizer: Quantizer, devices: Sequence[Device], usage: Workload
 ) -> list[Fit]:
     """For each device, what the model takes with all layers at one level, untouched first. Raises
     UserError where it is not known what it keeps of a token."""

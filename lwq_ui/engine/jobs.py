@@ -27,14 +27,14 @@ from ..core.store import Store
 from ..failures import logged, unexpected
 from . import models, records
 from .bank import Bank, Packing
-from .configs import check_fingerprint, other_weights
+from .configs import check_fingerprint, other_weights, quantizer_of
 from .devices import Fit, local_devices, what_fits
 from .evaluation import Task, task_named
 from .models import LoadedModel
 from .names import zd_by_name
 from .packing import packing_cost
 from .peak import peak_memory
-from .quantizers import DEFAULT, model_cost, quantizer_named
+from .quantizers import DEFAULT_QUANTIZER, Quantizer, model_cost
 from .scorers import LAYER_SCORERS, layer_scores, sensitivity
 from .sources import Source, find
 from .survey import Rider
@@ -85,7 +85,7 @@ def look(model_id: str, dtype: str, run: Run) -> Looked:
     info = models.describe(source, dtype, headers, None if source.is_hashed() else "")
     device = models.resolve_device("auto")
     usage = Workload(default_context(info))
-    devices = what_fits(info, DEFAULT, local_devices(), usage) if info.token_bytes else []
+    devices = what_fits(info, DEFAULT_QUANTIZER, local_devices(), usage) if info.token_bytes else []
     return Looked(
         info,
         source.download_bytes,
@@ -149,7 +149,7 @@ def score(
     text: Text,
     run: Run,
     max_tokens: int | None = None,
-    quantizer: str = DEFAULT,
+    quantizer: Quantizer = DEFAULT_QUANTIZER,
     low: float = 2,
 ) -> dict[str, Scores]:
     """Returns the scores of every scorer, from the store or computed and stored. `quantizer` and
@@ -157,9 +157,9 @@ def score(
     for name in scorers:
         if name not in SCORERS:
             raise UserError(f"There is no scorer '{name}'. Choose from: {', '.join(SCORERS)}.")
-    chosen, low = quantizer_named(quantizer), whole(low)
+    low = whole(low)
     keys = {
-        name: records.scores_key(loaded.info, name, text, max_tokens, chosen, low)
+        name: records.scores_key(loaded.info, name, text, max_tokens, quantizer, low)
         for name in scorers
     }
     scores: dict[str, Scores] = {}
@@ -179,7 +179,7 @@ def score(
             documents=len(used),
             tokens=sum(map(len, used)),
             seconds=round(seconds, 3),
-            quantizer=chosen.name if spec.measures_level else None,
+            quantizer=quantizer.name if spec.measures_level else None,
             level=low if spec.measures_level else None,
             cut=cut_short(loaded, text.documents[: len(used)]),
             unused_bytes=text.unused_bytes if spec.needs_text else 0,
@@ -193,8 +193,8 @@ def score(
         path = records.pass_path([keys[name] for name in quick], loaded.device, run.store)
         run.store.passes.evict(path)
         also: list[Rider] = []
-        if loaded.streamed and sequences and not chosen.calibrated:  # every layer is read anyway
-            also.append(Packing(bank_of(loaded, chosen.name, run.store), chosen.pairs[0], run))
+        if loaded.streamed and sequences and not quantizer.calibrated:  # every layer is read anyway
+            also.append(Packing(bank_of(loaded, quantizer, run.store), quantizer.pairs[0], run))
         scored = layer_scores(loaded, quick, sequences, run, also, path)
         for name, (values, seconds) in scored.items():
             keep(name, values, sequences, seconds)
@@ -202,7 +202,7 @@ def score(
         if SCORERS[name].measures_level:
             sequences = tokenize(loaded, text, most=max_tokens or SCORERS[name].max_tokens)
             began = time.perf_counter()
-            values = sensitivity(bank_of(loaded, chosen.name, run.store), low, sequences, run)
+            values = sensitivity(bank_of(loaded, quantizer, run.store), low, sequences, run)
             keep(name, values, sequences, time.perf_counter() - began)
     return {name: scores[name] for name in scorers}
 
@@ -234,7 +234,7 @@ class Measurement:
     all of them where it is None."""
 
     splits: Sequence[Split]
-    quantizer: str
+    quantizer: Quantizer
     tasks: Sequence[str]
     limit: int | None = None
 
@@ -246,10 +246,9 @@ class Measurement:
 
     def stored(self, info: ModelInfo, task: Task, store: Store) -> dict[Split, Evaluation]:
         """Returns those of a task that are in the store, by split."""
-        quantizer = quantizer_named(self.quantizer)
         evaluations = {}
         for split in dict.fromkeys(self.splits):
-            key = records.evaluation_key(info, task, split, quantizer, self.limit)
+            key = records.evaluation_key(info, task, split, self.quantizer, self.limit)
             if stored := store.read(key, Evaluation.from_json):
                 evaluations[split] = records.with_short_name(stored)
         return evaluations
@@ -395,7 +394,7 @@ class Forecast:
 def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecast:
     """Forecasts what `evaluate` would take, timed on a sample of the work. Tasks that cannot be
     measured are among the unknown."""
-    quantizer = quantizer_named(measurement.quantizer)
+    quantizer = measurement.quantizer
     seconds, count, unknown = 0.0, 0, []
     lacking: set[Split] = set()
     for name in measurement.tasks:
@@ -407,7 +406,7 @@ def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecas
                 continue
             count += len(left)
             lacking |= set(left)
-            bank = bank_of(loaded, measurement.quantizer, run.store)
+            bank = bank_of(loaded, quantizer, run.store)
             journal = records.journal_folder(loaded.info, task, quantizer, run.store)
             task.measure(Rehearsal(bank, left, run, journal), measurement.limit)
         except Rehearsed as e:
@@ -421,18 +420,17 @@ def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecas
             unknown.append(name)
     calibrating = 0.0
     if quantizer.calibrated:  # the others' packing is part of what is timed
-        cost = packing_cost(loaded.info, measurement.quantizer, lacking, run.store, loaded.device)
+        cost = packing_cost(loaded.info, quantizer, lacking, run.store, loaded.device)
         calibrating = cost.seconds
     return Forecast(seconds + calibrating, calibrating, count, tuple(unknown))
 
 
-def bank_of(loaded: LoadedModel, quantizer: str, store: Store) -> Bank:
+def bank_of(loaded: LoadedModel, quantizer: Quantizer, store: Store) -> Bank:
     """The one bank of a loaded model and a quantizer, shared by everybody who uses the model."""
-    chosen = quantizer_named(quantizer)
-    if chosen.name not in loaded.banks:
-        folder = records.bank_folder(loaded.info, chosen, store)
-        loaded.banks[chosen.name] = Bank(loaded, chosen, folder, store.banks)
-    return loaded.banks[chosen.name]
+    if quantizer.name not in loaded.banks:
+        folder = records.bank_folder(loaded.info, quantizer, store)
+        loaded.banks[quantizer.name] = Bank(loaded, quantizer, folder, store.banks)
+    return loaded.banks[quantizer.name]
 
 
 @dataclass(frozen=True)
@@ -443,7 +441,7 @@ class Truth:
     measured: int
 
 
-def truth(loaded: LoadedModel, split: Split, quantizer: str, run: Run) -> Truth:
+def truth(loaded: LoadedModel, split: Split, quantizer: Quantizer, run: Run) -> Truth:
     """Packs what the split lacks. Raises UserError where the disk is full."""
     measured = bank_of(loaded, quantizer, run.store).measured_bytes(split, run)
     return Truth(model_cost(loaded.info, quantizer).total(split), measured)
@@ -452,7 +450,7 @@ def truth(loaded: LoadedModel, split: Split, quantizer: str, run: Run) -> Truth:
 def generate(
     loaded: LoadedModel,
     split: Split,
-    quantizer: str,
+    quantizer: Quantizer,
     prompt: str,
     seed: int,
     max_tokens: int,
@@ -484,8 +482,8 @@ def quantize(
     quantizer). The folder appears only when it is complete."""
     check_fingerprint(config, loaded.info)
     split = config.bits_per_layer
-    bank = bank_of(loaded, config.quantizer["name"], run.store)
-    check_folder(out, model_cost(loaded.info, bank.quantizer.name).total(split))
+    bank = bank_of(loaded, quantizer_of(config), run.store)
+    check_folder(out, model_cost(loaded.info, bank.quantizer).total(split))
     bank.quantizer.check_write(bank, split)
     bank.fill([split], run)
     run.progress("Writing the model", None)

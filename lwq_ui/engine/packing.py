@@ -16,7 +16,7 @@ import numpy as np
 from ..core.allocation import Split, to_pack
 from ..core.schema import ModelInfo
 from ..core.store import Store
-from .quantizers import Machine, quantizer_named
+from .quantizers import Machine, Quantizer
 from .records import bank_folder, packed_path
 
 
@@ -32,21 +32,24 @@ class PackingCost:
 
 
 def packing_cost(
-    info: ModelInfo, quantizer: str, splits: Iterable[Split], store: Store, device: str = "cpu"
+    info: ModelInfo,
+    quantizer: Quantizer,
+    splits: Iterable[Split],
+    store: Store,
+    device: str = "cpu",
 ) -> PackingCost:
     """Of every layer at every level that the splits ask for, with what the disk has of them."""
-    chosen = quantizer_named(quantizer)
     wanted = to_pack(splits)
-    folder = bank_folder(info, chosen, store)
+    folder = bank_folder(info, quantizer, store)
     missing = [
         (i, level) for i, level in wanted if not os.path.exists(packed_path(folder, i, level))
     ]
     size = sum(
-        chosen.packed_bytes(w, level, info.dtype_bytes)
+        quantizer.packed_bytes(w, level, info.dtype_bytes)
         for i, level in missing
         for w in info.layers[i].weights
     )
-    seconds = chosen.seconds(info, missing, speed(device)) if missing else 0.0
+    seconds = quantizer.seconds(info, missing, speed(device)) if missing else 0.0
     return PackingCost(len(wanted), len(missing), size, seconds)
 
 

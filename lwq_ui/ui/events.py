@@ -21,8 +21,8 @@ from ..core.memory import GIB, UNTOUCHED
 from ..core.orderings import ORDERINGS, QUICK_SCORERS
 from ..core.run import Run
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
-from ..engine.configs import check_fingerprint, read_config
-from ..engine.quantizers import QUANTIZERS, quantizer_named
+from ..engine.configs import check_fingerprint, quantizer_of, read_config
+from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
 from .layout import (
@@ -43,7 +43,7 @@ from .state import Choice, Level, OtherModel, Page, Session
 from .status import error_html, status_html
 from .templates import lines_html
 from .values import check
-from .wording import quantizer_title
+from .wording import plain_title
 from .worker import Job, unexpected
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ class Handlers(Shown):
 
         scores = yield from self.follow(request, work)
         session = replace(session, sensitivity={**session.sensitivity, level: scores})
-        title = quantizer_named(level[0]).level_title(level[1])
+        title = level[0].level_title(level[1])
         told = f"Sensitivity at {title} is measured: it can now be the order, too."
         yield {
             self.parts.session: session,
@@ -427,7 +427,7 @@ class Handlers(Shown):
                 except UserError as e:  # the others can be measured all the same
                     if len(plan.splits) == 1:
                         raise
-                    failures.append(f"{quantizer_title(one)}: {e}")
+                    failures.append(f"{plain_title(one)}: {e}")
             if not each:
                 raise UserError(" ".join(failures))
             done = jobs.Evaluated(
@@ -485,10 +485,10 @@ class Handlers(Shown):
             each = [
                 jobs.forecast(
                     loaded,
-                    jobs.Measurement(splits, name, tasks, limit_of(v[p.quick])),
-                    named_part(job.run, name, k, len(plan.splits)),
+                    jobs.Measurement(splits, q, tasks, limit_of(v[p.quick])),
+                    named_part(job.run, q, k, len(plan.splits)),
                 )
-                for k, (name, splits) in enumerate(plan.splits.items())
+                for k, (q, splits) in enumerate(plan.splits.items())
             ]
             return jobs.Forecast(
                 sum(one.seconds for one in each),
@@ -684,17 +684,16 @@ class Handlers(Shown):
         if another:
             shown |= self.controls_of_quantizer(selection)
         try:
-            shown[p.drawn] = self.quantizer(v)
+            shown[p.drawn] = self.quantizer(v).name
         except UserError as e:
             return {p.packing: error_html(str(e))}
         if session.info is None:
             return shown
-        if selection.quantizer == v[p.drawn]:  # a list that is left as it was, too
+        if selection.quantizer.name == v[p.drawn]:  # a list that is left as it was, too
             return {p.packing: self.packing(session, selection, v)}
         bar, levels = v[p.bar], levels_of(v[p.levels])
-        before = replace(
-            selection, quantizer=v[p.drawn], levels=levels, pins=bar["pins"] if bar else {}
-        )
+        drawn, pins = quantizer_named(v[p.drawn]), bar["pins"] if bar else {}
+        before = replace(selection, quantizer=drawn, levels=levels, pins=pins)
         selection = selection.following(session, before)
         value = selection.value(session)
         thumb = {"value": value} if value != bar else None
@@ -729,8 +728,7 @@ class Handlers(Shown):
             raise UserError("Click a point of the chart to load its split.")
         selection = self.selection(v)
         if clicked["quantizer"] != "none":
-            name = quantizer_named(clicked["quantizer"]).name
-            selection = replace(selection, quantizer=name)
+            selection = replace(selection, quantizer=quantizer_named(clicked["quantizer"]))
         selection, told = from_split(session, selection, tuple(clicked["split"]))
         value = {"value": selection.value(session)}
         shown = self.everything(session, selection, v, value) | self.controls(selection)
@@ -746,7 +744,7 @@ class Handlers(Shown):
         also = [
             family
             for family, q in QUANTIZERS.items()
-            if chosen.also and {*viewed.levels} <= {*q.levels} and q.name != viewed.quantizer
+            if chosen.also and {*viewed.levels} <= {*q.levels} and q != viewed.quantizer
         ]
         updates = {
             p.orderings: list(chosen.orderings),
@@ -803,8 +801,8 @@ class Handlers(Shown):
             return str(e)
         untouched = (UNTOUCHED,) * session.info.num_layers
         count, done = 0, 0
-        for k, (name, splits) in enumerate(plan.splits.items()):
-            there = self.known(session, v, name)
+        for k, (q, splits) in enumerate(plan.splits.items()):
+            there = self.known(session, v, q)
             new = [split for split in splits if k == 0 or split != untouched]
             count += len(new)
             done += sum((task, split) in there for task in tasks for split in new)
@@ -818,7 +816,7 @@ class Handlers(Shown):
             )
         level = self.sweep_levels(v)[1]
         if any(map(is_measured, v[p.orderings])) and level not in session.sensitivity:
-            title = quantizer_named(level[0]).level_title(level[1])
+            title = level[0].level_title(level[1])
             told += f" Sensitivity at {title} is measured first."
         return " ".join([told, *plan.left_out])
 
@@ -893,7 +891,7 @@ class Handlers(Shown):
         if path is None:
             raise UserError("Choose a config (JSON) to load.")
         config = read_config(path)
-        chosen = quantizer_named(config.quantizer["name"])
+        chosen = quantizer_of(config)
         ordering = ORDERINGS.get(config.ordering["name"])
         if ordering is None or ordering.prunes:
             raise UserError(
@@ -907,11 +905,11 @@ class Handlers(Shown):
         return config
 
 
-def named_part(run: Run, quantizer: str, k: int, total: int) -> Run:
+def named_part(run: Run, quantizer: Quantizer, k: int, total: int) -> Run:
     """The part of a run that is the k-th of `total` quantizers. One alone needs no name."""
     if total == 1:
         return run
-    part, title = run.part(k / total, (k + 1) / total), quantizer_title(quantizer)
+    part, title = run.part(k / total, (k + 1) / total), plain_title(quantizer)
     return replace(part, progress=lambda what, share: part.progress(f"{title}: {what}", share))
 
 

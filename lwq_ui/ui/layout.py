@@ -12,7 +12,7 @@ import gradio as gr
 from ..core.curves import THREE_LEVELS
 from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
 from ..engine.evaluation import PRESETS
-from ..engine.quantizers import DEFAULT, QUANTIZERS
+from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
 from .blocks import Blocks
 from .components.changing import ChangingDropdown
 from .components.curvechart import CurveChart
@@ -25,7 +25,7 @@ from .selection import Selection
 from .state import Page, Session
 from .status import status_html
 from .templates import render
-from .wording import quantizer_title
+from .wording import plain_title
 
 CSS, ANNOUNCE, MARK_ROW = (
     Path(__file__).with_name("assets").joinpath(name).read_text(encoding="utf-8")
@@ -75,18 +75,17 @@ class View:
 
     def of(self, selection: Selection) -> Selection:
         """With the view's quantizer and levels, where the selection has others."""
-        own, pair = selection.quantizer.partition(":")[0], self.pair
-        family = self.quantizer or own
+        own = quantizer = selection.quantizer
+        if self.quantizer not in ("", own.family):
+            quantizer = QUANTIZERS[self.quantizer]
         levels = THREE_LEVELS if self.levels == THREE else ()
-        q = QUANTIZERS[family]
-        if (pair and pair not in q.pairs) or not {*levels} <= {*q.levels}:
-            family = DEFAULT
-        name = selection.quantizer if family == own else family
-        kept = selection.levels if family == own else QUANTIZERS[family].pairs[0]
-        pair = pair or (QUANTIZERS[family].pairs[0] if self.quantizer else kept)
-        if (name, pair) == (selection.quantizer, selection.levels):
+        if (self.pair and self.pair not in quantizer.pairs) or not {*levels} <= {*quantizer.levels}:
+            quantizer = own if own.family == DEFAULT_QUANTIZER.family else DEFAULT_QUANTIZER
+        kept = selection.levels if quantizer == own and not self.quantizer else quantizer.pairs[0]
+        pair = self.pair or kept
+        if (quantizer, pair) == (own, selection.levels):
             return selection
-        return replace(selection, quantizer=name, levels=pair, budget=None, pins={})
+        return replace(selection, quantizer=quantizer, levels=pair, budget=None, pins={})
 
 
 VIEWS = {
@@ -389,7 +388,7 @@ def build_sweep(parts: dict[str, Any]) -> None:
         elem_id="orderings",
     )
     parts["also"] = gr.Dropdown(
-        [(quantizer_title(name), name) for name in QUANTIZERS],
+        [(plain_title(q), family) for family, q in QUANTIZERS.items()],
         value=[],
         multiselect=True,
         label="Also with",

@@ -12,7 +12,7 @@ from ..core.diskspace import DiskSpace
 from ..core.memory import UNTOUCHED, format_gib
 from ..core.orderings import SCORERS
 from ..core.schema import ModelInfo, Scores
-from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
+from ..engine.quantizers import DEFAULT_QUANTIZER, model_cost, quantizer_named
 from .templates import lines_html, render
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def general_facts(info: ModelInfo) -> dict[str, str]:
 
 def size_facts(info: ModelInfo) -> dict[str, str]:
     """Returns the bytes of the model untouched, and with all layers at each level."""
-    cost = model_cost(info, DEFAULT)
+    cost = model_cost(info, DEFAULT_QUANTIZER)
     levels = sorted(cost.layers[0].packed, reverse=True)
     sizes = {level: format_gib(cost.total((level,) * info.num_layers)) for level in levels}
     facts = {f"Size in {info.dtype}": sizes[UNTOUCHED]}

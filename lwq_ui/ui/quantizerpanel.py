@@ -15,7 +15,7 @@ from ..core.memory import format_gib
 from ..core.schema import ModelInfo
 from ..core.store import Store
 from ..engine.packing import packing_cost
-from ..engine.quantizers import DEFAULT, QUANTIZERS, Option, Quantizer, quantizer_named
+from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Option, Quantizer, quantizer_named
 from .components.changing import ChangingRadio
 from .components.heatmap import as_level
 from .status import error_html
@@ -30,10 +30,10 @@ QUICK = 2  # seconds to pack; below nobody needs to know how long
 
 
 def build_quantizer(made: dict[str, Any], note: str) -> None:
-    chosen = QUANTIZERS[DEFAULT]
+    chosen = DEFAULT_QUANTIZER
     made["quantizer"] = gr.Dropdown(
         [(q.heading, family) for family, q in QUANTIZERS.items()],
-        value=DEFAULT,
+        value=chosen.family,
         label="Quantizer",
         elem_id="quantizer",
     )
@@ -52,7 +52,7 @@ def build_quantizer(made: dict[str, Any], note: str) -> None:
                 )
             else:
                 made["options"][key] = gr.Number(option.default, precision=0, **shown)
-    made["drawn"] = gr.State(DEFAULT)  # the name that the levels and the bar are of
+    made["drawn"] = gr.State(chosen.name)  # the name that the levels and the bar are of
     made["levels"] = ChangingRadio(
         pair_choices(chosen),
         value=pair_value(chosen.pairs[0]),
@@ -89,12 +89,12 @@ def levels_of(value: str) -> tuple[float, float]:
     return as_level(high), as_level(low)
 
 
-def quantizer_name(family: str, typed: Mapping[str, Any]) -> str:
-    """Returns the name with all options, from what is `typed` in their fields. Raises UserError for
-    what is impossible."""
+def quantizer_typed(family: str, typed: Mapping[str, Any]) -> Quantizer:
+    """Returns the quantizer with all options, from what is `typed` in their fields. Raises
+    UserError for what is impossible."""
     options = QUANTIZERS[family].options
     chosen = (f"{key}={read_option(option, typed[key])}" for key, option in options.items())
-    return quantizer_named(f"{family}:{','.join(chosen)}").name
+    return quantizer_named(f"{family}:{','.join(chosen)}")
 
 
 def read_option(option: Option, typed: Any) -> int:
@@ -111,26 +111,29 @@ def read_option(option: Option, typed: Any) -> int:
 
 
 def packing_text(
-    info: ModelInfo, name: str, levels: tuple[float, float], store: Store, device: str
+    info: ModelInfo,
+    quantizer: Quantizer,
+    levels: tuple[float, float],
+    store: Store,
+    device: str,
 ) -> str:
     """Returns what it takes to have every layer at both levels, in words."""
-    chosen = quantizer_named(name)
     splits = [(level,) * info.num_layers for level in levels]
-    cost = packing_cost(info, name, splits, store, device)
+    cost = packing_cost(info, quantizer, splits, store, device)
     if not cost.missing:
         return "Packed already: every split is at hand at once."
-    if missing := chosen.missing():
+    if missing := quantizer.missing():
         return missing
-    high, low = (chosen.level_title(level).partition(" (")[0] for level in levels)
+    high, low = (quantizer.level_title(level).partition(" (")[0] for level in levels)
     packed = max(1, math.floor(100 * (1 - cost.missing / cost.layers)))
     what = f"{packed} % is packed, the rest"
     if cost.missing == cost.layers:
         what = f"Packing all {info.num_layers} layers at {high} and at {low}"
-    quick = cost.seconds < QUICK and not chosen.calibrated
+    quick = cost.seconds < QUICK and not quantizer.calibrated
     time = "a moment" if quick else f"{duration(cost.seconds)}, once"
     sentences = f"{what}: {time}, {format_gib(cost.bytes)} on disk."
-    if chosen.calibrated:
-        documents, tokens = chosen.chosen["documents"], chosen.chosen["tokens"]
+    if quantizer.calibrated:
+        documents, tokens = quantizer.chosen["documents"], quantizer.chosen["tokens"]
         most = documents * min(tokens, info.max_tokens or tokens)
         sentences += (
             f" Calibrates on {documents} document{'s' * (documents > 1)} of the shipped text, "
@@ -152,10 +155,10 @@ class QuantizerPanel:
     parts: Parts
     page: Page
 
-    def quantizer(self, v: Mapping[Any, Any]) -> str:
-        """Returns the whole name of what is chosen. Raises UserError where that is impossible."""
+    def quantizer(self, v: Mapping[Any, Any]) -> Quantizer:
+        """Returns what is chosen, with its options. Raises UserError where that is impossible."""
         p = self.parts
-        return quantizer_name(v[p.quantizer], {key: v[c] for key, c in p.options.items()})
+        return quantizer_typed(v[p.quantizer], {key: v[c] for key, c in p.options.items()})
 
     def options_kept(self, v: Mapping[Any, Any]) -> dict[Any, Any]:
         """Returns the chosen family's options: what is typed, or the default where that is
@@ -170,7 +173,7 @@ class QuantizerPanel:
 
     def controls_of_quantizer(self, selection: Selection) -> dict[Any, Any]:
         """Returns the controls that say the same as the selection, and the fields that it needs."""
-        p, chosen = self.parts, quantizer_named(selection.quantizer)
+        p, chosen = self.parts, selection.quantizer
         shown = {
             p.quantizer: chosen.family,
             p.drawn: chosen.name,

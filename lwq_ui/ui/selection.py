@@ -13,8 +13,8 @@ from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_layers
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
-from ..engine.configs import breakpoints_of, build_config
-from ..engine.quantizers import DEFAULT, model_cost, quantizer_named
+from ..engine.configs import breakpoints_of, build_config, quantizer_of
+from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer, model_cost
 from .bar.expected import Expectation, expected_at
 from .bar.table import Slider, bar_table, first_value, slider_range
 from .components.heatmap import LARGEST_BUDGET
@@ -35,7 +35,7 @@ class Selection:
     levels: tuple[float, float] = (4, 2)
     ordering: str = "lim"
     seed: int = 0
-    quantizer: str = DEFAULT
+    quantizer: Quantizer = DEFAULT_QUANTIZER
     budget: int | None = None
     pins: Mapping[int, float] = field(default_factory=dict)
     target: Target | None = None
@@ -64,7 +64,7 @@ class Selection:
             self.ordering,
             self.seed,
             self.pins,
-            quantizer_named(self.quantizer),
+            self.quantizer,
         )
         expectation = None
         if chosen:
@@ -142,7 +142,7 @@ class Selection:
         session: Session,
         levels: Sequence[float],
         asked: Iterable[str],
-        quantizers: Iterable[str] = (),
+        quantizers: Iterable[Quantizer] = (),
     ) -> list[Curve]:
         """The curve of every ordering whose scores are known: what a chart may draw. Block
         influence, which ranks as LIM, only where it is asked for; so too all layers alike, at the
@@ -159,10 +159,9 @@ class Selection:
         ]
         lines = curves(known, values, info.num_layers, levels)
         if ALIKE in asked and len(levels) == 2:
-            for name in sorted({self.quantizer, *quantizers}):
-                between = levels_between(quantizer_named(name).levels, *levels)
-                if between:
-                    lines.append(alike(between, info.num_layers, name))
+            for q in sorted({self.quantizer, *quantizers}, key=lambda q: q.name):
+                if between := levels_between(q.levels, *levels):
+                    lines.append(alike(between, info.num_layers, q.name))
         return lines
 
     def _breakpoints(self, session: Session) -> Breakpoints:
@@ -185,7 +184,8 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
     info, scores = ready(session)
     if config.num_layers != info.num_layers:
         raise misfit("num_layers", f"{config.num_layers}; the model has {info.num_layers} layers")
-    costs = model_cost(info, config.quantizer["name"]).layers
+    quantizer = quantizer_of(config)
+    costs = model_cost(info, quantizer).layers
     for i, level in enumerate(config.bits_per_layer):
         if level not in costs[i].packed:
             possible = ", ".join(f"{b:g}" for b in sorted(costs[i].packed))
@@ -194,13 +194,13 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
         raise misfit("ordering", f"of the seed {seed}; choose one of at most {LARGEST_SEED}")
     scorer = ORDERINGS[config.ordering["name"]].scorer
     values = config.ordering.get("scores")
-    low = (config.quantizer["name"], config.levels[1])
+    low = (quantizer, config.levels[1])
     known = session.scores_at(low).get(scorer or "")
     if scorer and values and (known is None or tuple(values) != known.values):
         calibration = f"{config.ordering.get('calibration') or 'weights'} (from the config)"
         given = Scores(scorer, tuple(values), calibration, 0, 0, 0.0)
         if SCORERS[scorer].measures_level:
-            given = replace(given, quantizer=low[0], level=low[1])
+            given = replace(given, quantizer=quantizer.name, level=low[1])
             session = replace(session, sensitivity={**session.sensitivity, low: given})
         else:
             session = replace(session, scores={**scores, scorer: given})
@@ -208,7 +208,7 @@ def from_config(session: Session, config: Config) -> tuple[Session, Selection, s
         levels=config.levels,
         ordering=config.ordering["name"],
         seed=seed,
-        quantizer=config.quantizer["name"],
+        quantizer=quantizer,
         budget=min(config.budget_bytes, LARGEST_BUDGET),
         pins=dict(config.pinned),
     )
@@ -245,7 +245,7 @@ def from_split(session: Session, selection: Selection, split: Split) -> tuple[Se
             "Choose another point."
         )
     levels = set(split)
-    chosen = quantizer_named(selection.quantizer)
+    chosen = selection.quantizer
     if lacking := levels - set(chosen.levels):
         raise UserError(
             f"This split cannot be loaded: {chosen.title} has no {max(lacking):g} bits. Choose the "

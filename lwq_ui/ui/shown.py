@@ -18,7 +18,7 @@ from ..core.orderings import ALIKE, ORDERINGS, SCORERS
 from ..core.schema import Evaluation, ModelInfo
 from ..engine.evaluation import expand
 from ..engine.packing import packing_cost
-from ..engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from ..engine.quantizers import QUANTIZERS, Quantizer, model_cost, quantizer_named
 from .charts import ChartData, ModelResults, results_figure
 from .comparison.contenders import (
     alike_contenders,
@@ -39,7 +39,7 @@ from .status import error_html
 from .tables import NOTHING_YET, results_table
 from .target import context_choices, kept_context
 from .templates import paragraphs_html
-from .wording import metric_choices, quantizer_title
+from .wording import metric_choices, plain_title
 
 Values = dict[Any, Any]  # component -> value, as Gradio hands a set of inputs over
 Updates = dict[Any, Any]
@@ -49,7 +49,7 @@ Updates = dict[Any, Any]
 class Plan:
     """The splits to measure by quantizer, and a sentence for what is left out."""
 
-    splits: Mapping[str, list[Split]]
+    splits: Mapping[Quantizer, list[Split]]
     left_out: tuple[str, ...] = ()
 
 
@@ -71,15 +71,15 @@ class Shown(MemoryPanel, QuantizerPanel):
         except UserError:  # said in the panel
             target = None
         try:
-            chosen = quantizer_named(self.quantizer(v))
+            chosen = self.quantizer(v)
         except UserError:  # said below it
-            chosen = quantizer_named(v[p.quantizer])
+            chosen = QUANTIZERS[v[p.quantizer]]
         levels = levels_of(v[p.levels])
         selection = Selection(
             levels=levels if levels in chosen.pairs else chosen.pairs[0],
             ordering=v[p.ordering],
             seed=int(v[p.seed] or 0),
-            quantizer=chosen.name,
+            quantizer=chosen,
             budget=bar["budget"] if bar else None,
             pins=bar["pins"] if bar else {},
             target=target,
@@ -115,13 +115,12 @@ class Shown(MemoryPanel, QuantizerPanel):
         ranked = [o for o in v[p.orderings] if o != ALIKE]
         names = [o for o in ranked if ORDERINGS[o].scorer in (None, *values)]
         lines = curves(names, values, info.num_layers, levels, v[p.every])
-        every = dict.fromkeys([chosen.quantizer, *(QUANTIZERS[q].name for q in v[p.also])])
+        every = dict.fromkeys([chosen.quantizer, *(QUANTIZERS[family] for family in v[p.also])])
         plans, left_out, uniform = {}, [], False
-        for name in every:
-            if why := why_left_out(name, levels):
+        for q in every:
+            if why := why_left_out(q, levels):
                 left_out.append(why)
                 continue
-            q = quantizer_named(name)
             between = [levels[0], levels[-1]]
             if ALIKE in v[p.orderings] and len(levels) == 2:
                 between = levels_between(q.levels, *levels)
@@ -129,7 +128,7 @@ class Shown(MemoryPanel, QuantizerPanel):
             # Of a calibrated one every level more would be one more calibration.
             ends = {UNTOUCHED, *levels} if q.calibrated else {UNTOUCHED, 8, 4, 2} & {16, *q.levels}
             of = alike([*ends, *between], info.num_layers)
-            plans[name] = list(dict.fromkeys(all_splits([of, *lines])))
+            plans[q] = list(dict.fromkeys(all_splits([of, *lines])))
         if ALIKE in v[p.orderings] and not uniform:
             why = nothing_between(chosen)
             if not ranked:
@@ -140,7 +139,7 @@ class Shown(MemoryPanel, QuantizerPanel):
     def contest(self, session: Session, v: Values) -> Plan:
         """What to measure for “Does it matter?”."""
         selection, versus = self.selection(v), v[self.parts.versus]
-        plans: dict[str, list[Split]] = {}
+        plans: dict[Quantizer, list[Split]] = {}
         left_out: list[str] = []
         if versus == ALIKE:
             pairs = alike_contenders(session, selection)
@@ -168,9 +167,9 @@ class Shown(MemoryPanel, QuantizerPanel):
             if e.limit == (tasks[e.task].limited(limit) if e.task in tasks else limit)
         ]
 
-    def known(self, session: Session, v: Values, quantizer: str) -> set[tuple[str, Split]]:
+    def known(self, session: Session, v: Values, quantizer: Quantizer) -> set[tuple[str, Split]]:
         """(task, split) of what the quantizer was measured at."""
-        of = {quantizer, "none"}
+        of = {quantizer.name, "none"}
         found = self.measured(session.evaluations, v)
         return {(e.task, e.split) for e in found if e.quantizer in of}
 
@@ -178,32 +177,32 @@ class Shown(MemoryPanel, QuantizerPanel):
         self,
         session: Session,
         v: Values,
-        quantizer: str,
+        quantizer: Quantizer,
         splits: Sequence[Split],
         tasks: Sequence[str],
     ) -> list[Split]:
         known = self.known(session, v, quantizer)
         return [split for split in splits if any((task, split) not in known for task in tasks)]
 
-    def unpackable(self, session: Session, quantizer: str, splits: Sequence[Split]) -> str:
+    def unpackable(self, session: Session, quantizer: Quantizer, splits: Sequence[Split]) -> str:
         """Why layers that the splits need cannot be packed here; empty where they can, or are
         packed already."""
         info, _ = ready(session)
-        why = quantizer_named(quantizer).missing()
+        why = quantizer.missing()
         return why if why and packing_cost(info, quantizer, splits, self.page.store).missing else ""
 
     def feasible(self, session: Session, v: Values, plan: Plan, tasks: Sequence[str]) -> Plan:
         """Without the quantizers that cannot pack here what is still to measure. Raises UserError
         where the chosen one, which comes first, is among them."""
         splits, left_out = {}, [*plan.left_out]
-        for name, every in plan.splits.items():
-            lacking = self.lacking(session, v, name, every, tasks)
-            if not (why := self.unpackable(session, name, lacking)):
-                splits[name] = every
-            elif name == next(iter(plan.splits)):
+        for q, every in plan.splits.items():
+            lacking = self.lacking(session, v, q, every, tasks)
+            if not (why := self.unpackable(session, q, lacking)):
+                splits[q] = every
+            elif q == next(iter(plan.splits)):
                 raise UserError(why)
             else:
-                left_out.append(f"{quantizer_title(name)} is left out. {why}")
+                left_out.append(f"{plain_title(q)} is left out. {why}")
         return Plan(splits, tuple(left_out))
 
     def titles(self, evaluations: Iterable[Evaluation]) -> dict[str, str]:
@@ -294,7 +293,7 @@ class Shown(MemoryPanel, QuantizerPanel):
     def bar(
         self, session: Session, selection: Selection, v: Values, thumb: Updates | None = None
     ) -> Updates:
-        of = {selection.quantizer, "none"}
+        of = {selection.quantizer.name, "none"}
         known = [e for e in self.measured(session.evaluations, v) if e.quantizer in of]
         chosen = self.chosen(known, v)
         table = selection.table(session, chosen, self.titles(known), known)
@@ -336,7 +335,7 @@ class Shown(MemoryPanel, QuantizerPanel):
             every, left_out = quantizer_contenders(session, selection)
             there = {(e.split, e.quantizer) for e in known}
             for c in every[1:]:
-                if (c.split, c.quantizer) in there:
+                if (c.split, c.quantizer.name) in there:
                     continue
                 if why := self.unpackable(session, c.quantizer, [c.split]):
                     left_out.append(f"{c.title} is left out. {why}")
@@ -364,7 +363,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         info, _ = ready(session)
         orders = orders_of((e.split for e in shown), selection.values(session), selection.seed)
         levels = THREE_LEVELS if v[p.sweep_levels] == THREE else selection.levels
-        quantizers = {e.quantizer for e in shown} - {"none"}
+        quantizers = quantizers_of(shown)
         lines = selection.drawable(session, levels, v[p.orderings], quantizers)
         costs = costs_of(info, shown, selection.quantizer)
         beside: OtherModel | None = v[p.beside]
@@ -375,7 +374,7 @@ class Shown(MemoryPanel, QuantizerPanel):
             model=ModelResults(short(info), shown, lines, costs),
             chosen=chosen,
             titles=titles,
-            quantizer=selection.quantizer,
+            quantizer=selection.quantizer.name,
             ordering=selection.ordering,
             axis=v[p.axis],
             current=session.measured,
@@ -391,7 +390,9 @@ class Shown(MemoryPanel, QuantizerPanel):
             p.metric: gr.update(choices=choices, visible=True, **value),
             p.chart: gr.update(figure=as_json(figure), visible=True),
             p.kept: paragraphs_html(*kept),
-            p.results: results_table(shown, titles, session.measured, orders, selection.quantizer),
+            p.results: results_table(
+                shown, titles, session.measured, orders, selection.quantizer.name
+            ),
         }
 
 
@@ -404,8 +405,7 @@ def other_of(
     names = ["lim"] if "lim" in values else []
     measured = {e.split for e in evaluations}
     lines = [
-        curves(names, values, beside.info.num_layers, pair)
-        for pair in quantizer_named(selection.quantizer).pairs
+        curves(names, values, beside.info.num_layers, pair) for pair in selection.quantizer.pairs
     ]
     best = max(lines, key=lambda line: len(measured.intersection(all_splits(line))))
     costs = costs_of(beside.info, evaluations, selection.quantizer)
@@ -413,12 +413,15 @@ def other_of(
 
 
 def costs_of(
-    info: ModelInfo, evaluations: Iterable[Evaluation], quantizer: str
+    info: ModelInfo, evaluations: Iterable[Evaluation], quantizer: Quantizer
 ) -> dict[str, ModelCost]:
     """By the quantizer of every evaluation; the unquantized model has the same bytes for all."""
-    names = {quantizer, *(e.quantizer for e in evaluations)} - {"none"}
-    costs = {name: model_cost(info, name) for name in names}
-    return costs | {"none": costs[quantizer]}
+    costs = {q.name: model_cost(info, q) for q in {quantizer, *quantizers_of(evaluations)}}
+    return costs | {"none": costs[quantizer.name]}
+
+
+def quantizers_of(evaluations: Iterable[Evaluation]) -> set[Quantizer]:
+    return {quantizer_named(name) for name in {e.quantizer for e in evaluations} - {"none"}}
 
 
 def short(info: ModelInfo) -> str:

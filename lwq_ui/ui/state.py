@@ -19,7 +19,7 @@ from ..core.settings import Settings
 from ..core.store import Store
 from ..engine import records
 from ..engine.evaluation import PRESETS, Registered, Task, expand, tasks
-from ..engine.quantizers import quantizer_named
+from ..engine.quantizers import Quantizer, quantizer_named
 from ..engine.sources import DEMO, find
 from ..engine.texts import Text, calibration_text
 from .worker import Worker
@@ -38,7 +38,7 @@ class Choice:
     dtype: str = "auto"
 
 
-Level = tuple[str, float]  # a quantizer and a level of it
+Level = tuple[Quantizer, float]  # a quantizer and a level of it
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class Page:
                 continue
             key = records.scores_key(info, "sensitivity", text, None, quantizer, level)
             if replace(key, parts=parts).digest == key.digest:
-                known[name, level] = scores
+                known[quantizer, level] = scores
         return known
 
     def other_models(self, info: ModelInfo) -> list[ModelInfo]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from ..core.allocation import Breakpoints, Split
 from ..core.memory import ModelCost, average_bits, format_gib
 from ..core.schema import UNQUANTIZED, Evaluation, Metric, split_name
-from ..engine.quantizers import DEFAULT, quantizer_named
+from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
 from .bar.table import position_texts
 from .charts import NO_ORDERS, Orders
 from .charts.results_csv import levels_text
@@ -48,7 +48,7 @@ def results_table(
     titles: Mapping[str, str],
     current: Split | None = None,
     orders: Orders = NO_ORDERS,
-    quantizer: str = DEFAULT,
+    quantizer: str = DEFAULT_QUANTIZER.name,
 ) -> str:
     """Returns HTML: one row per split and quantizer, most bits first, and one column per metric.
 
@@ -106,7 +106,7 @@ def sizes_table(
     cost: ModelCost,
     levels: tuple[float, float],
     points: Breakpoints,
-    quantizer: str = DEFAULT,
+    quantizer: Quantizer = DEFAULT_QUANTIZER,
 ) -> str:
     """Returns HTML: the paper's table 4, bytes against the number of layers at the low level.
 
@@ -114,13 +114,12 @@ def sizes_table(
     the row of the slider's position, by its bytes.
     """
     high, low = levels
-    chosen = quantizer_named(quantizer)
     heads = (
-        f"At {level_title(chosen, low)}",
+        f"At {level_title(quantizer, low)}",
         "Average bits",
         "Layers",
         "Whole model",
-        f"Saved vs all {with_bits(chosen, high)}",
+        f"Saved vs all {with_bits(quantizer, high)}",
     )
     rows, lines = [], ["low_layers,average_bits,layer_bytes,total_bytes"]
     for k in reversed(range(len(points.bytes))):

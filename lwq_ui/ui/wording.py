@@ -43,9 +43,14 @@ def figure(value: float, digits: int) -> str:
     return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
-def quantizer_title(name: str) -> str:
+def plain_title(quantizer: Quantizer) -> str:
     """Returns the title without its brackets: 'Quanto, Max, groups of 64'."""
-    return re.sub(r" \([^)]*\)", "", quantizer_named(name).title)
+    return re.sub(r" \([^)]*\)", "", quantizer.title)
+
+
+def quantizer_title(name: str) -> str:
+    """Returns the plain title of the quantizer that an evaluation names."""
+    return plain_title(quantizer_named(name))
 
 
 def ranked_quantizers(names: Iterable[str]) -> list[str]:

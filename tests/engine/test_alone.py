@@ -14,7 +14,6 @@ from lm_eval.api.instance import Instance
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.harness import SweepLM
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sweep import Request, Sweep
 from lwq_ui.engine.walk import LayerWalk
@@ -82,7 +81,7 @@ def alone(make: Callable[[], LoadedModel], tokens: list[int]) -> torch.Tensor:
 
 def log_likelihoods(loaded: LoadedModel, sequences: list[list[int]]) -> list[float]:
     split = (16,) * loaded.info.num_layers
-    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.run())
+    sweep = Sweep(Bank(loaded, tiny.QUANTO), [split], tiny.run())
     return sweep.score([Request(s[:-1], s[1:]) for s in sequences], "").logprob[:, 0].tolist()
 
 
@@ -126,7 +125,7 @@ def test_lim_where_positions_follow_from_the_batch(by_length: Callable[[], Loade
 
 def written(loaded: LoadedModel, texts: list[str]) -> list[str]:
     split = (16,) * loaded.info.num_layers
-    sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.run())
+    sweep = Sweep(Bank(loaded, tiny.QUANTO), [split], tiny.run())
     lm = SweepLM(sweep, "writing")
     asked = [
         Instance("generate_until", {}, (text, {"until": [], "max_gen_toks": 40}), i)

@@ -15,7 +15,6 @@ from lwq_ui.core.budget import activation_bytes, kv_cache_bytes
 from lwq_ui.core.memory import GIB
 from lwq_ui.core.schema import LayerSpec, ModelInfo
 from lwq_ui.engine.attention import Footprint, Live, footprint, held
-from lwq_ui.engine.quantizers import quantizer_named
 
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LATENT = {
@@ -162,7 +161,7 @@ def test_a_larger_model_and_longer_prompts(dtype: str, tokens: int) -> None:
 @pytest.mark.parametrize("level", [8, 4, 2])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_matrix_takes_no_more_than_counted_when_it_is_dequantized(level: int, dtype: str) -> None:
-    quanto = quantizer_named("quanto")
+    quanto = tiny.QUANTO
     matrix = torch.randn(256, 512).to(getattr(torch, dtype))
     packed = quanto.pack(matrix, level)
     with torch.no_grad(), Live() as live:

@@ -94,9 +94,9 @@ def test_estimated_bytes_are_the_measured_ones(
         num_hidden_layers=3,
         vocab_size=101,
     )
-    cost = model_cost(describe(Source("x", folder)), "quanto")  # from the config alone
+    cost = model_cost(describe(Source("x", folder)), tiny.QUANTO)  # from the config alone
     loaded = tiny.load(folder)
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     for level in (8, 4, 2):
         for i in range(3):
             assert cost.layers[i].packed[level] == bank.packed_bytes(i, level, tiny.run())
@@ -117,8 +117,8 @@ def test_estimated_bytes_of_other_architectures(
 ) -> None:
     loaded = loaded_of(name)
     info = describe(Source("x", folder_of(name)))
-    cost = model_cost(info, "quanto")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    cost = model_cost(info, tiny.QUANTO)
+    bank = Bank(loaded, tiny.QUANTO)
     for level in (8, 4, 2):
         assert [c.packed[level] for c in cost.layers] == [
             bank.packed_bytes(i, level, tiny.run()) for i in range(4)
@@ -207,7 +207,7 @@ def test_weights_outside_of_linear_modules_are_quantized_alike(
                 parameter.copy_(through_linear(parameter.T, level).T)
             elif "self_attn" in path and parameter.ndim == 2:
                 parameter.copy_(through_linear(parameter, level))
-    composed = Bank(loaded_of(name), quantizer_named("quanto")).compose(SPLIT, tiny.run())
+    composed = Bank(loaded_of(name), tiny.QUANTO).compose(SPLIT, tiny.run())
     tokens = tiny.documents(25)[0]
     torch.testing.assert_close(
         tiny.logits(composed, tokens), tiny.logits(reference, tokens), rtol=1e-4, atol=1e-4
@@ -222,12 +222,12 @@ def test_the_unquantized_model_is_never_touched(
     tokens = tiny.documents(20)[0]
     content, before = tiny.state_hash(loaded.model), tiny.logits(loaded.model, tokens)
     kinds = [type(m) for m in loaded.model.modules()]
-    bank = jobs.bank_of(loaded, "quanto", store)
+    bank = jobs.bank_of(loaded, tiny.QUANTO, store)
     composed = bank.compose(SPLIT, tiny.run())
     tiny.logits(composed, tokens)
     request = Request(tokens[:-1], tokens[1:])
     Sweep(bank, [SPLIT, (4,) * 4], tiny.run()).score([request], "x", divergence=True)
-    written = jobs.generate(loaded, SPLIT, "quanto", "The house", 0, 5, run)
+    written = jobs.generate(loaded, SPLIT, tiny.QUANTO, "The house", 0, 5, run)
     assert len(list(written)) > 1
     assert tiny.state_hash(loaded.model) == content
     assert [type(m) for m in loaded.model.modules()] == kinds
@@ -255,11 +255,11 @@ def test_a_bank_from_disk_is_the_one_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded = loaded_of(name, dtype)
-    memory = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    memory = Bank(loaded, tiny.QUANTO, tmp_path)
     fill(memory, (8,) * 4, (4,) * 4, (2,) * 4)
     assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.iterdir())) == 12
     monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed again"))
-    disk = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    disk = Bank(loaded, tiny.QUANTO, tmp_path)
     for (place, a), (same, b) in zip(contents(memory), contents(disk), strict=True):
         assert place == same and a.dtype == b.dtype and torch.equal(a, b)
     tokens = tiny.documents(20)[0]
@@ -294,7 +294,7 @@ def write_at(path: Path, tensors: dict[str, Tensor], odd: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_memory_that_is_not_aligned_dequantizes_alike(dtype: str, odd: int, tmp_path: Path) -> None:
     torch.manual_seed(odd)
-    quantizer = quantizer_named("quanto")
+    quantizer = tiny.QUANTO
     shapes = [(64, 96), (99, 64), (7, 50), (33, 256), (1, 96)]
     for (rows, columns), level in itertools.product(shapes, quantizer.levels):
         packed = quantizer.pack(torch.randn(rows, columns).to(getattr(torch, dtype)), level)
@@ -325,11 +325,11 @@ def test_on_a_cpu_packed_layers_are_views_of_their_files(
     maker: str, folder_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = MAKERS[maker](folder_of("llama", "bfloat16"))
-    packing = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    packing = Bank(loaded, tiny.QUANTO, tmp_path)
     for place, tensor in contents(packing):
         assert in_files(tensor, tmp_path), place
     monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed again"))
-    reading = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    reading = Bank(loaded, tiny.QUANTO, tmp_path)
     assert all(in_files(tensor, tmp_path) for _, tensor in contents(reading))
     for module in reading.compose(
         (8, 2, 2, 8), tiny.run()
@@ -346,18 +346,14 @@ def test_a_bank_in_files_that_are_not_aligned_computes_alike(
     """torch's int8 kernel ends the program where it is given such memory."""
     loaded = loaded_of("llama", "bfloat16", hidden_size=128, intermediate_size=256)
     split, tokens = (8, 8, 4, 2), tiny.documents(40)[0]
-    expected = tiny.logits(
-        Bank(loaded, quantizer_named("quanto")).compose(split, tiny.run()), tokens
-    )
-    fill(Bank(loaded, quantizer_named("quanto"), tmp_path), split)
+    expected = tiny.logits(Bank(loaded, tiny.QUANTO).compose(split, tiny.run()), tokens)
+    fill(Bank(loaded, tiny.QUANTO, tmp_path), split)
     for path in tmp_path.iterdir():
         tensors = safetensors.torch.load(path.read_bytes())
         path.unlink()
         write_at(path, tensors, odd=1)
     assert torch.equal(
-        tiny.logits(
-            Bank(loaded, quantizer_named("quanto"), tmp_path).compose(split, tiny.run()), tokens
-        ),
+        tiny.logits(Bank(loaded, tiny.QUANTO, tmp_path).compose(split, tiny.run()), tokens),
         expected,
     )
 
@@ -371,10 +367,11 @@ def test_estimated_bytes_are_the_truth(
     loaded = MAKERS[maker](folder_of(name, dtype))
     levels = (16, 8, 4, 2, 0)
     for split in [*((level,) * 4 for level in levels), (2, 16, 8, 4), (0, 4, 0, 2)]:
-        truth = jobs.truth(loaded, split, "quanto", tiny.run(store))
+        truth = jobs.truth(loaded, split, tiny.QUANTO, tiny.run(store))
         assert truth.estimated == truth.measured
     assert (
-        jobs.truth(loaded, (16,) * 4, "quanto", tiny.run(store)).measured == loaded.info.total_bytes
+        jobs.truth(loaded, (16,) * 4, tiny.QUANTO, tiny.run(store)).measured
+        == loaded.info.total_bytes
     )
 
 
@@ -382,10 +379,10 @@ def test_the_truth_is_counted_from_the_tensors(
     folder_of: Callable[..., Path], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = tiny.load(folder_of("llama"))
-    bank = jobs.bank_of(loaded, "quanto", store)
+    bank = jobs.bank_of(loaded, tiny.QUANTO, store)
     fill(bank, (4,) * 4)
     monkeypatch.setattr(Quanto, "packed_bytes", lambda *args: 1)
-    truth = jobs.truth(loaded, (4,) * 4, "quanto", tiny.run(store))
+    truth = jobs.truth(loaded, (4,) * 4, tiny.QUANTO, tiny.run(store))
     assert truth.estimated < truth.measured == measured_bytes(bank.compose((4,) * 4, tiny.run()))
 
 
@@ -393,13 +390,13 @@ def test_other_banks_make_room_and_the_one_in_use_is_kept(
     folder_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     first, second = (tiny.load(folder_of(name)) for name in ("llama", "qwen3"))
-    old = jobs.bank_of(first, "quanto", Store(tmp_path))
+    old = jobs.bank_of(first, tiny.QUANTO, Store(tmp_path))
     fill(old, (4,) * 4)
     for path in tmp_path.glob("banks/*/*/*"):
         os.utime(path, (1, 1))
     old.dense(2, 4, tiny.run())  # used again
     full = Store(tmp_path).banks.total()
-    bank = jobs.bank_of(second, "quanto", Store(tmp_path, None, full))
+    bank = jobs.bank_of(second, tiny.QUANTO, Store(tmp_path, None, full))
     fill(bank, (2, 2, 16, 16))
     assert Store(tmp_path).banks.total() <= full
     left = [path.name for path in tmp_path.glob("banks/*/*/*")]
@@ -407,26 +404,24 @@ def test_other_banks_make_room_and_the_one_in_use_is_kept(
 
     second.banks.clear()
     small = Store(tmp_path, None, 1)
-    bank = jobs.bank_of(second, "quanto", small)
+    bank = jobs.bank_of(second, tiny.QUANTO, small)
     fill(bank, (2, 4, 16, 16))
     left = sorted(path.name for path in tmp_path.glob("banks/*/*/*"))
     assert left == [f"layer-00{i}-{level}bit.safetensors" for i, level in ((0, 2), (1, 2), (1, 4))]
     assert small.banks.total() > small.banks.limit
-    expected = Bank(first, quantizer_named("quanto")).dense(
-        2, 4, tiny.run()
-    )  # what is mapped stays readable
+    expected = Bank(first, tiny.QUANTO).dense(2, 4, tiny.run())  # what is mapped stays readable
     assert all(torch.equal(expected[k], v) for k, v in old.dense(2, 4, tiny.run()).items())
 
 
 def test_use_is_marked(loaded_of: Loaded, tmp_path: Path) -> None:
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path)
+    bank = Bank(loaded_of("llama"), tiny.QUANTO, tmp_path)
     fill(bank, (4, 2, 16, 0))
     paths = sorted(tmp_path.iterdir())
     for path in paths:
         os.utime(path, (1, 1))
     bank.dense(0, 4, tiny.run())
     assert paths[0].stat().st_mtime > paths[1].stat().st_mtime == 1
-    Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path).dense(1, 2, tiny.run())
+    Bank(loaded_of("llama"), tiny.QUANTO, tmp_path).dense(1, 2, tiny.run())
     assert paths[1].stat().st_mtime > 1
 
 
@@ -434,7 +429,7 @@ def test_what_is_read_per_use_is_not_read_to_fill(
     folder_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A streamed model's bank on a GPU."""
-    bank = Bank(tiny.stream(folder_of("llama")), quantizer_named("quanto"), tmp_path)
+    bank = Bank(tiny.stream(folder_of("llama")), tiny.QUANTO, tmp_path)
     monkeypatch.setattr(bank, "_keeps", False)
     fill(bank, (4, 4, 16, 0))
     assert len(list(tmp_path.iterdir())) == 2 and not bank._packed
@@ -446,9 +441,9 @@ def test_what_is_read_per_use_is_not_read_to_fill(
 def test_packing_leaves_no_memory_behind(folder_of: Callable[..., Path], tmp_path: Path) -> None:
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6}
     loaded = tiny.stream(folder_of("llama", "bfloat16", **wide))
-    fill(Bank(loaded, quantizer_named("quanto"), tmp_path / "first"), (4,) * 6)
+    fill(Bank(loaded, tiny.QUANTO, tmp_path / "first"), (4,) * 6)
     before = own_bytes()
-    fill(Bank(loaded, quantizer_named("quanto"), tmp_path), (8,) * 6, (4,) * 6, (2,) * 6)
+    fill(Bank(loaded, tiny.QUANTO, tmp_path), (8,) * 6, (4,) * 6, (2,) * 6)
     size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
     assert size > 40 * 2**20 and own_bytes() - before < size / 4
 
@@ -458,7 +453,7 @@ def test_files_that_another_process_deletes_are_packed_again(
     maker: str, folder_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = MAKERS[maker](folder_of("llama"))
-    first = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    first = Bank(loaded, tiny.QUANTO, tmp_path)
     fill(first, (4,) * 4)
     expected = first.dense(1, 4, tiny.run())
     load_file = safetensors.torch.load_file
@@ -469,19 +464,19 @@ def test_files_that_another_process_deletes_are_packed_again(
         return load_file(path)
 
     monkeypatch.setattr(safetensors.torch, "load_file", too_late)
-    again = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    again = Bank(loaded, tiny.QUANTO, tmp_path)
     assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4, tiny.run()).items())
     assert len(list(tmp_path.iterdir())) == 4  # nothing was set aside
     shutil.rmtree(tmp_path)
     assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4, tiny.run()).items())
-    again = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    again = Bank(loaded, tiny.QUANTO, tmp_path)
     assert all(torch.equal(expected[k], v) for k, v in again.dense(1, 4, tiny.run()).items())
 
 
 def test_a_full_disk_is_told_before_anything_is_packed(
     folder_of: Callable[..., Path], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = jobs.bank_of(tiny.load(folder_of("llama")), "quanto", store)
+    bank = jobs.bank_of(tiny.load(folder_of("llama")), tiny.QUANTO, store)
     free = bank.packed_bytes(0, 4, tiny.run())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     bank.packed(1, 4, tiny.run())
@@ -498,7 +493,7 @@ def test_a_file_that_cannot_be_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(bank_module, "write_atomically", full)
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path)
+    bank = Bank(loaded_of("llama"), tiny.QUANTO, tmp_path)
     with pytest.raises(UserError, match=r"cannot be written to '.*': No space left on device\."):
         bank.packed(0, 4, tiny.run())
 
@@ -508,7 +503,7 @@ def test_a_damaged_bank_file_is_set_aside_and_packed_again(
     damage: str, loaded_of: Loaded, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = loaded_of("llama")
-    first = Bank(loaded, quantizer_named("quanto"), tmp_path)
+    first = Bank(loaded, tiny.QUANTO, tmp_path)
     fill(first, (4,) * 4, (8,) * 4)
     path = tmp_path / "layer-001-4bit.safetensors"
     good = path.read_bytes()
@@ -523,7 +518,7 @@ def test_a_damaged_bank_file_is_set_aside_and_packed_again(
     )
     bad = path.read_bytes()
     with caplog.at_level(logging.WARNING):
-        again = Bank(loaded, quantizer_named("quanto"), tmp_path)
+        again = Bank(loaded, tiny.QUANTO, tmp_path)
         fill(again, (4,) * 4)
     assert path.name in caplog.text
     assert path.read_bytes() == good
@@ -534,7 +529,7 @@ def test_a_damaged_bank_file_is_set_aside_and_packed_again(
 
 @pytest.mark.parametrize("level", [3, 5])
 def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None:
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    bank = Bank(loaded_of("llama"), tiny.QUANTO)
     for use in (
         lambda: bank.packed(0, level, tiny.run()),
         lambda: fill(bank, (4, 4, level, 4)),
@@ -548,7 +543,7 @@ def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded, tmp_path: Path) -> None:
     loaded = loaded_of(name)
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     fill(bank, (0, 16, 0, 4))
     assert set(bank._packed) == {(3, 4)}
     composed = bank.compose((0, 16, 0, 4), tiny.run())
@@ -566,7 +561,7 @@ def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded, tmp_path: Path)
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_a_model_with_pruned_layers_writes_what_it_computes(name: str, loaded_of: Loaded) -> None:
     loaded = loaded_of(name)
-    composed = Bank(loaded, quantizer_named("quanto")).compose((0, 16, 4, 0), tiny.run())
+    composed = Bank(loaded, tiny.QUANTO).compose((0, 16, 4, 0), tiny.run())
     tokens = tiny.documents(5)[0]
     ids = torch.tensor([tokens])
     written = composed.generate(
@@ -594,7 +589,7 @@ def test_a_new_split_packs_nothing_again(
         return pack(self, matrix, level)
 
     monkeypatch.setattr(Quanto, "pack", counting)
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    bank = Bank(loaded_of("llama"), tiny.QUANTO)
     fill(bank, (4,) * 4, (2,) * 4)
     assert packed == {4: 28, 2: 28}  # seven weights in each of four layers
     tokens = tiny.documents(10)[0]
@@ -611,7 +606,7 @@ def test_a_new_split_packs_nothing_again(
 def test_filling_stops_between_layers_and_goes_on_from_there(
     loaded_of: Loaded, tmp_path: Path
 ) -> None:
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"), tmp_path)
+    bank = Bank(loaded_of("llama"), tiny.QUANTO, tmp_path)
     stop = Event()
 
     def progress(what: str, done: float | None) -> None:
@@ -630,7 +625,7 @@ def test_filling_stops_between_layers_and_goes_on_from_there(
 
 def test_composing_shares_memory_and_costs_only_the_packed_weights(loaded_of: Loaded) -> None:
     loaded = loaded_of("llama")
-    composed = Bank(loaded, quantizer_named("quanto")).compose((4, 16, 4, 4), tiny.run())
+    composed = Bank(loaded, tiny.QUANTO).compose((4, 16, 4, 4), tiny.run())
     layers = composed.get_submodule("model.layers")
     own = loaded.walk.layers
     assert layers[1].mlp.up_proj.weight is own[1].mlp.up_proj.weight

@@ -26,7 +26,6 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs, models
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.models import describe
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sources import Source, find
 
 Tensors = dict[str, Tensor]
@@ -330,7 +329,7 @@ def test_what_is_written_of_it_is_read_again(
     """By the README's lines; and its bytes are those of the forecast."""
     folder = edited(edit, tie_word_embeddings=tied)
     loaded = (tiny.stream if stream else tiny.load)(folder)
-    bank, split, out = Bank(loaded, quantizer_named("quanto")), (2, 8, 4, 8), tmp_path / "out"
+    bank, split, out = Bank(loaded, tiny.QUANTO), (2, 8, 4, 8), tmp_path / "out"
     bank.quantizer.write(bank, split, out, tiny.run())
     config = AutoConfig.from_pretrained(out)
     assert config.tie_word_embeddings == (copies == 1)
@@ -342,6 +341,6 @@ def test_what_is_written_of_it_is_read_again(
     tokens = tiny.documents(20)[0]
     expected = tiny.logits(bank.compose(split, tiny.run()), tokens)
     assert torch.equal(tiny.logits(model.eval(), tokens), expected)
-    cost = jobs.model_cost(loaded.info, "quanto")
+    cost = jobs.model_cost(loaded.info, tiny.QUANTO)
     scales = 2 * 2 * 7 * sum(level != UNTOUCHED for level in split)  # of activations, always stored
     assert sum(t.nbytes for t in state.values()) == cost.total(split) + scales

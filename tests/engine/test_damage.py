@@ -127,7 +127,7 @@ class Machine:
         return {name: s.values for name, s in scores.items()}
 
     def evaluate(self) -> Any:
-        measurement = jobs.Measurement(SPLITS, "quanto", ["perplexity"], 4)
+        measurement = jobs.Measurement(SPLITS, tiny.QUANTO, ["perplexity"], 4)
         done = jobs.evaluate(self.loaded, measurement, tiny.run(self.store))
         return [(e.split, e.metrics, e.items) for e in done.evaluations]
 

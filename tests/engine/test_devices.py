@@ -18,7 +18,7 @@ from lwq_ui.core.memory import GIB
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
 from lwq_ui.engine import devices
 from lwq_ui.engine.devices import Device, local_devices, what_fits
-from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 INFO = ModelInfo(
     *("m", None, "f" * 64, "LlamaForCausalLM", "bfloat16", 1, GIB, GIB // 2, 4096),
@@ -79,7 +79,7 @@ def test_every_gpu_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_fits_is_the_sum_of_the_parts() -> None:
-    cost = model_cost(INFO, "quanto")
+    cost = model_cost(INFO, quantizer_named("quanto"))
     beside = kv_cache_bytes(INFO, 4096, 2, 2) + activation_bytes(INFO, 4096, 2)
     four = cost.total((4,) * 16) + beside
     devices = [
@@ -88,7 +88,7 @@ def test_what_fits_is_the_sum_of_the_parts() -> None:
         Device("small", "cuda", 1, GIB, GIB),
         Device("large", "cuda", 2, 64 * GIB, 64 * GIB),
     ]
-    on_cpu, on_gpu, small, large = what_fits(INFO, "quanto", devices, USE)
+    on_cpu, on_gpu, small, large = what_fits(INFO, quantizer_named("quanto"), devices, USE)
     assert list(on_cpu.needed) == [16, 8, 4, 2]
     assert on_cpu.needed[4] == four and on_gpu.needed[4] == four + RESERVE
     assert on_cpu.fits == {16: False, 8: False, 4: True, 2: True}

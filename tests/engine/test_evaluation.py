@@ -30,7 +30,6 @@ from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import Measured, Passages, per_token, task_named, tasks
 from lwq_ui.engine.harness import BOOTSTRAP, load_task
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import Sweep
 from lwq_ui.engine.texts import Text, shipped_calibration
 
@@ -46,7 +45,7 @@ def measure(name: str, bank: Bank, splits: Any, limit: int | None) -> list[Measu
 @pytest.fixture(scope="module")
 def bank(loaded_of: Callable[..., LoadedModel]) -> Bank:
     loaded = loaded_of("llama", max_position_embeddings=512)
-    return Bank(loaded, quantizer_named("quanto"))
+    return Bank(loaded, tiny.QUANTO)
 
 
 def ratio(sums: Sequence[float], tokens: Sequence[int]) -> tuple[float, float]:
@@ -116,7 +115,7 @@ def test_a_text_begins_as_the_tokenizer_begins_it(
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     loaded = tiny.load(folder)
     document = shipped_calibration(SETTINGS).documents[0][:300]
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     task = Passages(Text("x", (document,)))
     (got,) = task.measure(Sweep(bank, [(16,) * 4], tiny.run()), None)
     bare = loaded.tokenizer(document, add_special_tokens=False)["input_ids"]
@@ -186,7 +185,7 @@ def test_tasks_equal_stock_hflm(name: str, bank: Bank) -> None:
 
 def test_the_demo_model_too(demo: LoadedModel) -> None:
     """In the dtype it ships in, where a batch's shape may turn a near tie."""
-    bank = Bank(demo, quantizer_named("quanto"))
+    bank = Bank(demo, tiny.QUANTO)
     split = (4,) * 12 + (2,) * 12
     limit = 20
     got = measure("minimal_pairs", bank, [split], limit)[0]

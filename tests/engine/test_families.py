@@ -22,13 +22,13 @@ from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.layers import layer_weights
 from lwq_ui.engine.models import LoadedModel, describe
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.quantizers import model_cost
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sources import Source
 from lwq_ui.engine.sweep import Request, Sweep
 
 MAKERS: dict[str, Callable[[Path, str], LoadedModel]] = {"memory": tiny.load, "stream": tiny.stream}
-QUANTO = quantizer_named("quanto")
+QUANTO = tiny.QUANTO
 SPLITS = [(UNTOUCHED,) * LAYERS, (4, 8, 2), (4, 2, 2)]
 
 PICKLED = [name for name, family in FAMILIES.items() if family.pickled]
@@ -188,7 +188,7 @@ def test_the_config_alone_gives_the_figures_of_the_files(
 @each_family
 def test_a_bank_takes_the_estimated_bytes(name: str, maker: str, made: Made) -> None:
     loaded = made(maker, name, own_dtype(FAMILIES[name]))
-    bank, cost = Bank(loaded, QUANTO), model_cost(loaded.info, "quanto")
+    bank, cost = Bank(loaded, QUANTO), model_cost(loaded.info, tiny.QUANTO)
     for i in range(LAYERS):
         for level in QUANTO.levels:
             assert bank.packed_bytes(i, level, tiny.run()) == cost.layers[i].packed[level], (

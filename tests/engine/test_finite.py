@@ -18,7 +18,6 @@ from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import LIM, share_above_one_std
 from lwq_ui.engine.survey import Rider, survey
 from lwq_ui.engine.sweep import Request, Sweep
@@ -95,10 +94,10 @@ def test_tasks(folder: Path, store: Store, task: str, run: Run) -> None:
     loaded = tiny.load(folder, "float16")
     for split in [(16,) * 4, (4, 8, 4, 4)]:
         with pytest.raises(UserError, match=r"Layer 1\b.* in float16"):
-            jobs.evaluate(loaded, jobs.Measurement([split], "quanto", [task], 12), run)
+            jobs.evaluate(loaded, jobs.Measurement([split], tiny.QUANTO, [task], 12), run)
     assert not kept(store)
     loaded = tiny.load(folder, "float32")
-    done = jobs.evaluate(loaded, jobs.Measurement([(16,) * 4], "quanto", [task], 12), run)
+    done = jobs.evaluate(loaded, jobs.Measurement([(16,) * 4], tiny.QUANTO, [task], 12), run)
     assert done.evaluations
 
 
@@ -110,7 +109,7 @@ def test_texts_are_padded_with_what_does_not_overflow(tmp_path: Path) -> None:
     texts = tiny.documents(20, 17, 18, 16)
 
     def logprobs(*asked: list[int]) -> list[float]:
-        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [split], tiny.run())
+        sweep = Sweep(Bank(loaded, tiny.QUANTO), [split], tiny.run())
         return sweep.score([Request(t[:-1], t[1:]) for t in asked], "").logprob[:, 0].tolist()
 
     assert logprobs(*texts) == pytest.approx([logprobs(t)[0] for t in texts], rel=1e-3)
@@ -122,7 +121,7 @@ def test_texts_are_padded_with_what_does_not_overflow(tmp_path: Path) -> None:
 
 def test_a_pruned_layer_does_no_harm(folder: Path, run: Run) -> None:
     loaded = tiny.load(folder, "float16")
-    measurement = jobs.Measurement([(4, 0, 4, 4)], "quanto", ["minimal_pairs"], 4)
+    measurement = jobs.Measurement([(4, 0, 4, 4)], tiny.QUANTO, ["minimal_pairs"], 4)
     done = jobs.evaluate(loaded, measurement, run)
     assert math.isfinite(done.evaluations[0].metrics["acc"].value)
 
@@ -167,7 +166,7 @@ def test_packed_scales_that_overflow(tmp_path: Path) -> None:
     model = tiny.build("llama", "float16")
     model.model.layers[3].mlp.down_proj.weight.data[5, :2] = torch.tensor([6e4, -6e4])
     loaded = tiny.load(tiny.save(model, tmp_path / "model"))
-    bank = Bank(loaded, quantizer_named("quanto"), tmp_path / "bank")
+    bank = Bank(loaded, tiny.QUANTO, tmp_path / "bank")
     with pytest.raises(UserError, match=r"layer 3 \(mlp\.down_proj\.weight\).* in float16"):
         bank.fill([(4, 4, 4, 4)], tiny.run())
     assert not bank.has(3, 4)
@@ -186,7 +185,7 @@ def test_a_rider_gets_no_state_that_is_no_number(folder: Path) -> None:
 
 
 def sweep_of(loaded: LoadedModel) -> Sweep:
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     return Sweep(bank, [(16,) * 4, (4,) * 4], tiny.run())
 
 
@@ -223,7 +222,7 @@ def test_divergence_of_peaked_predictions(folder: Path) -> None:
     scored = sweep_of(loaded).score([Request(sequence[:-1], sequence[1:])], "", divergence=True)
     assert (scored.divergence[:, 0] == 0).all()
     assert (scored.divergence >= 0).all()
-    walked = [loaded.model, Bank(loaded, quantizer_named("quanto")).compose((4,) * 4, tiny.run())]
+    walked = [loaded.model, Bank(loaded, tiny.QUANTO).compose((4,) * 4, tiny.run())]
     p, q = (tiny.logits(m, sequence[:-1]).double().log_softmax(-1) for m in walked)
     expected = (p.exp() * (p - q)).sum().item()
     assert scored.divergence[0, 1] == pytest.approx(expected, rel=1e-4)

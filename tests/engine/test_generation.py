@@ -23,7 +23,7 @@ PROMPT = "The old man opened the door and looked at the river. "
 
 def written(loaded: LoadedModel, store: Store, prompt: str, most: int) -> list[Any]:
     split = (4,) * loaded.info.num_layers
-    return list(jobs.generate(loaded, split, "quanto", prompt, 0, most, tiny.run(store)))
+    return list(jobs.generate(loaded, split, tiny.QUANTO, prompt, 0, most, tiny.run(store)))
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_gptqmodel_is_never_imported_here(bank: Bank) -> None:
 
 
 def test_estimated_bytes_are_the_measured_ones(bank: Bank) -> None:
-    cost = model_cost(describe(Source("x", bank.loaded.folder)), NAME)
+    cost = model_cost(describe(Source("x", bank.loaded.folder)), quantizer_named(NAME))
     for layer in range(3):
         for level in (4, 3, 2):
             assert bank.packed_bytes(layer, level, tiny.run()) == cost.layers[layer].packed[level]
@@ -226,7 +226,7 @@ def test_bytes_of_shapes_that_nothing_divides(
     name = "gptq:" + (f"group={group}," if group != 128 else "") + "documents=2,tokens=24"
     bank = Bank(tiny.load(folder), quantizer_named(name))
     fill(bank, (level,))
-    cost = model_cost(describe(Source("x", folder)), name)
+    cost = model_cost(describe(Source("x", folder)), quantizer_named(name))
     assert bank.packed_bytes(0, level, tiny.run()) == cost.layers[0].packed[level]
     for w in gptq.weights_of(bank, 0):
         error = relative(bank.dense(0, level, tiny.run())[w.name].float(), w.parameter.float())

@@ -36,7 +36,6 @@ from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import PRESETS, Measured, Registered, expand, task_named, tasks
 from lwq_ui.engine.harness import BOOTSTRAP, SEED, SweepLM, load_registered, results_of, why
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import Rehearsal, Rehearsed, Sweep
 
 SETTINGS = Settings(cache=Path("unused"))
@@ -132,7 +131,7 @@ def local(
 def bank_of(loaded_of: Callable[..., LoadedModel]) -> Callable[[str], Bank]:
     def get(model: str) -> Bank:
         loaded = loaded_of(model, max_position_embeddings=512)
-        return Bank(loaded, quantizer_named("quanto"))
+        return Bank(loaded, tiny.QUANTO)
 
     return get
 
@@ -500,7 +499,7 @@ def test_what_a_model_writes_cannot_be_forecast(bank: Bank) -> None:
 def test_the_tokenizer_stays_as_it_is(loaded_of: Callable[..., LoadedModel]) -> None:
     loaded = loaded_of("llama", max_position_embeddings=256)
     loaded.tokenizer.pad_token = None
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     Registered("piqa").measure(sweep_of(bank, SPLITS[:1]), 2)
     assert loaded.tokenizer.pad_token is None
 
@@ -518,7 +517,7 @@ def test_an_empty_document_and_a_long_answer(
 
 
 def test_a_model_too_short_for_the_texts(loaded_of: Callable[..., LoadedModel]) -> None:
-    bank = Bank(loaded_of("llama", max_position_embeddings=128), quantizer_named("quanto"))
+    bank = Bank(loaded_of("llama", max_position_embeddings=128), tiny.QUANTO)
     with pytest.raises(UserError, match=r"'gsm8k' does not fit this model: .*256.*128"):
         Registered("gsm8k").measure(sweep_of(bank, SPLITS[:1]), 1)
 
@@ -631,7 +630,7 @@ def test_what_the_cache_knows_of_a_registered_task(monkeypatch: pytest.MonkeyPat
 
 def test_bfloat16_too(loaded_of: Callable[..., LoadedModel]) -> None:
     loaded = loaded_of("qwen3", "bfloat16", max_position_embeddings=512)
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     (got,) = Registered("nq_open").measure(sweep_of(bank, SPLITS[:1]), 2)
     assert got.metrics["exact_match"].n == 2
     assert loaded.model.dtype is torch.bfloat16
@@ -660,9 +659,7 @@ def test_without_special_tokens_the_configs_begin_a_text(
     bare = without_special_tokens(tmp_path / "bare", usual.model)
     for name in ("wikitext", "nq_open", *OFFLINE_TASKS):
         pair = [
-            task_named(name, SETTINGS).measure(
-                sweep_of(Bank(loaded, quantizer_named("quanto")), SPLITS[:1]), 2
-            )
+            task_named(name, SETTINGS).measure(sweep_of(Bank(loaded, tiny.QUANTO), SPLITS[:1]), 2)
             for loaded in (usual, bare)
         ]
         if name != "nq_open":  # writes a special token where the other one is skipped
@@ -674,7 +671,7 @@ def test_without_any_special_token_only_what_needs_one_is_refused(tmp_path: Path
     for config in (model.config, model.generation_config):
         config.bos_token_id = config.eos_token_id = config.pad_token_id = None
     loaded = without_special_tokens(tmp_path / "bare", model)
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     for name in (*OFFLINE_TASKS, "wikitext", "piqa", "nq_open"):
         sweep = sweep_of(bank, SPLITS[:2])
         if name in ("minimal_pairs", "wikitext"):
@@ -689,7 +686,7 @@ def test_one_task_that_fails_leaves_the_others(tmp_path: Path, run: Run) -> None
     model = tiny.build("llama", max_position_embeddings=512)
     model.config.bos_token_id = model.config.eos_token_id = model.config.pad_token_id = None
     loaded = without_special_tokens(tmp_path / "bare", model)
-    done = jobs.evaluate(loaded, jobs.Measurement(SPLITS[:1], "quanto", OFFLINE_TASKS, 4), run)
+    done = jobs.evaluate(loaded, jobs.Measurement(SPLITS[:1], tiny.QUANTO, OFFLINE_TASKS, 4), run)
     assert [e.task for e in done.evaluations] == ["endings", "last_word"]
     (failure,) = done.failures
     assert failure.startswith("The task 'Grammar pairs'") and "\n" not in failure
@@ -730,7 +727,7 @@ def test_the_log_says_where_a_task_failed(
         raise KeyError("label")
 
     monkeypatch.setattr(lm_eval.api.task.ConfigurableTask, "process_results", broken)
-    measurement = jobs.Measurement(SPLITS[:1], "quanto", ["perplexity", "endings"], 2)
+    measurement = jobs.Measurement(SPLITS[:1], tiny.QUANTO, ["perplexity", "endings"], 2)
     done = jobs.evaluate(loaded_of("llama"), measurement, tiny.run(Store(tmp_path)))
     (failure,) = done.failures
     assert failure.endswith(f"KeyError: 'label'. The details are in '{tmp_path / 'lwq.log'}'.")
@@ -758,7 +755,7 @@ def with_padding_beyond(folder: Path, special: bool = True) -> LoadedModel:
 @pytest.mark.parametrize("special", [True, False])
 def test_padding_without_an_embedding_is_not_used(special: bool, tmp_path: Path) -> None:
     """The texts are those of stock HFLM that writes one at a time, where nothing is padded."""
-    bank = Bank(with_padding_beyond(tmp_path / "model", special), quantizer_named("quanto"))
+    bank = Bank(with_padding_beyond(tmp_path / "model", special), tiny.QUANTO)
     lm, requests = writer(bank, SPLITS[:1], 5)
     lm.fit(requests)
     assert (lm.batch_size > 1) == special
@@ -772,7 +769,7 @@ def test_padding_without_an_embedding_is_not_used(special: bool, tmp_path: Path)
 def test_a_prompt_that_the_model_has_no_embedding_for(
     tmp_path: Path, local: dict[str, list[dict[str, Any]]]
 ) -> None:
-    bank = Bank(with_padding_beyond(tmp_path / "model"), quantizer_named("quanto"))
+    bank = Bank(with_padding_beyond(tmp_path / "model"), tiny.QUANTO)
     local["baber/piqa"] = [{"goal": "a [PAD]", "sol1": "river", "sol2": "b", "label": 0}]
     local["google-research-datasets/nq_open"] = [{"question": "[PAD] who", "answer": ["x", "y"]}]
     for name in ("piqa", "nq_open"):
@@ -788,7 +785,7 @@ def test_no_text_is_written_from_values_that_are_not_numbers(tmp_path: Path) -> 
         for part in ("up_proj", "down_proj"):
             loaded.model.get_submodule(f"model.layers.0.mlp.{part}").weight.mul_(5000)
     assert all(p.isfinite().all() for p in loaded.model.parameters())
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     with pytest.raises(UserError, match=r"not numbers .* in float16\. Choose bfloat16 or float32"):
         Registered("nq_open").measure(sweep_of(bank, SPLITS[1:2]), 2)
 

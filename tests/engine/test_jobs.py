@@ -33,6 +33,7 @@ from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.quantizers import model_cost, quantizer_named
 from lwq_ui.engine.texts import Text, shipped_calibration
 
+HQQ, LONG = map(quantizer_named, ("quanto-hqq", "quanto:group=128"))
 SPLITS = [(4, 2, 4, 2), (16,) * 4, (8, 4, 2, 16)]
 PROMPT = "The old house stood at the end of the lane, and"
 
@@ -55,9 +56,8 @@ def score(loaded: LoadedModel, text: Text, run: Run, **options: Any) -> Any:
 
 def measurement(**options: Any) -> jobs.Measurement:
     tasks = ["perplexity", "endings"]
-    return jobs.Measurement(
-        **{"splits": SPLITS, "quantizer": "quanto", "tasks": tasks, "limit": 3, **options}
-    )
+    usual = {"splits": SPLITS, "quantizer": tiny.QUANTO, "tasks": tasks, "limit": 3}
+    return jobs.Measurement(**{**usual, **options})
 
 
 def evaluate(loaded: LoadedModel, run: Run, **options: Any) -> Any:
@@ -125,11 +125,11 @@ def test_sensitivity_is_cached_per_level_and_quantizer(
 
     fresh = sensitivity()
     assert (fresh.quantizer, fresh.level, fresh.tokens) == ("quanto", 2, 300)
-    finer, other = sensitivity(low=4), sensitivity(quantizer="quanto-hqq")
+    finer, other = sensitivity(low=4), sensitivity(quantizer=HQQ)
     assert sum(finer.values) < sum(fresh.values) != sum(other.values)
     monkeypatch.setattr(jobs, "sensitivity", None)  # from here on the store must answer
     assert (sensitivity(), sensitivity(low=4)) == (fresh, finer)
-    chosen = quantizer_named("quanto")
+    chosen = tiny.QUANTO
     known = records.known_scores(loaded.info, text, store, 300, chosen, 2)
     assert known == {"sensitivity": fresh}
     assert records.known_scores(loaded.info, text, store, 300) == {}
@@ -166,11 +166,15 @@ def test_cached_evaluations_equal_fresh_ones(
     cached = evaluate(loaded, run)
     assert cached.computed == 0
     assert cached.evaluations == fresh.evaluations
-    for changed in ({"limit": 4}, {"quantizer": "quanto-hqq"}, {"splits": [(2,) * 4]}):
+    for changed in (
+        {"limit": 4},
+        {"quantizer": HQQ},
+        {"splits": [(2,) * 4]},
+    ):
         with pytest.raises(pytest.fail.Exception):
             evaluate(loaded, run, **changed)
     # The unquantized model is the same under every quantizer.
-    assert evaluate(loaded, run, quantizer="quanto-hqq", splits=[SPLITS[1]]).computed == 0
+    assert evaluate(loaded, run, quantizer=HQQ, splits=[SPLITS[1]]).computed == 0
 
 
 def test_only_what_is_missing_is_measured(loaded: LoadedModel, run: Run) -> None:
@@ -298,7 +302,7 @@ def test_one_thing_has_one_name_in_the_store(
     again = evaluate(
         loaded,
         run,
-        quantizer="quanto:group=128",
+        quantizer=LONG,
         splits=[tuple(map(float, split)) for split in SPLITS],
         tasks=["perplexity", "endings", "perplexity"],
     )
@@ -307,7 +311,7 @@ def test_one_thing_has_one_name_in_the_store(
     fresh = evaluate(
         loaded,
         empty,
-        quantizer="quanto:group=128",
+        quantizer=LONG,
         splits=[tuple(map(float, split)) for split in SPLITS],
         tasks=["perplexity", "endings", "perplexity"],
     )
@@ -317,7 +321,7 @@ def test_one_thing_has_one_name_in_the_store(
         p.name for p in store.root.glob("evaluations/*/*")
     )
     one = jobs.score(loaded, ["sensitivity"], text, run, 60, low=2)
-    two = jobs.score(loaded, ["sensitivity"], text, run, 60, "quanto:group=128", 2.0)
+    two = jobs.score(loaded, ["sensitivity"], text, run, 60, LONG, 2.0)
     assert one == two and one["sensitivity"].quantizer == "quanto"
     assert len(list(store.root.glob("scores/*/*.json"))) == 1
     assert list(loaded.banks) == ["quanto"]
@@ -330,7 +334,7 @@ def test_what_earlier_versions_stored_under_the_long_name(
 ) -> None:
     plain = evaluate(loaded, run, tasks=["endings"], splits=SPLITS[:1]).evaluations[0]
     task = tasks(settings)["endings"]
-    key = records.evaluation_key(loaded.info, task, SPLITS[0], quantizer_named("quanto"), 3)
+    key = records.evaluation_key(loaded.info, task, SPLITS[0], tiny.QUANTO, 3)
     store.write(key, replace(plain, quantizer="quanto:group=128").to_json())
     assert evaluate(loaded, run, tasks=["endings"], splits=SPLITS[:1]).evaluations == [plain]
     assert records.known_evaluations(loaded.info, tasks(settings), store) == [plain]
@@ -372,7 +376,7 @@ def test_unknown_tasks_and_levels(loaded: LoadedModel, run: Run) -> None:
     with pytest.raises(UserError, match="There is no task 'nosuch'"):
         evaluate(loaded, run, tasks=["nosuch"])
     with pytest.raises(UserError, match="There is no quantizer 'nosuch'"):
-        evaluate(loaded, run, quantizer="nosuch")
+        quantizer_named("nosuch")
     with pytest.raises(UserError, match="has no 3 bits"):
         evaluate(loaded, run, splits=[(3,) * 4])
 
@@ -441,7 +445,7 @@ def test_the_share_done_goes_up_over_all_tasks(loaded: LoadedModel, run: Run) ->
 
 
 def write(loaded: LoadedModel, run: Run, split: Any, seed: int) -> list[Any]:
-    return list(jobs.generate(loaded, split, "quanto", PROMPT, seed, 12, run))
+    return list(jobs.generate(loaded, split, tiny.QUANTO, PROMPT, seed, 12, run))
 
 
 def test_writing_repeats_itself(loaded: LoadedModel, run: Run) -> None:
@@ -467,7 +471,7 @@ def test_writing_stops(loaded: LoadedModel, run: Run) -> None:
     seen = 0
     with pytest.raises(Stopped):
         for _ in jobs.generate(
-            loaded, SPLITS[0], "quanto", PROMPT, 0, 110, replace(run, stop=stop)
+            loaded, SPLITS[0], tiny.QUANTO, PROMPT, 0, 110, replace(run, stop=stop)
         ):
             seen += 1
             if seen == 4:
@@ -478,16 +482,23 @@ def test_writing_stops(loaded: LoadedModel, run: Run) -> None:
 
 @pytest.mark.parametrize("prompt", ["", "word " * 400])
 def test_any_prompt_can_be_written_on(prompt: str, loaded: LoadedModel, run: Run) -> None:
-    texts = list(jobs.generate(loaded, SPLITS[0], "quanto", prompt, 0, 5, run))
+    texts = list(jobs.generate(loaded, SPLITS[0], tiny.QUANTO, prompt, 0, 5, run))
     assert len(texts) == 10
 
 
 def config_of(loaded: LoadedModel, split: Any) -> Config:
     """A config with these levels: all layers but those at 4 bits are pinned."""
     pins = {i: level for i, level in enumerate(split) if level != 4}
-    cost = model_cost(loaded.info, "quanto")
+    cost = model_cost(loaded.info, tiny.QUANTO)
     return build_config(
-        loaded.info, {}, "first", 0, (4, 2), pins, "quanto", cost.total(tuple(split))
+        loaded.info,
+        {},
+        "first",
+        0,
+        (4, 2),
+        pins,
+        tiny.QUANTO,
+        cost.total(tuple(split)),
     )
 
 
@@ -547,7 +558,7 @@ def test_what_is_written_loads_without_this_program(
         text=True,
     )
     assert read.returncode == 0, read.stderr
-    expected = tiny.logits(jobs.bank_of(loaded, "quanto", run.store).compose(split, run), tokens)
+    expected = tiny.logits(jobs.bank_of(loaded, tiny.QUANTO, run.store).compose(split, run), tokens)
     assert torch.equal(torch.load(result), expected)
     # What lies in the folder is as large as the config says, but for headers and the scales of
     # activations, which optimum-quanto always stores.
@@ -624,7 +635,9 @@ def test_what_no_program_reads_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
     high, low = quantizer_named(name).pairs[0]
-    config = build_config(loaded.info, {}, "first", 0, (high, low), {}, name, 10**9)
+    config = build_config(
+        loaded.info, {}, "first", 0, (high, low), {}, quantizer_named(name), 10**9
+    )
     with pytest.raises(UserError, match="as JSON instead"):
         jobs.quantize(loaded, config, tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
@@ -646,7 +659,7 @@ def test_a_disk_that_fills_up_while_writing(
     run: Run,
 ) -> None:
     """safetensors has an error of its own, which is no OSError."""
-    bank = jobs.bank_of(loaded, "quanto", store)
+    bank = jobs.bank_of(loaded, tiny.QUANTO, store)
     monkeypatch.setattr(bank.quantizer, "write", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(UserError, match=r"out' cannot be written: .*No space left on device"):
         jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", run)
@@ -736,8 +749,8 @@ def test_the_options_of_a_quantizer_that_is_not_installed_here(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version's may be right; what it needs is said where it is used."""
-    cost = model_cost(loaded.info, "gptq").total((4,) * 4)
-    config = build_config(loaded.info, {}, "first", 0, (4, 2), {}, "gptq", cost)
+    cost = model_cost(loaded.info, quantizer_named("gptq")).total((4,) * 4)
+    config = build_config(loaded.info, {}, "first", 0, (4, 2), {}, quantizer_named("gptq"), cost)
     path = written(tmp_path, config, options={**config.quantizer["options"], "gptqmodel": "1.0"})
     monkeypatch.setattr(type(quantizer_named("gptq")), "missing", lambda self: "")
     with pytest.raises(UserError, match="'quantizer' is wrong"):

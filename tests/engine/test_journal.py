@@ -45,7 +45,7 @@ def bank(loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 60)
     monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 3e7})
     monkeypatch.setattr(sweep_module, "TOKENS", {"cpu": 0})
-    return Bank(loaded_of("llama"), quantizer_named("quanto"))
+    return Bank(loaded_of("llama"), tiny.QUANTO)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def dying(path, content):
         os.kill(os.getpid(), signal.SIGKILL)
     return True
 journal.keep = dying
-bank = t.Bank(tiny.load(Path({model!r})), t.quantizer_named("quanto"))
+bank = t.Bank(tiny.load(Path({model!r})), tiny.QUANTO)
 t.score(bank, t.SPLITS, t.questions(8), Path({folder!r}))
 """
 

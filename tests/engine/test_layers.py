@@ -22,7 +22,6 @@ from lwq_ui.engine import jobs, survey
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.layers import LayersInMemory, StreamedLayers
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sealed import check_seal
 from lwq_ui.engine.texts import Text, shipped_calibration, tokenize
@@ -158,7 +157,7 @@ def test_scoring_a_streamed_model_packs_it_on_the_way(
     loaded = tiny.stream(folder_of("llama"))
     text = Text("a few", ("The cat sat.", "It rained all day long."))
     jobs.score(loaded, ["lim", "zd"], text, run)
-    bank = jobs.bank_of(loaded, "quanto", store)
+    bank = jobs.bank_of(loaded, tiny.QUANTO, store)
     assert bank.folder is not None
     names = {p.name for p in bank.folder.glob("*.safetensors")}
     assert names == {f"layer-{i:03}-{b}bit.safetensors" for i in range(4) for b in (4, 2)}
@@ -246,11 +245,11 @@ def test_writing_with_a_streamed_model(folder_of: Folder, store: Store, run: Run
     folder = folder_of("llama")
     texts = {}
     for loaded in (tiny.load(folder), tiny.stream(folder)):
-        *_, last = jobs.generate(loaded, (4, 2, 4, 8), "quanto", "The cat", 1, 8, run)
+        *_, last = jobs.generate(loaded, (4, 2, 4, 8), tiny.QUANTO, "The cat", 1, 8, run)
         texts[loaded.streamed] = last
     assert texts[True] == ("", texts[False][1]) and texts[False][1]
     with pytest.raises(UserError, match="Layers at 16 bits of this model do not fit"):
-        jobs.bank_of(tiny.stream(folder), "quanto", store).compose((16, 4, 4, 4), tiny.run())
+        jobs.bank_of(tiny.stream(folder), tiny.QUANTO, store).compose((16, 4, 4, 4), tiny.run())
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "opt"])
@@ -261,7 +260,7 @@ def test_a_streamed_model_is_composed_and_written_as_one_in_memory_is(
     tokens, split = tiny.documents(20)[0], (4, 2, 8, 4)
     logits, written = [], []
     for make in (tiny.load, tiny.stream):
-        bank = Bank(make(folder_of(name)), quantizer_named("quanto"), tmp_path / make.__name__)
+        bank = Bank(make(folder_of(name)), tiny.QUANTO, tmp_path / make.__name__)
         logits.append(tiny.logits(bank.compose(split, tiny.run()), tokens))
         folder = tmp_path / f"{make.__name__}-written"
         bank.quantizer.write(bank, split, folder, tiny.run())
@@ -310,7 +309,7 @@ def test_weights_that_change_under_a_loaded_model_are_seen(
     with pytest.raises(UserError, match=expected):
         jobs.score(loaded, ["lim"], text, run)
     with pytest.raises(UserError, match=expected):
-        jobs.bank_of(loaded, "quanto", store).fill([(4, 4, 2, 2)], tiny.run())
+        jobs.bank_of(loaded, tiny.QUANTO, store).fill([(4, 4, 2, 2)], tiny.run())
     assert sorted(settings.cache.rglob("*.*")) == kept
     again = make(copy)
     assert again.info.fingerprint != loaded.info.fingerprint and again.is_current(run)

@@ -14,6 +14,7 @@ from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, packing
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.packing import packing_cost, speed
+from lwq_ui.engine.quantizers import quantizer_named
 
 N = 4
 
@@ -26,24 +27,24 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 def test_what_is_packed_costs_nothing_more(loaded: LoadedModel, tmp_path: Path) -> None:
     store = Store(tmp_path)
     ends = [(4,) * N, (2,) * N]
-    before = packing_cost(loaded.info, "quanto", ends, store)
+    before = packing_cost(loaded.info, tiny.QUANTO, ends, store)
     assert (before.layers, before.missing) == (2 * N, 2 * N) and before.seconds > 0
-    bank = jobs.bank_of(loaded, "quanto", store)
+    bank = jobs.bank_of(loaded, tiny.QUANTO, store)
     bank.fill(ends[:1], tiny.run())
-    half = packing_cost(loaded.info, "quanto", ends, store)
+    half = packing_cost(loaded.info, tiny.QUANTO, ends, store)
     assert (half.layers, half.missing) == (2 * N, N)
     fours = sum(bank.packed_bytes(i, 4, tiny.run()) for i in range(N))
     assert before.bytes - half.bytes == fours
     assert half.bytes == sum(bank.packed_bytes(i, 2, tiny.run()) for i in range(N))
     bank.fill(ends, tiny.run())
-    assert packing_cost(loaded.info, "quanto", ends, store).missing == 0
-    assert packing_cost(loaded.info, "quanto", ends, store).seconds == 0.0
-    other = packing_cost(loaded.info, "quanto:group=64", ends, store)
+    assert packing_cost(loaded.info, tiny.QUANTO, ends, store).missing == 0
+    assert packing_cost(loaded.info, tiny.QUANTO, ends, store).seconds == 0.0
+    other = packing_cost(loaded.info, quantizer_named("quanto:group=64"), ends, store)
     assert other.missing == 2 * N  # has a bank of its own
 
 
 def test_untouched_and_pruned_layers_need_no_packing(loaded: LoadedModel, tmp_path: Path) -> None:
-    cost = packing_cost(loaded.info, "quanto", [(16, 0, 16, 4), (16, 0, 16, 4)], Store(tmp_path))
+    cost = packing_cost(loaded.info, tiny.QUANTO, [(16, 0, 16, 4), (16, 0, 16, 4)], Store(tmp_path))
     assert (cost.layers, cost.missing) == (1, 1)
 
 

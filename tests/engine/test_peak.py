@@ -15,6 +15,7 @@ from lwq_ui.core.run import Run
 from lwq_ui.engine import jobs, peak
 from lwq_ui.engine.models import LoadedModel
 from lwq_ui.engine.peak import own_bytes, peak_memory
+from lwq_ui.engine.quantizers import quantizer_named
 
 MIB = 2**20
 linux = pytest.mark.skipif(not peak.STATUS.exists(), reason="only Linux tells")
@@ -125,7 +126,9 @@ def test_jobs_tell_it(folder_of: Callable[..., Path], run: Run) -> None:
     loaded: LoadedModel = jobs.load(folder, "cpu", "auto", run)
     splits = [(4, 4, 2, 2)]
     first, again = (
-        jobs.evaluate(loaded, jobs.Measurement(splits, "quanto", ["perplexity"], 1), run)
+        jobs.evaluate(
+            loaded, jobs.Measurement(splits, quantizer_named("quanto"), ["perplexity"], 1), run
+        )
         for _ in range(2)
     )
     assert (

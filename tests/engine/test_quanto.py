@@ -243,7 +243,7 @@ def test_names_and_titles() -> None:
     keys = [json.dumps(quantizer_named(family).to_json()) for family in FAMILIES]
     assert len(set(keys)) == 3
     # Cached results of today's Max stay valid; those of optimum-quanto's own HQQ do not.
-    assert quantizer_named("quanto").details == {"optimizer": "MaxOptimizer"}
+    assert tiny.QUANTO.details == {"optimizer": "MaxOptimizer"}
     assert quantizer_named("quanto-hqq").details != {"optimizer": "HqqOptimizer"}
 
 

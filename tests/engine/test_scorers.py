@@ -19,7 +19,6 @@ from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.batches import batches
 from lwq_ui.engine.layers import find_layers, layer_weights
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.scorers import (
     LAYER_SCORERS,
     layer_scores,
@@ -189,7 +188,7 @@ def test_sensitivity_equals_one_composed_model_per_layer(
     name: str, loaded_of: Callable[..., LoadedModel]
 ) -> None:
     loaded = loaded_of(name)
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     sequences = tiny.documents(*LENGTHS)
     n = len(loaded.walk)
     expected = []

@@ -20,7 +20,6 @@ from lwq_ui.engine import sweep as sweep_module
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.journal import FIELDS
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import (
     Part,
     Rehearsal,
@@ -115,7 +114,7 @@ def test_every_split_equals_its_composed_model(
 ) -> None:
     small_pieces(monkeypatch)
     loaded = loaded_of(name)
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)
     shards: list[Part] = []
     walk = Sweep._walk
@@ -128,7 +127,7 @@ def test_every_split_equals_its_composed_model(
 
 
 def branches_of(loaded: LoadedModel, asked: list[Request]) -> list[bool]:
-    sweep = Rehearsal(Bank(loaded, quantizer_named("quanto")), SPLITS, tiny.run())
+    sweep = Rehearsal(Bank(loaded, tiny.QUANTO), SPLITS, tiny.run())
     seen: list[bool] = []
     sweep._compute = lambda parts: seen.extend(b.branches for p in parts for b in p.batches)
     sweep.score(asked, "x")
@@ -143,7 +142,7 @@ def test_requests_that_share_a_context_lie_in_one_row(
     loaded = loaded_of(name, **({"sliding_window": 64} if windowed else {}))
     asked = branching()
     assert any(branches_of(loaded, asked))
-    check_all(Bank(loaded, quantizer_named("quanto")), SPLITS, asked)
+    check_all(Bank(loaded, tiny.QUANTO), SPLITS, asked)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "gemma3_text"])
@@ -152,7 +151,7 @@ def test_a_row_longer_than_the_window_does_not_branch(
 ) -> None:
     asked = branching()
     assert not any(branches_of(loaded_of(name), asked))
-    check_all(Bank(loaded_of(name), quantizer_named("quanto")), SPLITS[-3:], asked)
+    check_all(Bank(loaded_of(name), tiny.QUANTO), SPLITS[-3:], asked)
 
 
 OTHERS = {
@@ -170,14 +169,14 @@ def test_an_architecture_that_takes_no_trees_gets_rows_of_their_own(
     asked = branching()
     assert not loaded.walk.shares_prefixes
     assert not any(branches_of(loaded, asked))
-    check_all(Bank(loaded, quantizer_named("quanto")), SPLITS[-3:], asked)
+    check_all(Bank(loaded, tiny.QUANTO), SPLITS[-3:], asked)
 
 
 def test_batches_shards_and_blocks_do_not_matter(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded) + branching()
     found = []
     for tokens, memory, logits in ((1, 1, 1), (64, 10**6, 10**4), (4096, 2**32, 2**24)):
@@ -196,7 +195,7 @@ def test_batches_shards_and_blocks_do_not_matter(
 def test_a_batch_depends_on_no_other_split_and_shard(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    bank = Bank(loaded_of("llama"), tiny.QUANTO)
     asked = requests(bank.loaded) + branching()
     whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
     monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 0})
@@ -212,7 +211,7 @@ def test_splits_share_their_prefixes(
 ) -> None:
     """Each layer runs once for each distinct prefix, and is de-quantized once for each level."""
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     steps: list[int] = []
     dense: list[tuple[int, int]] = []
     step, unpack = loaded.walk.step, bank.dense
@@ -231,7 +230,7 @@ def test_splits_share_their_prefixes(
 
 def test_without_a_reference_nothing_diverges(loaded_of: Callable[..., LoadedModel]) -> None:
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     scored = Sweep(bank, SPLITS[:2], tiny.run()).score(requests(loaded), "x")
     assert not scored.divergence.any() and not scored.agreement.any()
     assert scored.logprob.all()
@@ -242,7 +241,7 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
 ) -> None:
     monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 30)
     monkeypatch.setattr(sweep_module, "free_memory", lambda device: 160_000)
-    bank = Bank(loaded_of("llama"), quantizer_named("quanto"))
+    bank = Bank(loaded_of("llama"), tiny.QUANTO)
     tokens = tiny.documents(20, 21, 10)
     asked = [Request(t[:-1], t[1:]) for t in tokens]
     texts: list[str] = []
@@ -289,7 +288,7 @@ def test_where_memory_runs_out_the_shard_is_halved(
     """First the batches, then the splits, and what is scored stays scored."""
     monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 50)
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)
     whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
     step, walk, shards, seen = loaded.walk.step, Sweep._walk, [], []
@@ -360,7 +359,7 @@ def test_memory_that_runs_out_after_the_layers_halves_the_shard_too(
     """On a CPU the head's products are where memory runs out, and what is thrown is no error of
     its own."""
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)
     whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
     failed: list[str] = []
@@ -384,7 +383,7 @@ def test_a_rehearsal_tells_the_time_and_scores_nothing(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)
     steps: list[int] = []
     step = loaded.walk.step
@@ -409,7 +408,7 @@ def test_the_reference_scores_itself_first_wherever_it_stands(
     loaded_of: Callable[..., LoadedModel],
 ) -> None:
     loaded = loaded_of("llama")
-    bank = Bank(loaded, quantizer_named("quanto"))
+    bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)[:2]
     turned = [*SPLITS[REFERENCE:], *SPLITS[:REFERENCE]]
     one = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", True)

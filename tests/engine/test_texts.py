@@ -19,7 +19,6 @@ from lwq_ui.engine import jobs, texts
 from lwq_ui.engine.bank import Bank
 from lwq_ui.engine.evaluation import task_named
 from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.sweep import Sweep
 from lwq_ui.engine.texts import (
     MAX_DOCUMENTS,
@@ -262,5 +261,5 @@ def test_a_tokenizer_that_panics_is_one_sentence(
     with pytest.raises(UserError, match=r"tokenizer of .* fails on a text .* choose another copy"):
         tokenize(loaded, Text("own", (ENGLISH,)))
     with pytest.raises(UserError, match=r"tokenizer of .* fails on a text"):
-        sweep = Sweep(Bank(loaded, quantizer_named("quanto")), [(4,) * 4], tiny.run())
+        sweep = Sweep(Bank(loaded, tiny.QUANTO), [(4,) * 4], tiny.run())
         task_named("endings", SETTINGS).measure(sweep, 2)

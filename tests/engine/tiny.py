@@ -19,8 +19,10 @@ from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import models
 from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.quantizers import QUANTIZERS
 from lwq_ui.engine.sources import Source
 
+QUANTO = QUANTIZERS["quanto"]
 NOWHERE = Path(os.devnull) / "cache"
 DEMO = ROOT / "assets" / "demo_model"
 VOCABULARY = 4096  # of the demo model's tokenizer

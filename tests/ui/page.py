@@ -15,7 +15,7 @@ from lwq_ui.core.orderings import QUICK_SCORERS, rank_layers
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 READY = "The demo model is ready"
 RANGE = "#bar .range"
@@ -74,7 +74,6 @@ def make_known(page, folder):
     """A model of which a sweep was measured: made up so that LIM's splits are much better than all
     others. Nothing of it has to be computed."""
     from lwq_ui.engine import jobs
-    from lwq_ui.engine.quantizers import quantizer_named
     from lwq_ui.engine.records import evaluation_key
 
     save_llama(folder, layers=6, seed=6)
@@ -411,7 +410,7 @@ def core_split(
     world, position, levels=(4, 2), ordering="lim", seed=0, pins=None, quantizer="quanto"
 ):
     """(split, bytes) of a slider position, from core alone."""
-    cost = model_cost(world.info, quantizer)
+    cost = model_cost(world.info, quantizer_named(quantizer))
     ranked = rank_layers(ordering, world.scores, world.info.num_layers, seed)
     table = breakpoints(cost, levels, ranked, pins)
     return table.split(position), table.bytes[position]

@@ -15,7 +15,7 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import average_bits
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
-from lwq_ui.engine.quantizers import QUANTIZERS, model_cost
+from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from lwq_ui.ui.comparison.contenders import (
     Contender,
     alike_contenders,
@@ -170,7 +170,11 @@ def test_every_order_that_can_be_had_competes_at_the_same_budget():
         "LIM", "Reverse LIM", "Random 0", "Random 1", "Random 2", "First layers", "Last layers",
     ]  # fmt: skip
     assert found[0].split == SPLITS["LIM"] and len({c.bytes for c in found}) == 1
-    known = {("quanto", 2): Scores("sensitivity", (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "t", 1, 1, 0.1)}
+    known = {
+        (QUANTIZERS["quanto"], 2): Scores(
+            "sensitivity", (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "t", 1, 1, 0.1
+        )
+    }
     measured_too = session(known=known)
     titles = [c.title for c in order_contenders(measured_too, Selection(ordering="random", seed=7))]
     assert titles[0] == "Random 7" and "Sensitivity" in titles and "Random 2" in titles
@@ -208,12 +212,12 @@ def test_every_quantizer_spends_the_same_bytes(quantizers):
     here = session()
     selection = Selection()
     found, left_out = quantizer_contenders(here, selection)
-    assert [c.quantizer for c in found] == ["quanto", "quanto-hqq", "larger"]
+    assert [c.quantizer.name for c in found] == ["quanto", "quanto-hqq", "larger"]
     assert [c.title for c in found] == ["Quanto, Max", "Quanto, HQQ", "Larger"]
     assert left_out == ["Other is left out: it has no 4 and 2 bits."]
     own, hqq, larger = found
     assert own.split == selection.split(here) == hqq.split == SPLITS["LIM"]
-    cost = model_cost(here.info, "larger")
+    cost = model_cost(here.info, quantizer_named("larger"))
     ranked = rank_layers("lim", selection.values(here), N)
     fits = [s for k in range(N + 1) if cost.total(s := breakpoints(cost, (4, 2), ranked).split(k))
             <= own.bytes]  # fmt: skip
@@ -224,7 +228,7 @@ def test_every_quantizer_spends_the_same_bytes(quantizers):
 def test_what_does_not_fit_the_bytes_is_left_out_and_told(quantizers, monkeypatch):
     monkeypatch.setattr(Larger, "packed_bytes", lambda self, w, level, size: 10**6 * int(level))
     found, left_out = quantizer_contenders(session(), Selection())
-    assert [c.quantizer for c in found] == ["quanto", "quanto-hqq"]
+    assert [c.quantizer.name for c in found] == ["quanto", "quanto-hqq"]
     assert left_out[0].startswith("Larger is left out. A budget of") and len(left_out) == 2
     pinned = Selection(pins={0: 8})
     _, left_out = quantizer_contenders(session(), pinned)
@@ -232,8 +236,10 @@ def test_what_does_not_fit_the_bytes_is_left_out_and_told(quantizers, monkeypatc
 
 
 def test_quantizers_are_compared_item_by_item(quantizers):
-    found, left_out = quantizer_contenders(session(), Selection(quantizer="quanto:group=64"))
-    assert [c.quantizer for c in found][:2] == ["quanto:group=64", "quanto"]
+    found, left_out = quantizer_contenders(
+        session(), Selection(quantizer=quantizer_named("quanto:group=64"))
+    )
+    assert [c.quantizer.name for c in found][:2] == ["quanto:group=64", "quanto"]
     every, left_out = quantizer_contenders(session(), Selection())
     own, hqq, larger = every
     known = [
@@ -267,17 +273,17 @@ def test_a_mix_has_at_most_the_bits_and_bytes_of_the_level_in_between(quantizers
     ((fixed, mix),) = alike_contenders(here, Selection(levels=(8, 2), pins={0: 8}))
     assert fixed.split == (4,) * N and fixed.title == "4 bits"
     assert mix.split == (8, 8, 2, 2, 2, 2) and mix.title == "LIM"  # 4 bits on average
-    cost = model_cost(here.info, "quanto")
+    cost = model_cost(here.info, quantizer_named("quanto"))
     assert (fixed.bytes, mix.bytes) == (cost.total(fixed.split), cost.total(mix.split))
     assert mix.bytes <= fixed.bytes
-    ((fixed, mix),) = alike_contenders(here, Selection(quantizer="larger"))
+    ((fixed, mix),) = alike_contenders(here, Selection(quantizer=quantizer_named("larger")))
     assert (fixed.split, mix.split) == ((3,) * N, SPLITS["LIM"])
     with pytest.raises(UserError, match=r"Max has no level between 4 and 2 bits.* Choose 8 / 2"):
         alike_contenders(here, Selection())
 
 
 def test_mixes_are_compared_with_levels_in_between(quantizers):
-    chosen = Selection(quantizer="larger")
+    chosen = Selection(quantizer=quantizer_named("larger"))
     pairs = alike_contenders(session(), chosen)
 
     def told(mix, fixed):

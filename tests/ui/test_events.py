@@ -27,7 +27,7 @@ from lwq_ui.core.memory import PRUNED, UNTOUCHED
 from lwq_ui.core.orderings import ORDERINGS
 from lwq_ui.core.schema import Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from lwq_ui.engine.quantizers import QUANTIZERS, Quantizer, model_cost, quantizer_named
 from lwq_ui.ui import events
 from lwq_ui.ui.blocks import UNREADABLE
 from lwq_ui.ui.events import Handlers
@@ -299,7 +299,7 @@ def test_a_sweep_shows_what_it_measures(world, do):
 
 
 @cache
-def charted() -> list[tuple[str, tuple[float, ...], Curve]]:
+def charted() -> list[tuple[Quantizer, tuple[float, ...], Curve]]:
     """(quantizer, levels, curve) of all that a chart can draw."""
     known = {name: s.values for name, s in session().scores.items()}
     known["sensitivity"] = known["zd"]
@@ -308,9 +308,9 @@ def charted() -> list[tuple[str, tuple[float, ...], Curve]]:
         triples = [THREE_LEVELS] if set(THREE_LEVELS) <= set(q.levels) else []
         for levels in (*q.pairs, *triples):
             names = [o.name for o in ORDERINGS.values() if len(levels) == 2 or not o.prunes]
-            found += [(q.name, levels, c) for c in curves(names, known, LAYERS, levels)]
+            found += [(q, levels, c) for c in curves(names, known, LAYERS, levels)]
         alike = tuple((level,) * LAYERS for level in (UNTOUCHED, *q.levels))
-        found.append((q.name, q.pairs[0], Curve("alike", 0, alike)))
+        found.append((q, q.pairs[0], Curve("alike", 0, alike)))
     return found
 
 
@@ -328,14 +328,14 @@ HELD = [
 @pytest.mark.parametrize("present", HELD)
 def test_every_point_of_every_chart_is_loaded_exactly_or_refused_in_a_sentence(present):
     s, tried = session(), 0
-    for name, split in dict.fromkeys((name, each) for name, _, c in charted() for each in c.splits):
+    for q, split in dict.fromkeys((q, each) for q, _, c in charted() for each in c.splits):
         try:
-            loaded, _ = from_split(s, replace(present, quantizer=name), split)
+            loaded, _ = from_split(s, replace(present, quantizer=q), split)
         except UserError as e:
-            assert {PRUNED, UNTOUCHED} & set(split), (name, split, e)
+            assert {PRUNED, UNTOUCHED} & set(split), (q.name, split, e)
             continue
         tried += 1
-        assert loaded.split(s) == split, (name, split)
+        assert loaded.split(s) == split, (q.name, split)
         assert tried % 9 or json.loads(loaded.table(s))["base"]  # what the page draws of it
     assert tried > 200
 
@@ -357,7 +357,7 @@ def test_a_split_of_another_model_is_refused():
 
 def config(split, levels=(4, 2), **changed) -> Config:
     s = session()
-    cost = model_cost(s.info, "quanto")
+    cost = model_cost(s.info, quantizer_named("quanto"))
     total = cost.total(split)
     return Config(
         **{
@@ -413,7 +413,6 @@ def test_a_seed_that_the_page_cannot_hold_is_refused():
 def test_a_view_of_the_paper_can_be_swept_whatever_was_chosen_before(name, before):
     """Figure 5 after table 3: SpQR has no 8, 4 and 2 bits."""
     q, view = QUANTIZERS[before], VIEWS[name]
-    viewed = view.of(Selection(quantizer=q.name, levels=q.pairs[-1]))
-    chosen = quantizer_named(viewed.quantizer)
-    assert viewed.levels in chosen.pairs
-    assert view.levels != THREE or {*THREE_LEVELS} <= {*chosen.levels}
+    viewed = view.of(Selection(quantizer=q, levels=q.pairs[-1]))
+    assert viewed.levels in viewed.quantizer.pairs
+    assert view.levels != THREE or {*THREE_LEVELS} <= {*viewed.quantizer.levels}

@@ -13,7 +13,7 @@ from lwq_ui.core.memory import GIB, format_gib, parse_size
 from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine.devices import Device
-from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 pytest.importorskip("gradio")
 
@@ -84,12 +84,12 @@ def on(size: float, **usage) -> Selection:
 def test_a_card_sets_the_budget_to_what_it_leaves_for_weights():
     chosen, info = on(8), model()
     left = weights_budget(8 * GIB, info, Workload())
-    sizes = [model_cost(info, "quanto").total((bits,) * N) for bits in (2, 4)]
+    sizes = [model_cost(info, quantizer_named("quanto")).total((bits,) * N) for bits in (2, 4)]
     assert sizes[0] < left < sizes[1]
     assert chosen.value(session()) == {"budget": left, "pins": {}}
     split = chosen.split(session())
-    total = model_cost(info, "quanto").total(split)
-    assert total <= left < total + model_cost(info, "quanto").layers[0].bytes(4)
+    total = model_cost(info, quantizer_named("quanto")).total(split)
+    assert total <= left < total + model_cost(info, quantizer_named("quanto")).layers[0].bytes(4)
     assert chosen.config(session()).budget_bytes == left
     assert chosen.left(session()) == f"{format_gib(left)} are left for the weights."
 
@@ -108,14 +108,14 @@ def test_pins_levels_and_use_count():
 
 def test_more_than_enough_stops_at_the_sliders_end():
     chosen = on(80)
-    most = model_cost(model(), "quanto").total((4,) * N)
+    most = model_cost(model(), quantizer_named("quanto")).total((4,) * N)
     assert chosen.value(session())["budget"] == most
     assert chosen.left(session()).endswith(", more than the largest split takes.")
 
 
 def test_too_little_is_one_sentence_and_still_drawn():
     chosen = on(3)
-    smallest = model_cost(model(), "quanto").total((2,) * N)
+    smallest = model_cost(model(), quantizer_named("quanto")).total((2,) * N)
     assert chosen.value(session())["budget"] == smallest
     assert 'role="alert"' in chosen.left(session()) and "larger card" in chosen.left(session())
     sent = json.loads(chosen.table(session()))
@@ -212,7 +212,7 @@ def test_another_model_is_fitted_into_the_same_card(tmp_path):
     shown = do.show_model(session(model(max_tokens=4096)), chosen, v)
     assert shown[made.context]["value"] == 4096
     left = weights_budget(8 * GIB, model(max_tokens=4096), Workload(context=4096))
-    most = model_cost(model(), "quanto").total((4,) * N)
+    most = model_cost(model(), quantizer_named("quanto")).total((4,) * N)
     assert shown[made.bar]["value"]["budget"] == min(left, most)
     assert shown[made.left].startswith(format_gib(left))
     assert ("NVIDIA L4 1: 22.00 GiB", "cuda 0") in shown[made.into]["choices"]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lwq_ui.core.memory import format_gib
-from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 pytest.importorskip("gradio")
 
@@ -33,7 +33,7 @@ def test_the_page_opens_on_the_demo_model(world, visit):
         assert page.locator(f"#bar [data-scorer={scorer}] .cell").count() == n
     split = read_split(page)
     assert set(split) == {4, 2} and split == read_split(page, "zd")
-    cost = model_cost(world.info, "quanto")
+    cost = model_cost(world.info, quantizer_named("quanto"))
     assert read_total(page, "size") == format_gib(cost.total(split))
     assert read_total(page, "bytes") == f"{cost.total(split):,} bytes"
     assert read_total(page, "average") == f"{sum(split) / n:.2f}"

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lwq_ui.core.config import Config
-from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 pytest.importorskip("gradio")
 
@@ -71,7 +71,7 @@ def test_export_and_load_in_another_browser(world, visit):
 def test_a_config_without_an_order_comes_back_as_pins(world, page):
     _, data = export(page)
     bits = [(8, 4, 2)[i % 3] for i in range(world.info.num_layers)]
-    cost = model_cost(world.info, "quanto")
+    cost = model_cost(world.info, quantizer_named("quanto"))
     data |= {
         "bits_per_layer": bits,
         "pinned": {str(i): b for i, b in enumerate(bits) if b == 8},

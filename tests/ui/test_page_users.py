@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lwq_ui.engine.quantizers import model_cost
+from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 pytest.importorskip("gradio")
 
@@ -116,5 +116,5 @@ def test_what_is_chosen_while_a_model_loads_is_kept(world, page, tiny):
     )
     assert page.locator("#levels input:checked").input_value() == "8,4"
     (info,) = [m.info for m in world.shelf.models() if m.info.model_id == str(tiny)]
-    cost = model_cost(info, "quanto")
+    cost = model_cost(info, quantizer_named("quanto"))
     wait_until(lambda: read_total(page, "bytes") == f"{cost.total(read_split(page)):,} bytes")

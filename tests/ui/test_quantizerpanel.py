@@ -26,7 +26,7 @@ from page import WAIT, export, load_config, measure_only, pick, settle
 import app
 from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import build
-from lwq_ui.ui.quantizerpanel import packing_text, quantizer_name
+from lwq_ui.ui.quantizerpanel import packing_text, quantizer_typed
 from lwq_ui.ui.selection import Selection, from_split
 from lwq_ui.ui.state import Choice, Page, Session
 from lwq_ui.ui.target import Target
@@ -68,29 +68,32 @@ def session() -> Session:
 
 def test_what_is_typed_makes_the_canonical_name(known):
     usual = {"group": 64, "documents": 50, "tokens": 512}
-    assert quantizer_name("outliers", usual) == "outliers"
-    assert quantizer_name("quanto", {**usual, "group": 128}) == "quanto"
-    chosen = quantizer_name("outliers", {**usual, "group": "32", "tokens": 128.0})
-    assert chosen == "outliers:group=32,tokens=128" == quantizer_named(chosen).name
+    assert quantizer_typed("outliers", usual).name == "outliers"
+    assert quantizer_typed("quanto", {**usual, "group": 128}).name == "quanto"
+    chosen = quantizer_typed("outliers", {**usual, "group": "32", "tokens": 128.0})
+    assert chosen == quantizer_named("outliers:tokens=128,group=32")
+    assert chosen.name == "outliers:group=32,tokens=128"
     for key, wrong in (("documents", 0), ("tokens", None), ("group", "48"), ("documents", "ten")):
         with pytest.raises(UserError, match=r"^(Documents|Tokens|Group).*: choose .*\.$"):
-            quantizer_name("outliers", {**usual, key: wrong})
+            quantizer_typed("outliers", {**usual, key: wrong})
 
 
 def test_the_slider_keeps_its_place_with_another_quantizer(known):
-    start = Selection(quantizer="quanto:group=64", budget=None)
+    start = Selection(quantizer=quantizer_named("quanto:group=64"), budget=None)
     five = start._breakpoints(session()).bytes[5]
     before = replace(start, budget=five + 7)
-    after = replace(before, quantizer="quanto:group=32").following(session(), before)
+    after = replace(before, quantizer=quantizer_named("quanto:group=32")).following(
+        session(), before
+    )
     assert after.split(session()) == before.split(session()) and after.budget > before.budget
-    same = replace(before, quantizer="quanto-hqq:group=64")
+    same = replace(before, quantizer=quantizer_named("quanto-hqq:group=64"))
     assert same.following(session(), before) == same
-    other = replace(before, quantizer="outliers", levels=(HIGH, LOW), pins={})
+    other = replace(before, quantizer=quantizer_named("outliers"), levels=(HIGH, LOW), pins={})
     assert other.following(session(), before).split(session()).count(HIGH) in (N // 2, N // 2 - 1)
 
 
 def test_a_split_of_another_quantizers_levels_is_refused(known):
-    chosen = Selection(quantizer="outliers", levels=(HIGH, LOW))
+    chosen = Selection(quantizer=quantizer_named("outliers"), levels=(HIGH, LOW))
     with pytest.raises(UserError, match="has no 4 bits"):
         from_split(session(), chosen, (4,) * N)
 
@@ -103,7 +106,7 @@ def test_sensitivity_of_chosen_options_is_found_again(known, tmp_path):
         scores = Scores("sensitivity", (1.0,) * N, "text", 1, 1, 0.0, name, level)
         page.store.write(key, scores.to_json())
     found = page.known_sensitivity(info, page.shipped_text)
-    assert set(found) == {("quanto:group=64", 2), ("outliers", LOW)}
+    assert {(q.name, level) for q, level in found} == {("quanto:group=64", 2), ("outliers", LOW)}
 
 
 # ---- what packing takes
@@ -120,9 +123,9 @@ def test_what_packing_takes_is_told_before_and_after(known, tmp_path):
     store = Store(tmp_path)
 
     def told(name, levels=(4, 2)):
-        return packing_text(model(), name, levels, store, "cpu")
+        return packing_text(model(), quantizer_named(name), levels, store, "cpu")
 
-    cost = packing_cost(model(), "quanto", [(4,) * N, (2,) * N], store)
+    cost = packing_cost(model(), quantizer_named("quanto"), [(4,) * N, (2,) * N], store)
     both = format_gib(cost.bytes)
     assert told("quanto") == (
         f"Packing all 8 layers at 4 bits and at 2 bits: a moment, {both} on disk."
@@ -155,11 +158,12 @@ def test_the_handlers_say_the_whole_name_or_why_not(known, tmp_path):
     v[made.bar] = Selection().value(session())
     group, documents = made.options["group"], made.options["documents"]
     fits = replace(Selection(), target=Target("A card", 2**40, 0, None))
-    assert fits.following(session(), Selection(quantizer="quanto:group=32")).budget is None
+    narrow = Selection(quantizer=quantizer_named("quanto:group=32"))
+    assert fits.following(session(), narrow).budget is None
 
     chosen = {**v, group: 32}
     shown = do.another_quantizer(chosen)
-    assert shown[made.drawn] == "quanto:group=32" == do.selection(chosen).quantizer
+    assert shown[made.drawn] == "quanto:group=32" == do.selection(chosen).quantizer.name
     assert shown[made.bar]["value"]["budget"] > v[made.bar]["budget"]
 
     another = {**v, made.quantizer: "outliers", documents: 16}

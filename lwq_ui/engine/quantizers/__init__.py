@@ -16,7 +16,7 @@ from .spqr import SpQR
 QUANTIZERS: dict[str, Quantizer] = {
     q.family: q for q in (Quanto(), QuantoHQQ(), QuantoClip(), GPTQ(), SpQR())
 }
-DEFAULT = "quanto"
+DEFAULT_QUANTIZER = QUANTIZERS["quanto"]
 
 
 @cache
@@ -44,14 +44,13 @@ def quantizer_named(name: str) -> Quantizer:
     return type(known)(**chosen)
 
 
-def model_cost(info: ModelInfo, quantizer: str) -> ModelCost:
-    """Exact bytes of every layer at every level that the quantizer has, and untouched."""
-    chosen = quantizer_named(quantizer)
+def model_cost(info: ModelInfo, quantizer: Quantizer) -> ModelCost:
+    """Returns the exact bytes of every layer, untouched and at every level of the quantizer."""
     layers = []
     for layer in info.layers:
         packed: dict[float, int] = {
-            level: sum(chosen.packed_bytes(w, level, info.dtype_bytes) for w in layer.weights)
-            for level in chosen.levels
+            level: sum(quantizer.packed_bytes(w, level, info.dtype_bytes) for w in layer.weights)
+            for level in quantizer.levels
         }
         weights = sum(w.numel for w in layer.weights)
         packed[UNTOUCHED] = weights * info.dtype_bytes
@@ -60,7 +59,7 @@ def model_cost(info: ModelInfo, quantizer: str) -> ModelCost:
 
 
 __all__ = [
-    "DEFAULT",
+    "DEFAULT_QUANTIZER",
     "QUANTIZERS",
     "Machine",
     "Option",

@@ -79,6 +79,13 @@ class Quantizer(ABC):
         titles = (self.options[key].told.format(value) for key, value in changed.items())
         self.title = ", ".join([self.heading, *titles])
 
+    def __eq__(self, other: object) -> bool:
+        """Quantizers of one name pack alike."""
+        return isinstance(other, Quantizer) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     @property
     @abstractmethod
     def group_size(self) -> int: ...

@@ -13,7 +13,7 @@ from typing import Any
 from ...core.allocation import Breakpoints, breakpoints
 from ...core.memory import ModelCost, average_bits, format_gib, size_digits, size_unit
 from ...core.orderings import DEFAULT_ORDERING, ORDERINGS, rank_layers
-from ...engine.quantizers import DEFAULT, Quantizer, quantizer_named
+from ...engine.quantizers import DEFAULT_QUANTIZER, Quantizer
 from ..wording import level_title, short_title, with_bits
 from .card import Card, card_parts, spare_texts
 from .expected import Expectation, expected_texts
@@ -31,7 +31,7 @@ class Slider:
     ordering: str = DEFAULT_ORDERING
     seed: int = 0
     pins: Mapping[int, float] = field(default_factory=dict)
-    quantizer: Quantizer = field(default_factory=lambda: quantizer_named(DEFAULT))
+    quantizer: Quantizer = DEFAULT_QUANTIZER
 
     @cached_property
     def ranked(self) -> list[int]:

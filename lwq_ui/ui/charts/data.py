@@ -11,7 +11,7 @@ from ...core.curves import Curve
 from ...core.memory import PRUNED, ModelCost
 from ...core.orderings import ALIKE, DEFAULT_ORDERING
 from ...core.schema import UNQUANTIZED, Evaluation
-from ...engine.quantizers import DEFAULT
+from ...engine.quantizers import DEFAULT_QUANTIZER
 
 Orders = Mapping[Split, str | None]  # split -> the names of the orderings that give it
 Costs = Mapping[str, ModelCost]  # quantizer -> bytes; UNQUANTIZED is one of the keys
@@ -55,7 +55,7 @@ class ChartData:
     model: ModelResults
     chosen: str
     titles: Mapping[str, str]
-    quantizer: str = DEFAULT
+    quantizer: str = DEFAULT_QUANTIZER.name
     ordering: str = DEFAULT_ORDERING
     axis: str = "bits"
     current: Split | None = None

@@ -11,10 +11,10 @@ from ...core.curves import levels_between
 from ...core.errors import UserError
 from ...core.memory import average_bits, format_gib
 from ...core.orderings import ORDERINGS, ordering_title, rank_layers
-from ...engine.quantizers import DEFAULT, QUANTIZERS, model_cost, quantizer_named
+from ...engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, model_cost
 from ..selection import Selection, ready
 from ..state import Session
-from ..wording import quantizer_title
+from ..wording import plain_title
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Contender:
     split: Split
     bytes: int
     seeded: bool = False
-    quantizer: str = DEFAULT
+    quantizer: Quantizer = DEFAULT_QUANTIZER
 
     @property
     def size_text(self) -> str:
@@ -69,31 +69,31 @@ def quantizer_contenders(
     ranked = rank_layers(selection.ordering, values, n, selection.seed)
     split = selection.split(session)
     size = model_cost(info, selection.quantizer).total(split)
-    title = quantizer_title(selection.quantizer)
+    title = plain_title(selection.quantizer)
     contenders = [Contender(title, split, size, quantizer=selection.quantizer)]
     left_out = []
     for q in QUANTIZERS.values():
-        if q.name == selection.quantizer:
+        if q == selection.quantizer:
             continue
-        if why := why_left_out(q.name, selection.levels):
+        if why := why_left_out(q, selection.levels):
             left_out.append(why)
             continue
         try:
-            table = breakpoints(model_cost(info, q.name), selection.levels, ranked, selection.pins)
+            table = breakpoints(model_cost(info, q), selection.levels, ranked, selection.pins)
             position = table.position(size)
         except UserError as e:
-            left_out.append(f"{quantizer_title(q.name)} is left out. {e}")
+            left_out.append(f"{plain_title(q)} is left out. {e}")
             continue
         size_at, split_at = table.bytes[position], table.split(position)
-        contenders.append(Contender(quantizer_title(q.name), split_at, size_at, quantizer=q.name))
+        contenders.append(Contender(plain_title(q), split_at, size_at, quantizer=q))
     return contenders, left_out
 
 
-def why_left_out(quantizer: str, levels: Iterable[float]) -> str:
+def why_left_out(quantizer: Quantizer, levels: Iterable[float]) -> str:
     """Returns why a quantizer cannot take part at these levels; empty where it can."""
-    without = set(levels) - set(quantizer_named(quantizer).levels)
+    without = set(levels) - set(quantizer.levels)
     bits = " and ".join(f"{level:g}" for level in sorted(without, reverse=True))
-    return f"{quantizer_title(quantizer)} is left out: it has no {bits} bits." if without else ""
+    return f"{plain_title(quantizer)} is left out: it has no {bits} bits." if without else ""
 
 
 def alike_contenders(session: Session, selection: Selection) -> list[tuple[Contender, Contender]]:
@@ -104,7 +104,7 @@ def alike_contenders(session: Session, selection: Selection) -> list[tuple[Conte
     UserError where there is no level in between.
     """
     info, _ = ready(session)
-    chosen, (high, low) = quantizer_named(selection.quantizer), selection.levels
+    chosen, (high, low) = selection.quantizer, selection.levels
     inner = levels_between(chosen.levels, high, low)[1:-1]
     if not inner:
         raise UserError(nothing_between(selection))
@@ -119,10 +119,8 @@ def alike_contenders(session: Session, selection: Selection) -> list[tuple[Conte
         position = min(table.position(size), table.position_for_average_bits(level))
         pairs.append(
             (
-                Contender(chosen.level_title(level), fixed, size, quantizer=chosen.name),
-                Contender(
-                    title, table.split(position), table.bytes[position], quantizer=chosen.name
-                ),
+                Contender(chosen.level_title(level), fixed, size, quantizer=chosen),
+                Contender(title, table.split(position), table.bytes[position], quantizer=chosen),
             )
         )
     return pairs
@@ -130,9 +128,9 @@ def alike_contenders(session: Session, selection: Selection) -> list[tuple[Conte
 
 def nothing_between(selection: Selection) -> str:
     """Returns why there is no level to compare mixes with, and which levels would have one."""
-    chosen, (high, low) = quantizer_named(selection.quantizer), selection.levels
+    chosen, (high, low) = selection.quantizer, selection.levels
     sentence = (
-        f"{quantizer_title(chosen.name)} has no level between {high:g} and {low:g} bits, which all "
+        f"{plain_title(chosen)} has no level between {high:g} and {low:g} bits, which all "
         "layers could have."
     )
     others = [p for p in chosen.pairs if len(levels_between(chosen.levels, *p)) > 2]

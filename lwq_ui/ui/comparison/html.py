@@ -86,7 +86,7 @@ class Measured:
     def estimate(self, contender: Contender) -> Estimate | None:
         """Returns None where the contender is not measured. Raises UserError where the metric is
         not a mean over items, which could be paired."""
-        evaluation = self.evaluations.get((contender.split, contender.quantizer))
+        evaluation = self.evaluations.get((contender.split, contender.quantizer.name))
         if evaluation is None:
             return None
         value = estimate(evaluation, self.metric)
