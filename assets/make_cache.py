@@ -21,8 +21,8 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
-from lwq_ui.engine.evaluation import tasks
 from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
+from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import shipped_calibration
 from lwq_ui.ui.layout import QUICK
 

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from benchmarks.report import arguments, report
 from lwq_ui.core.diskspace import DiskSpace
-from lwq_ui.engine.journal import Journal, Scored
 from lwq_ui.engine.sealed import check_seal, sealed
+from lwq_ui.engine.sweeps.journal import Journal, Scored
 
 LAYERS, BANKS, FILES, REQUESTS = 160, 20, 400, 30
 PACKED = 2**29  # bytes of the file whose checksum is compared

@@ -25,8 +25,8 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
-from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.packing import packing_cost
+from lwq_ui.engine.banks.packing_cost import packing_cost
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import (
     DEFAULT_QUANTIZER,
     QUANTIZERS,

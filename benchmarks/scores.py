@@ -24,12 +24,12 @@ from benchmarks.report import arguments, report
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
-from lwq_ui.engine import models
-from lwq_ui.engine.batches import batch_tokens, batches
-from lwq_ui.engine.layers import layer_weights
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.batches.padded import batch_tokens, batches
+from lwq_ui.engine.checkpoints.source import find
+from lwq_ui.engine.models import loading
+from lwq_ui.engine.models.layers import layer_weights
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.scorers import layer_scores
-from lwq_ui.engine.sources import find
 from lwq_ui.engine.texts import shipped_calibration, tokenize
 
 Work = Callable[[], Any]
@@ -63,7 +63,10 @@ def medians(turns: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def rows_for(loaded: LoadedModel, run: Run, repeats: int) -> list[dict[str, Any]]:
     text = shipped_calibration(run.settings)
     sequences = tokenize(loaded, text)
-    tensors = [b.tensors(loaded.device)[0] for b in batches(sequences, batch_tokens(loaded))]
+    tensors = [
+        b.tensors(loaded.device)[0]
+        for b in batches(sequences, batch_tokens(loaded.info, loaded.device))
+    ]
     matrices = [w.matrix() for layer in loaded.walk.layers for w in layer_weights(layer)]
 
     @torch.no_grad()
@@ -119,7 +122,7 @@ def main() -> None:
     source = find("demo", run)
     rows = []
     for dtype in ("bfloat16", "float32"):
-        loaded = models.load(source, options.device, dtype, run)
+        loaded = loading.load(source, options.device, dtype, run)
         rows += rows_for(loaded, run, options.repeats)
     threads = torch.get_num_threads()
     report(f"scores: the demo model on {options.device}, {threads} threads", rows, options.json)

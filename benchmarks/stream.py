@@ -47,7 +47,7 @@ def make(folder: Path, gib: float) -> None:
     from transformers import LlamaConfig
 
     from lwq_ui.core.settings import Settings
-    from lwq_ui.engine.checkpoint import skeleton
+    from lwq_ui.engine.models.checkpoint import skeleton
 
     width = int((gib * GIB / 2 / LAYERS / 11) ** 0.5) // 128 * 128  # 11 widths squared in a layer
     config = LlamaConfig(
@@ -98,10 +98,11 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     from lwq_ui.core.run import Run
     from lwq_ui.core.settings import Settings
     from lwq_ui.core.store import Store
-    from lwq_ui.engine import jobs, models
+    from lwq_ui.engine import jobs
+    from lwq_ui.engine.checkpoints.source import Source
+    from lwq_ui.engine.models import loading
     from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
     from lwq_ui.engine.scorers import layer_scores
-    from lwq_ui.engine.sources import Source
     from lwq_ui.engine.texts import shipped_calibration
 
     if way == "sum":
@@ -117,7 +118,7 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     forget(folder)
     settings = Settings.from_environment()
     run = Run(settings, Store(settings.cache))
-    loaded = models.load(source, "cpu", "auto", run, streamed=not in_memory)
+    loaded = loading.load(source, "cpu", "auto", run, streamed=not in_memory)
     if in_memory:
         for parameter in loaded.model.parameters():  # what a mapped file only promises
             parameter.data = parameter.data.clone()

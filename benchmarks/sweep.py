@@ -73,10 +73,10 @@ def task_files(folder: Path) -> list[Path]:
 
 
 def run_ours(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> list[Metrics]:
-    from lwq_ui.engine.bank import Bank
-    from lwq_ui.engine.evaluation import Harness
+    from lwq_ui.engine.banks.bank import Bank
     from lwq_ui.engine.quantizers import quantizer_named
-    from lwq_ui.engine.sweep import Sweep
+    from lwq_ui.engine.sweeps.sweep import Sweep
+    from lwq_ui.engine.tasks.lm_eval_tasks import Harness
 
     bank = Bank(loaded, quantizer_named("quanto"))
     found: list[Metrics] = [{} for _ in splits]
@@ -90,7 +90,7 @@ def run_ours(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> li
 
 
 def run_bank(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> list[Metrics]:
-    from lwq_ui.engine.bank import Bank
+    from lwq_ui.engine.banks.bank import Bank
     from lwq_ui.engine.quantizers import quantizer_named
 
     bank = Bank(loaded, quantizer_named("quanto"))
@@ -147,9 +147,9 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
     import datasets
     import torch
 
-    # optimum-quanto would compile its unpack kernel for half a minute: the same for all ways
-    import lwq_ui.engine.harness
     import lwq_ui.engine.quantizers.quanto_kernels  # noqa: F401
+
+    # optimum-quanto would compile its unpack kernel for half a minute: the same for all ways
     from lwq_ui.core.curves import curve
     from lwq_ui.core.settings import Settings
     from lwq_ui.core.store import Store

@@ -23,31 +23,26 @@ from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_
 from .core.duration import duration
 from .core.errors import Stopped, UnknownArchitecture, UserError
 from .core.memory import PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
-from .core.orderings import (
-    ALIKE,
-    DEFAULT_ORDERING,
-    ORDERINGS,
-    QUICK_SCORERS,
-    SCORERS,
-    rank_layers,
-)
+from .core.orderings import ALIKE, DEFAULT_ORDERING, ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
 from .core.outputs import check_file, check_folder
 from .core.run import Run
 from .core.schema import Evaluation, ModelInfo, Scores, split_name
 from .core.settings import Settings
 from .core.store import Store
 from .engine import records
+from .engine.banks.packing_cost import packing_cost
 from .engine.configs import breakpoints_of, build_config, quantizer_of, read_config
-from .engine.devices import local_devices, what_fits
-from .engine.evaluation import expand, tasks
-from .engine.packing import packing_cost
+from .engine.devices import local_devices
+from .engine.fit import what_fits
 from .engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, model_cost, quantizer_named
+from .engine.tasks import tasks
+from .engine.tasks.presets import expand
 from .engine.texts import calibration_text
 from .failures import unexpected
 from .terminal import Terminal, Warnings, deliver, is_stream, make_printable
 
 if TYPE_CHECKING:
-    from .engine.models import LoadedModel
+    from .engine.models.loading import LoadedModel
 
 Result = TypeVar("Result")
 STOPPED = "Stopped."

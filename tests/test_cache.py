@@ -22,11 +22,12 @@ from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, Scores
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.evaluation import tasks
-from lwq_ui.engine.headers import Entry, Headers
-from lwq_ui.engine.hub import HubFile
+from lwq_ui.engine.checkpoints.fingerprint import file_hash, known_hash
+from lwq_ui.engine.checkpoints.headers import Entry, Headers
+from lwq_ui.engine.checkpoints.hub import HubFile
+from lwq_ui.engine.checkpoints.source import Source, find, listed
 from lwq_ui.engine.quantizers import quantizer_named
-from lwq_ui.engine.sources import Source, file_hash, find, known_hash, listed
+from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import Text, shipped_calibration
 from lwq_ui.ui.state import Choice, Page
 
@@ -253,7 +254,7 @@ def test_file_lists_of_another_version_are_asked_for_again(
 ) -> None:
     files = (HubFile("model.safetensors", 92, "0" * 64),)
     possible = {file.name: file for file in files}
-    monkeypatch.setattr("lwq_ui.engine.sources.possible_weights", lambda *_: possible)
+    monkeypatch.setattr("lwq_ui.engine.checkpoints.source.possible_weights", lambda *_: possible)
     source, store = Source("owner/name", tmp_path, revision="1" * 40), Store(tmp_path)
     assert listed(source, store, False) == files
     (path,) = (tmp_path / "files").rglob("*.json")
@@ -267,15 +268,15 @@ def test_file_lists_of_another_version_are_asked_for_again(
 def test_a_hash_that_is_none_is_made_again(
     value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwq_ui.engine.sources.LARGE", 0)
-    monkeypatch.setattr("lwq_ui.engine.sources._hashes", {})
+    monkeypatch.setattr("lwq_ui.engine.checkpoints.fingerprint.LARGE", 0)
+    monkeypatch.setattr("lwq_ui.engine.checkpoints.fingerprint._hashes", {})
     file, store = tmp_path / "file", Store(tmp_path / "cache")
     file.write_bytes(b"weights")
     right = file_hash(file, store)
     (path,) = (tmp_path / "cache").rglob("*.json")
     entry = json.loads(path.read_text())
     store.write(Key(entry["kind"], entry["fingerprint"], entry["key"]), value)
-    monkeypatch.setattr("lwq_ui.engine.sources._hashes", {})
+    monkeypatch.setattr("lwq_ui.engine.checkpoints.fingerprint._hashes", {})
     assert known_hash(file, store) is None
     assert file_hash(file, store) == right
 

@@ -496,7 +496,7 @@ def test_what_is_known_is_written_where_a_task_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the only task some splits are in the cache; the rest fail."""
-    from lwq_ui.engine.evaluation import Harness
+    from lwq_ui.engine.tasks.lm_eval_tasks import Harness
 
     known = run(*FEW, "--task", "endings")["points"]
     path = tmp_path / "sweep.json"
@@ -537,7 +537,7 @@ def test_what_is_known_is_written_where_a_quantizer_cannot_pack(
 def test_what_is_known_is_written_where_the_user_stops(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lwq_ui.engine.evaluation import Harness
+    from lwq_ui.engine.tasks.lm_eval_tasks import Harness
 
     measure = Harness.measure
 

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine.evaluation import Harness, tasks
-from lwq_ui.engine.harness import load_task
+from lwq_ui.engine.tasks import tasks
+from lwq_ui.engine.tasks.lm_eval_tasks import Harness
 from tools.train_demo_model import CONTEXT, books
 
 WINDOWS = 512
@@ -96,7 +96,7 @@ def accuracies(model: Any, tokenizer: Any, pairs: Path) -> list[Row]:
     for task in tasks(Settings.from_environment()).values():
         if not isinstance(task, Harness):
             continue
-        report = evaluate(lm, load_task(task))
+        report = evaluate(lm, task.load())
         result, samples = report["results"][task.name], report["samples"][task.name]
         for spec in task.config["metric_list"]:
             metric, name = spec["metric"], f"`{task.name}`, {spec['metric']} ({len(samples)} items)"

@@ -107,7 +107,7 @@ def activation_bytes(info: ModelInfo, context: int, batch: int) -> int:
         batch * (max(context * token_bytes + context^2 * pair_bytes, 32 * vocabulary) + held)
         + largest * (dtype_bytes + 1)
 
-    - `token_bytes` and `pair_bytes` come from the model's own code (engine/attention.py). They
+    - `token_bytes` and `pair_bytes` come from the model's code (engine/models/footprint.py). They
       cover the states of one layer at its widest place, masks, and the scores of unfused attention.
     - 32 bytes per word of the vocabulary cover the last token's logits. While a token is drawn,
       copies of them exist in float32.

@@ -49,7 +49,7 @@ class ModelInfo:
 
     `fingerprint` is a hash of the contents of its files. `max_tokens` is the longest input, None
     where the model has no limit. Computing takes `token_bytes` for each token of a prompt and
-    `pair_bytes` for each pair of tokens (see engine/attention.py); both are None where unknown.
+    `pair_bytes` for each pair of tokens, see engine/models/footprint.py. None: unknown.
     """
 
     model_id: str

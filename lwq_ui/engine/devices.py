@@ -3,17 +3,14 @@ devices are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from ..core.budget import RESERVE, Workload, memory_use
-from ..core.memory import UNTOUCHED, apart, format_gib
-from ..core.schema import ModelInfo
-from .quantizers import Quantizer, model_cost
+from ..core.budget import RESERVE
 
 CONTROL = Path("/sys/fs/cgroup")
 
@@ -36,39 +33,6 @@ class Device:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What one device holds: `needed` is the bytes of weights, cache, activations and reserve with
-    all layers at a level, `fits` whether the device has that many free."""
-
-    device: Device
-    needed: Mapping[float, int]
-
-    @property
-    def fits(self) -> dict[float, bool]:
-        return {level: size <= self.device.free for level, size in self.needed.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        levels = {
-            str(level): {"needed": size, "fits": self.fits[level]}
-            for level, size in self.needed.items()
-        }
-        return {**self.device.to_json(), "levels": levels}
-
-    def sentence(self) -> str:
-        """'NVIDIA L4 (21.50 GiB of 22.04 GiB free) holds it untouched and at 8, 4 and 2 bits.'"""
-        d, held = self.device, [level for level, fits in self.fits.items() if fits]
-        where = f"{d.name} ({format_gib(d.free)} of {format_gib(d.total)} free)"
-        if not held:
-            free, least = apart(d.free, min(self.needed.values()))
-            where = f"{d.name} ({free} of {format_gib(d.total)} free)"
-            return f"{where} does not hold it: that takes {least} at least."
-        packed = [str(level) for level in held if level != UNTOUCHED]
-        bits = " and ".join(filter(None, (", ".join(packed[:-1]), *packed[-1:])))
-        said = (["untouched"] if UNTOUCHED in held else []) + ([f"at {bits} bits"] if bits else [])
-        return f"{where} holds it {' and '.join(said)}."
 
 
 def local_devices() -> list[Device]:
@@ -124,17 +88,3 @@ def own_group(kind: str) -> Sequence[str]:
         return ()
     paths = (path for _, kinds, path in (s.split(":", 2) for s in lines) if kinds == kind)
     return Path(next(paths, "/")).parts[1:]
-
-
-def what_fits(
-    info: ModelInfo, quantizer: Quantizer, devices: Sequence[Device], usage: Workload
-) -> list[Fit]:
-    """For each device, what the model takes with all layers at one level, untouched first. Raises
-    UserError where it is not known what it keeps of a token."""
-    cost = model_cost(info, quantizer)
-    levels = sorted(cost.layers[0].packed, reverse=True)
-    weights = {level: cost.total((level,) * info.num_layers) for level in levels}
-    return [
-        Fit(d, {level: memory_use(info, usage, w, d.reserve).total for level, w in weights.items()})
-        for d in devices
-    ]

@@ -21,7 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from ..core.errors import UserError
 from ..core.run import Run
 from .finite import not_numbers
-from .models import LoadedModel
+from .models.loading import LoadedModel
 from .texts import check_tokens, first_token, token_ids
 
 MOST_TOKENS = 4096  # of the prompt and what is written

@@ -25,20 +25,26 @@ from ..core.run import Run
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from ..core.store import Store
 from ..failures import logged, unexpected
-from . import models, records
-from .bank import Bank, Packing
+from . import records
+from .banks.bank import Bank, Packing
+from .banks.files import bank_folder
+from .banks.packing_cost import packing_cost
+from .checkpoints.source import Source, find
 from .configs import check_fingerprint, other_weights, quantizer_of
-from .devices import Fit, local_devices, what_fits
-from .evaluation import Task, task_named
-from .models import LoadedModel
-from .names import zd_by_name
-from .packing import packing_cost
+from .devices import local_devices
+from .fit import Fit, what_fits
+from .layer_pass import Rider
+from .models import loading
+from .models.loading import LoadedModel
 from .peak import peak_memory
 from .quantizers import DEFAULT_QUANTIZER, Quantizer, model_cost
-from .scorers import LAYER_SCORERS, layer_scores, sensitivity
-from .sources import Source, find
-from .survey import Rider
-from .sweep import Rehearsal, Rehearsed, Sweep
+from .scorers import LAYER_SCORERS, layer_scores
+from .scorers.sensitivity import sensitivity
+from .scorers.zd_by_name import zd_by_name
+from .sweeps.rehearsal import Rehearsal, Rehearsed
+from .sweeps.sweep import Sweep
+from .tasks import task_named
+from .tasks.base import Task
 from .texts import Text, cut_short, tokenize
 
 
@@ -57,7 +63,7 @@ def describe(model_id: str, dtype: str, run: Run) -> ModelInfo:
     if known is None:
         headers = source.headers(run) if source.has_weights else None
         run.progress("Reading the config", None)
-        known = models.describe(source, dtype, headers)
+        known = loading.describe(source, dtype, headers)
         run.store.write(records.info_key(source.fingerprint(), dtype), known.to_json())
     return known
 
@@ -82,14 +88,14 @@ def look(model_id: str, dtype: str, run: Run) -> Looked:
     source = find(model_id, run, weights=False)
     headers = source.headers(run)
     run.progress("Reading the config", None)
-    info = models.describe(source, dtype, headers, None if source.is_hashed() else "")
-    device = models.resolve_device("auto")
+    info = loading.describe(source, dtype, headers, None if source.is_hashed() else "")
+    device = loading.resolve_device("auto")
     usage = Workload(default_context(info))
     devices = what_fits(info, DEFAULT_QUANTIZER, local_devices(), usage) if info.token_bytes else []
     return Looked(
         info,
         source.download_bytes,
-        not models.fits(info, device),
+        not loading.fits(info, device),
         devices,
     )
 
@@ -133,9 +139,9 @@ def load_for(
 def load_source(source: Source, device: str, dtype: str, run: Run) -> LoadedModel:
     known = stored_info(source, dtype, run)
     try:
-        loaded = models.load(source, device, dtype, run, known=known)
+        loaded = loading.load(source, device, dtype, run, known=known)
     except BaseException:
-        models.release_memory()
+        loading.release_memory()
         raise
     if loaded.info != known:
         key = records.info_key(loaded.info.fingerprint, dtype)
@@ -373,7 +379,7 @@ def sentence(error: BaseException, store: Store) -> str:
     """What to say of an error that ends only a part of the work; what ends all of it is raised."""
     if isinstance(error, Stopped | KeyboardInterrupt | SystemExit | GeneratorExit):
         raise error
-    models.release_memory()
+    loading.release_memory()
     if isinstance(error, Unexplained):
         return f"{error} {logged(error.__cause__ or error, store.root)}"
     return str(error if isinstance(error, UserError) else unexpected(error, store.root))
@@ -428,7 +434,7 @@ def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecas
 def bank_of(loaded: LoadedModel, quantizer: Quantizer, store: Store) -> Bank:
     """The one bank of a loaded model and a quantizer, shared by everybody who uses the model."""
     if quantizer.name not in loaded.banks:
-        folder = records.bank_folder(loaded.info, quantizer, store)
+        folder = bank_folder(loaded.info, quantizer, store)
         loaded.banks[quantizer.name] = Bank(loaded, quantizer, folder, store.banks)
     return loaded.banks[quantizer.name]
 

@@ -14,13 +14,12 @@ from ..core.memory import UNTOUCHED
 from ..core.orderings import QUICK_SCORERS, SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.store import Key, Store, versions
-from .evaluation import Task
+from .checkpoints.source import Source
 from .quantizers import Quantizer, quantizer_named
-from .sources import Source
+from .tasks.base import Task
 from .texts import MAX_TOKENS, Text
 
 INFO_FORMAT = 3  # of ModelInfo as JSON: one more for every change of its fields or their values
-BANK_FORMAT = 2  # of files of packed layers: these carry checksums
 LIBRARIES = ("torch", "transformers", "optimum-quanto", "lm-eval")
 
 
@@ -78,22 +77,6 @@ def evaluation_key(
         "versions": versions(*LIBRARIES),
     }
     return Key("evaluations", info.fingerprint, parts)
-
-
-def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
-    calibrating = ("transformers",) if quantizer.calibrated else ()  # the model is run for it
-    parts = {
-        "format": BANK_FORMAT,
-        "quantizer": quantizer.to_json(),
-        "dtype": info.dtype,
-        "versions": versions("torch", "optimum-quanto", *calibrating),
-    }
-    return store.root / Key("banks", info.fingerprint, parts).path.with_suffix("")
-
-
-def packed_path(folder: Path, layer: int, level: float) -> Path:
-    """Where a bank keeps a layer that is packed at a level."""
-    return folder / f"layer-{layer:03}-{level:g}bit.safetensors"
 
 
 def pass_path(scores: Sequence[Key], device: str, store: Store) -> Path:

@@ -16,7 +16,7 @@ from ..core.settings import Settings
 from ..failures import is_panic
 
 if TYPE_CHECKING:
-    from .models import LoadedModel
+    from .models.loading import LoadedModel
 
 MAX_DOCUMENTS = 50  # paper section 3.1
 MAX_TOKENS = 512  # of one document

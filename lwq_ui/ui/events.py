@@ -25,16 +25,7 @@ from ..engine.configs import check_fingerprint, quantizer_of, read_config
 from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
-from .layout import (
-    BY_ORDER,
-    BY_QUANTIZER,
-    MEASURE,
-    OWN,
-    PAIR,
-    PG19,
-    VIEWS,
-    Parts,
-)
+from .layout import BY_ORDER, BY_QUANTIZER, MEASURE, OWN, PAIR, PG19, VIEWS, Parts
 from .modelcard import TOO_LARGE, disk_html, loaded_card, looked_card, scored_html, truth_html
 from .quantizerpanel import levels_of
 from .selection import from_config, from_split, ready
@@ -48,7 +39,7 @@ from .worker import Job, unexpected
 
 if TYPE_CHECKING:
     from ..engine.jobs import Looked
-    from ..engine.models import LoadedModel
+    from ..engine.models.loading import LoadedModel
 
 POLL_SECONDS = 0.2
 Handler = Callable[["Handlers", Values, gr.Request], Iterator[Updates]]

@@ -11,8 +11,8 @@ import gradio as gr
 
 from ..core.curves import THREE_LEVELS
 from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
-from ..engine.evaluation import PRESETS
 from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
+from ..engine.tasks.presets import PRESETS
 from .blocks import Blocks
 from .components.changing import ChangingDropdown
 from .components.curvechart import CurveChart

@@ -16,7 +16,7 @@ from ..engine.quantizers import DEFAULT_QUANTIZER, model_cost, quantizer_named
 from .templates import lines_html, render
 
 if TYPE_CHECKING:
-    from ..engine.devices import Fit
+    from ..engine.fit import Fit
     from ..engine.jobs import Looked, Truth
 
 TOO_LARGE = "The unquantized model does not fit into this machine's memory."

@@ -14,7 +14,7 @@ from ..core.errors import UserError
 from ..core.memory import format_gib
 from ..core.schema import ModelInfo
 from ..core.store import Store
-from ..engine.packing import packing_cost
+from ..engine.banks.packing_cost import packing_cost
 from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Option, Quantizer, quantizer_named
 from .components.changing import ChangingRadio
 from .components.heatmap import as_level

@@ -16,9 +16,9 @@ from ..core.errors import UserError
 from ..core.memory import UNTOUCHED, ModelCost
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS
 from ..core.schema import Evaluation, ModelInfo
-from ..engine.evaluation import expand
-from ..engine.packing import packing_cost
+from ..engine.banks.packing_cost import packing_cost
 from ..engine.quantizers import QUANTIZERS, Quantizer, model_cost, quantizer_named
+from ..engine.tasks.presets import expand
 from .charts import ChartData, ModelResults, results_figure
 from .comparison.contenders import (
     alike_contenders,

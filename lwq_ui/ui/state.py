@@ -18,15 +18,18 @@ from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.settings import Settings
 from ..core.store import Store
 from ..engine import records
-from ..engine.evaluation import PRESETS, Registered, Task, expand, tasks
+from ..engine.checkpoints.source import DEMO, find
 from ..engine.quantizers import Quantizer, quantizer_named
-from ..engine.sources import DEMO, find
+from ..engine.tasks import tasks
+from ..engine.tasks.base import Task
+from ..engine.tasks.lm_eval_tasks import Registered
+from ..engine.tasks.presets import PRESETS, expand
 from ..engine.texts import Text, calibration_text
 from .worker import Worker
 
 if TYPE_CHECKING:
     from ..engine.devices import Device
-    from ..engine.models import LoadedModel
+    from ..engine.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Shelf:
         """The model as its files are now, loaded if nobody has it yet. Runs in the worker
         thread."""
         from ..engine import jobs
-        from ..engine.models import resolve_device
+        from ..engine.models.loading import resolve_device
 
         known = self._models.get(choice)
         if known and known.is_current(run):
@@ -166,7 +169,7 @@ class Shelf:
 def free_memory() -> None:
     """Gives what is no longer used back to the device; without torch there is nothing to give."""
     if "torch" in sys.modules:
-        from ..engine.models import release_memory
+        from ..engine.models.loading import release_memory
 
         release_memory()
 

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lwq_ui.core.allocation import (
-    Breakpoints,
-    Split,
-    breakpoints,
-    layers_at_high_level,
-)
+from lwq_ui.core.allocation import Breakpoints, Split, breakpoints, layers_at_high_level
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import LayerCost, ModelCost, average_bits
 

@@ -20,16 +20,7 @@ import pytest
 
 from lwq_ui.core import store as store_module
 from lwq_ui.core.settings import ROOT, Settings
-from lwq_ui.core.store import (
-    Key,
-    Store,
-    canonical,
-    dumps,
-    keep,
-    tidy,
-    versions,
-    write_atomically,
-)
+from lwq_ui.core.store import Key, Store, canonical, dumps, keep, tidy, versions, write_atomically
 from lwq_ui.core.typed import typed
 
 FINGERPRINT = "0123456789abcdef" * 4

@@ -13,7 +13,7 @@ import tiny
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.models.loading import LoadedModel
 
 
 @pytest.fixture(scope="session")

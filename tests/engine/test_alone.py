@@ -11,12 +11,12 @@ import tiny
 import torch
 from lm_eval.api.instance import Instance
 
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.harness import SweepLM
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers import layer_scores
-from lwq_ui.engine.sweep import Request, Sweep
-from lwq_ui.engine.walk import LayerWalk
+from lwq_ui.engine.sweeps.sweep import Request, Sweep
+from lwq_ui.engine.tasks.lm_eval_runner import SweepLM
 
 SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 128}
 LONG = {

@@ -29,17 +29,17 @@ from lwq_ui.core.memory import GIB, group_size
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.core.store import Store
-from lwq_ui.engine import bank as bank_module
 from lwq_ui.engine import jobs
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.layers import find_layers
-from lwq_ui.engine.models import LoadedModel, describe
+from lwq_ui.engine.banks import bank as bank_module
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models.layers import find_layers
+from lwq_ui.engine.models.loading import LoadedModel, describe
 from lwq_ui.engine.peak import own_bytes
 from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
 from lwq_ui.engine.quantizers.quanto import Quanto
 from lwq_ui.engine.quantizers.quanto_optimizers import ClipOptimizer, GroupwiseHqqOptimizer
-from lwq_ui.engine.sources import Source
-from lwq_ui.engine.sweep import Request, Sweep
+from lwq_ui.engine.sweeps.sweep import Request, Sweep
 
 Loaded = Callable[..., LoadedModel]
 SPLIT = (2, 16, 8, 4)

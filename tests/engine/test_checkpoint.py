@@ -23,10 +23,11 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine import jobs, models
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.models import describe
-from lwq_ui.engine.sources import Source, find
+from lwq_ui.engine import jobs
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.models import loading
+from lwq_ui.engine.models.loading import describe
 
 Tensors = dict[str, Tensor]
 Edit = Callable[[Tensors], None]
@@ -178,7 +179,7 @@ def test_quantized_weights_are_seen_where_the_description_was_stored(
     shutil.rmtree(folder)
     folder = edited(scaled)
     with pytest.raises(UserError, match="is quantized already"):
-        models.load(Source("x", folder), "cpu", "auto", tiny.run(), known=known)
+        loading.load(Source("x", folder), "cpu", "auto", tiny.run(), known=known)
 
 
 def older_tables(tensors: Tensors) -> None:

@@ -16,8 +16,8 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store, write_atomically
 from lwq_ui.engine import jobs
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.quantizers.gptq import reached, state_path
 from lwq_ui.engine.sealed import sealed

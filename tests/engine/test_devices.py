@@ -17,7 +17,8 @@ from lwq_ui.core.budget import RESERVE, Workload, activation_bytes, kv_cache_byt
 from lwq_ui.core.memory import GIB
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
 from lwq_ui.engine import devices
-from lwq_ui.engine.devices import Device, local_devices, what_fits
+from lwq_ui.engine.devices import Device, local_devices
+from lwq_ui.engine.fit import what_fits
 from lwq_ui.engine.quantizers import model_cost, quantizer_named
 
 INFO = ModelInfo(

@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.layers import layer_weights
-from lwq_ui.engine.models import LoadedModel, describe
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models.layers import layer_weights
+from lwq_ui.engine.models.loading import LoadedModel, describe
 from lwq_ui.engine.quantizers import model_cost
 from lwq_ui.engine.scorers import layer_scores
-from lwq_ui.engine.sources import Source
-from lwq_ui.engine.sweep import Request, Sweep
+from lwq_ui.engine.sweeps.sweep import Request, Sweep
 
 MAKERS: dict[str, Callable[[Path, str], LoadedModel]] = {"memory": tiny.load, "stream": tiny.stream}
 QUANTO = tiny.QUANTO

@@ -16,13 +16,14 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric, Scores
 from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.scorers import LIM, share_above_one_std
-from lwq_ui.engine.survey import Rider, survey
-from lwq_ui.engine.sweep import Request, Sweep
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.layer_pass import Rider, survey
+from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.models.walk import LayerWalk
+from lwq_ui.engine.scorers.lim import LIM
+from lwq_ui.engine.scorers.zd import share_above_one_std
+from lwq_ui.engine.sweeps.sweep import Request, Sweep
 from lwq_ui.engine.texts import Text
-from lwq_ui.engine.walk import LayerWalk
 
 TASKS = ["perplexity", "endings", "last_word", "minimal_pairs"]
 WITH = Text("with", ("the wind and the rain went over the hill to the house",) * 2)

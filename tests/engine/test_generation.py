@@ -16,7 +16,7 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.generation import OnlyNumbers, fitted
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.models.loading import LoadedModel
 
 PROMPT = "The old man opened the door and looked at the river. "
 

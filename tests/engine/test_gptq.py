@@ -23,12 +23,12 @@ from torch import Tensor
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.models import LoadedModel, describe
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models.loading import LoadedModel, describe
 from lwq_ui.engine.quantizers import gptq, model_cost, quantizer_named
 from lwq_ui.engine.quantizers.gptq import GPTQ, PARTS
 from lwq_ui.engine.quantizers.gptq_format import GPTQWeight
-from lwq_ui.engine.sources import Source
 
 NAME = "gptq:group=32,documents=4,tokens=48"
 MODEL: dict[str, Any] = {"num_hidden_layers": 3}

@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import silent
 from lwq_ui.core.settings import ROOT
-from lwq_ui.engine import headers
-from lwq_ui.engine.headers import PACKED_NAME, Headers, hub_headers, local_headers
+from lwq_ui.engine.checkpoints import headers
+from lwq_ui.engine.checkpoints.headers import PACKED_NAME, Headers, hub_headers, local_headers
 
 INDEX = headers.INDEX
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -426,8 +426,8 @@ def test_random_damage_is_a_sentence_or_harmless(single: Path) -> None:
 
 
 def test_the_page_can_ask_before_torch_is_loaded() -> None:
-    names = ("headers", "hub", "sources")
-    lines = [f"import sys, {', '.join(f'lwq_ui.engine.{n}' for n in names)}"]
+    names = ("headers", "hub", "source", "search")
+    lines = [f"import sys, {', '.join(f'lwq_ui.engine.checkpoints.{n}' for n in names)}"]
     lines += ["print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"]
     run = [sys.executable, "-c", "\n".join(lines)]
     assert subprocess.check_output(run, cwd=ROOT, text=True).strip() == "[]"

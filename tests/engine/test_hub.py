@@ -16,9 +16,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, constants
 
-from lwq_ui.engine import hub
-from lwq_ui.engine.hub import CURATED, Found, search
-from lwq_ui.engine.sources import HUB_ID
+import lwq_ui.engine.checkpoints.search as searching
+from lwq_ui.engine.checkpoints.search import CURATED, Found, search
+from lwq_ui.engine.checkpoints.source import HUB_ID
 
 # As the Hub sends them, cut to what matters.
 MODELS: list[dict[str, Any]] = [
@@ -126,10 +126,10 @@ def test_what_on_this_disk_is_a_causal_language_model(cache: Path) -> None:
     put(cache, "a/weights-only", weights)
     put(cache, "a/silent", {"config.json": {}, **weights})
     put(cache, "a/damaged", {"config.json": [], **weights})
-    assert [f.model_id for f in hub.on_disk()] == ["demo", "a/llama", "gpt2"]
+    assert [f.model_id for f in searching.on_disk()] == ["demo", "a/llama", "gpt2"]
     assert ids("llama") == ["a/llama"]
     shutil.rmtree(cache)
-    assert [f.model_id for f in hub.on_disk()] == ["demo"]
+    assert [f.model_id for f in searching.on_disk()] == ["demo"]
 
 
 def test_offline_by_choice(cache: Path) -> None:
@@ -163,7 +163,7 @@ def test_no_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "SECONDS", seconds)
+    monkeypatch.setattr(searching, "SECONDS", seconds)
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(socket, "create_connection", look_up)
     huggingface_hub.close_session()

@@ -28,9 +28,10 @@ from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.configs import build_config, read_config
-from lwq_ui.engine.evaluation import Harness, tasks
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.tasks import tasks
+from lwq_ui.engine.tasks.lm_eval_tasks import Harness
 from lwq_ui.engine.texts import Text, shipped_calibration
 
 HQQ, LONG = map(quantizer_named, ("quanto-hqq", "quanto:group=128"))
@@ -822,10 +823,10 @@ def test_the_model_is_described_without_its_weights(
     folder = str(folder_of("llama"))
     load = tiny.load(Path(folder)).info
     monkeypatch.setattr(
-        jobs.models.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read")
+        jobs.loading.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read")
     )
     for _ in range(2):
         found = jobs.describe(folder, "auto", run)
         assert found == load
-    monkeypatch.setattr(jobs.models, "describe", lambda *args: pytest.fail("described again"))
+    monkeypatch.setattr(jobs.loading, "describe", lambda *args: pytest.fail("described again"))
     assert jobs.describe(folder, "auto", run) == load

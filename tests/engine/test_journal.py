@@ -18,12 +18,12 @@ import pytest
 import tiny
 
 from lwq_ui.core import store as store_module
-from lwq_ui.engine import sweep as sweep_module
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.journal import FIELDS, MOST_FILES, Journal, Scored, digest
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
-from lwq_ui.engine.sweep import Request, Sweep
+from lwq_ui.engine.sweeps import sweep as sweep_module
+from lwq_ui.engine.sweeps.journal import FIELDS, MOST_FILES, Journal, Scored, digest
+from lwq_ui.engine.sweeps.sweep import Request, Sweep
 
 SPLITS = [(4, 4, 4, 4), (4, 4, 2, 2), (16, 16, 16, 16), (2, 0, 2, 4)]
 MORE = [(2, 2, 2, 2), (4, 0, 4, 8)]
@@ -42,7 +42,7 @@ def questions(n: int) -> list[Request]:
 @pytest.fixture
 def bank(loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch) -> Bank:
     """Its sweeps have several shards."""
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 60)
+    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 60)
     monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 3e7})
     monkeypatch.setattr(sweep_module, "TOKENS", {"cpu": 0})
     return Bank(loaded_of("llama"), tiny.QUANTO)
@@ -86,8 +86,8 @@ from pathlib import Path
 from threading import Event
 sys.path.insert(0, {here!r})
 import test_journal as t, tiny
-from lwq_ui.engine import journal, sweep
-sweep.batch_tokens = lambda loaded: 60
+from lwq_ui.engine.sweeps import journal, sweep
+sweep.batch_tokens = lambda *_: 60
 sweep.OPERATIONS = {{"cpu": 3e7}}
 sweep.TOKENS = {{"cpu": 0}}
 write, left = journal.keep, [{shards}]

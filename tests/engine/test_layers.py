@@ -18,14 +18,15 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
-from lwq_ui.engine import jobs, survey
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.layers import LayersInMemory, StreamedLayers
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine import jobs
+from lwq_ui.engine import layer_pass as survey
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.layers import LayersInMemory, StreamedLayers
+from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sealed import check_seal
 from lwq_ui.engine.texts import Text, shipped_calibration, tokenize
-from lwq_ui.engine.walk import LayerWalk
 
 Folder = Callable[..., Path]
 

@@ -13,7 +13,7 @@ import torch
 
 from lwq_ui.core.run import Run
 from lwq_ui.engine import jobs, peak
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.peak import own_bytes, peak_memory
 from lwq_ui.engine.quantizers import quantizer_named
 

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.core.settings import ROOT
-from lwq_ui.engine.bank import Bank
+from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.quantizers import quanto_optimizers as own
 from lwq_ui.engine.quantizers.quanto import odd_for_a_cpu

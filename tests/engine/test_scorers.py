@@ -14,17 +14,14 @@ from torch import Tensor
 
 from lwq_ui.core.errors import Stopped
 from lwq_ui.core.orderings import SCORERS as SPECS
-from lwq_ui.engine import survey
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.batches import batches
-from lwq_ui.engine.layers import find_layers, layer_weights
-from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.scorers import (
-    LAYER_SCORERS,
-    layer_scores,
-    sensitivity,
-    share_above_one_std,
-)
+from lwq_ui.engine import layer_pass as survey
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.padded import batches
+from lwq_ui.engine.models.layers import find_layers, layer_weights
+from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.scorers import LAYER_SCORERS, layer_scores
+from lwq_ui.engine.scorers.sensitivity import sensitivity
+from lwq_ui.engine.scorers.zd import share_above_one_std
 
 LENGTHS = (40, 33, 37, 5, 12, 11)  # several to a batch, with padding
 
@@ -61,7 +58,7 @@ def test_lim_equals_the_float64_reference(
     if name == "mixtral":
         reference.set_experts_implementation("eager")  # the fast one has no float64
     expected = lim_reference(reference, sequences)
-    monkeypatch.setattr(survey, "batch_tokens", lambda loaded: 128)
+    monkeypatch.setattr(survey, "batch_tokens", lambda info, device: 128)
     batched = batches(sequences, 128)
     assert any(len(b.rows) > 1 and len(b.rows[-1]) < len(b.rows[0]) for b in batched)
     assert score("lim", loaded, sequences) == pytest.approx(expected, abs=2e-6)
@@ -85,7 +82,7 @@ def test_batching_and_padding_do_not_matter(
     sequences = tiny.documents(*LENGTHS)
     found = []
     for tokens in (1, 90, 4096):
-        monkeypatch.setattr(survey, "batch_tokens", lambda loaded, tokens=tokens: tokens)
+        monkeypatch.setattr(survey, "batch_tokens", lambda info, device, tokens=tokens: tokens)
         found.append(score("lim", loaded, sequences))
     # In bfloat16 a product of matrices of another shape may round otherwise, here and there.
     tolerance = 1e-6 if dtype == "float32" else 5e-4
@@ -99,7 +96,7 @@ def test_lim_in_bfloat16(
     """The hidden states are bfloat16; cosines and their mean are not."""
     loaded = loaded_of("llama", "bfloat16")
     sequences = tiny.documents(*LENGTHS)
-    monkeypatch.setattr(survey, "batch_tokens", lambda loaded: 1)
+    monkeypatch.setattr(survey, "batch_tokens", lambda info, device: 1)
     expected = lim_reference(loaded.model, sequences)
     assert score("lim", loaded, sequences) == pytest.approx(expected, abs=1e-6)
 

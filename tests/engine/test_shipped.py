@@ -17,9 +17,9 @@ from lwq_ui.core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.evaluation import tasks
+from lwq_ui.engine.checkpoints.source import DEMO, Source
 from lwq_ui.engine.quantizers import quantizer_named
-from lwq_ui.engine.sources import DEMO, Source
+from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import shipped_calibration
 
 STALE = "assets/cache is out of date: run python assets/make_cache.py"

@@ -27,11 +27,11 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
 from lwq_ui.core.run import silent
 from lwq_ui.core.settings import ROOT, Settings
-from lwq_ui.engine import sources
-from lwq_ui.engine.headers import local_headers
-from lwq_ui.engine.hub import HubFile
-from lwq_ui.engine.models import describe, load
-from lwq_ui.engine.sources import Source, find
+from lwq_ui.engine.checkpoints import source as sources
+from lwq_ui.engine.checkpoints.headers import local_headers
+from lwq_ui.engine.checkpoints.hub import HubFile
+from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.models.loading import describe, load
 
 SETTINGS = Settings(cache=Path("unused"))
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from lwq_ui.core.allocation import to_pack
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.layers import layer_weights, nbytes
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.layers import layer_weights, nbytes
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import calibrated, quantizer_named
 from lwq_ui.engine.quantizers import spqr_algorithm as algorithm
 from lwq_ui.engine.quantizers import spqr_calibration as calibration

@@ -16,19 +16,12 @@ import tiny
 import torch
 
 from lwq_ui.core.errors import Stopped, UserError
-from lwq_ui.engine import sweep as sweep_module
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.journal import FIELDS
-from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.sweep import (
-    Part,
-    Rehearsal,
-    Rehearsed,
-    Request,
-    Scored,
-    Sweep,
-    out_of_memory,
-)
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.sweeps import sweep as sweep_module
+from lwq_ui.engine.sweeps.journal import FIELDS
+from lwq_ui.engine.sweeps.rehearsal import Rehearsal, Rehearsed
+from lwq_ui.engine.sweeps.sweep import Part, Request, Scored, Sweep, out_of_memory
 
 UNTOUCHED = (16, 16, 16, 16)
 # They share prefixes of every length, and some nothing at all.
@@ -75,7 +68,7 @@ def expected(bank: Bank, composed: Any, request: Request) -> tuple[float, ...]:
 
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for two or three batches a shard, and for three positions a block of logits."""
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 50)
+    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 50)
     monkeypatch.setattr(sweep_module, "free_memory", lambda device: 100 * 64 * 4 * 8 / 0.25)
     monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": 3 * tiny.VOCABULARY})
 
@@ -180,7 +173,9 @@ def test_batches_shards_and_blocks_do_not_matter(
     asked = requests(loaded) + branching()
     found = []
     for tokens, memory, logits in ((1, 1, 1), (64, 10**6, 10**4), (4096, 2**32, 2**24)):
-        monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded, tokens=tokens: tokens)
+        monkeypatch.setattr(
+            sweep_module, "batch_tokens", lambda info, device, tokens=tokens: tokens
+        )
         monkeypatch.setattr(sweep_module, "free_memory", lambda device, memory=memory: memory)
         monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": logits})
         sweep = Sweep(bank, SPLITS, tiny.run())
@@ -239,7 +234,7 @@ def test_without_a_reference_nothing_diverges(loaded_of: Callable[..., LoadedMod
 def test_progress_goes_up_and_a_stop_is_heard_anywhere(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 30)
+    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 30)
     monkeypatch.setattr(sweep_module, "free_memory", lambda device: 160_000)
     bank = Bank(loaded_of("llama"), tiny.QUANTO)
     tokens = tiny.documents(20, 21, 10)
@@ -286,7 +281,7 @@ def test_where_memory_runs_out_the_shard_is_halved(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """First the batches, then the splits, and what is scored stays scored."""
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda loaded: 50)
+    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 50)
     loaded = loaded_of("llama")
     bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)

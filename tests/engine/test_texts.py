@@ -16,10 +16,10 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs, texts
-from lwq_ui.engine.bank import Bank
-from lwq_ui.engine.evaluation import task_named
-from lwq_ui.engine.models import LoadedModel
-from lwq_ui.engine.sweep import Sweep
+from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.sweeps.sweep import Sweep
+from lwq_ui.engine.tasks import task_named
 from lwq_ui.engine.texts import (
     MAX_DOCUMENTS,
     MAX_TOKENS,

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lwq_ui.core.errors import UserError
-from lwq_ui.engine.batches import Batch
-from lwq_ui.engine.layers import find_layers, layer_weights
-from lwq_ui.engine.walk import LayerWalk
+from lwq_ui.engine.batches.padded import Batch
+from lwq_ui.engine.models.layers import find_layers, layer_weights
+from lwq_ui.engine.models.walk import LayerWalk
 
 NAMES = sorted(tiny.LAYERS)
 LENGTHS = (24, 17, 9)

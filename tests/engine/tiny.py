@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from lwq_ui.core.run import Progress, Run, silent
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
-from lwq_ui.engine import models
-from lwq_ui.engine.models import LoadedModel
+from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models import loading
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import QUANTIZERS
-from lwq_ui.engine.sources import Source
 
 QUANTO = QUANTIZERS["quanto"]
 NOWHERE = Path(os.devnull) / "cache"
@@ -128,12 +128,12 @@ def save(model: PreTrainedModel, folder: Path) -> Path:
 
 
 def load(folder: Path, dtype: str = "auto") -> LoadedModel:
-    return models.load(Source(str(folder), folder), "cpu", dtype, run())
+    return loading.load(Source(str(folder), folder), "cpu", dtype, run())
 
 
 def stream(folder: Path, dtype: str = "auto") -> LoadedModel:
     """The same with its layers read from the checkpoint one by one."""
-    return models.load(Source(str(folder), folder), "cpu", dtype, run(), streamed=True)
+    return loading.load(Source(str(folder), folder), "cpu", dtype, run(), streamed=True)
 
 
 def state_hash(model: PreTrainedModel) -> str:

@@ -13,13 +13,7 @@ import pytest
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.budget import MemoryUse
 from lwq_ui.core.interpolation import Expected
-from lwq_ui.core.memory import (
-    LayerCost,
-    ModelCost,
-    affine_bytes,
-    format_gib,
-    symmetric_bytes,
-)
+from lwq_ui.core.memory import LayerCost, ModelCost, affine_bytes, format_gib, symmetric_bytes
 from lwq_ui.core.orderings import ORDERINGS, REFERENCE_SCORER, rank_layers
 from lwq_ui.engine.quantizers.quanto import Quanto
 

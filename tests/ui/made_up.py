@@ -23,7 +23,7 @@ from lwq_ui.engine.quantizers.quanto import Quanto
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lwq_ui.engine.bank import Bank
+    from lwq_ui.engine.banks.bank import Bank
 
 N = 24
 TITLES = {"perplexity": "Perplexity and divergence", "minimal_pairs": "Grammar pairs"}
@@ -150,7 +150,7 @@ class Outliers(Calibrated):
         return 2.0 * len(wanted)
 
     def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
-        from lwq_ui.engine.layers import layer_weights
+        from lwq_ui.engine.models.layers import layer_weights
 
         for done, (i, level) in enumerate(wanted):
             if run.stop.wait(type(self).pause):

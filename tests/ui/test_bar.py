@@ -12,9 +12,7 @@ import pytest
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.interpolation import Expected
-from lwq_ui.core.memory import (
-    format_gib,
-)
+from lwq_ui.core.memory import format_gib
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import Evaluation, Metric
 

@@ -7,10 +7,7 @@ import re
 import pytest
 
 from lwq_ui.core.allocation import breakpoints
-from lwq_ui.core.memory import (
-    format_gib,
-    size_unit,
-)
+from lwq_ui.core.memory import format_gib, size_unit
 from lwq_ui.core.orderings import ORDERINGS, rank_layers
 from lwq_ui.engine.quantizers.quanto import Quanto
 

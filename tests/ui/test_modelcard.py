@@ -17,8 +17,10 @@ from lwq_ui.core.diskspace import DiskSpace
 from lwq_ui.core.memory import GIB, format_gib
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
-from lwq_ui.engine.devices import Device, Fit
-from lwq_ui.engine.hub import CURATED, DEMO, Answer, Found
+from lwq_ui.engine.checkpoints.hub import DEMO
+from lwq_ui.engine.checkpoints.search import CURATED, Answer, Found
+from lwq_ui.engine.devices import Device
+from lwq_ui.engine.fit import Fit
 from lwq_ui.engine.jobs import Looked, Truth
 from lwq_ui.ui.components.modelfield import offers
 from lwq_ui.ui.modelcard import (

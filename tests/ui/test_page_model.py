@@ -66,7 +66,8 @@ def test_models_that_cannot_be_loaded(world, page, tiny, tmp_path):
 
 
 def test_the_model_field_offers_what_it_knows_and_takes_anything(world, page, monkeypatch):
-    from lwq_ui.engine import hub, jobs
+    from lwq_ui.engine import jobs
+    from lwq_ui.engine.checkpoints import hub
     from lwq_ui.ui.components import modelfield
 
     def search(text):
@@ -127,7 +128,7 @@ def test_a_look_says_what_a_model_is_and_loads_nothing(world, page, tiny, tmp_pa
 
 
 def test_a_model_that_does_not_fit_is_read_layer_by_layer(world, page, monkeypatch, tmp_path):
-    from lwq_ui.engine import models
+    from lwq_ui.engine.models import loading as models
     from lwq_ui.ui.modelcard import TOO_LARGE
 
     monkeypatch.setattr(models, "fits", lambda *args: False)

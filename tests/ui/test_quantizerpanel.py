@@ -15,7 +15,7 @@ from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import records
-from lwq_ui.engine.packing import packing_cost
+from lwq_ui.engine.banks.packing_cost import packing_cost
 from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 
 pytest.importorskip("gradio")

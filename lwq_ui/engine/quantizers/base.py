@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ...core.allocation import Split
-    from ..bank import Bank
+    from ..banks.bank import Bank
 
 Pair = tuple[float, float]
 

@@ -13,8 +13,8 @@ from ..texts import MAX_DOCUMENTS, MAX_TOKENS, Text, shipped_calibration, tokeni
 from .base import Option, Quantizer
 
 if TYPE_CHECKING:
-    from ..bank import Bank
-    from ..models import LoadedModel
+    from ..banks.bank import Bank
+    from ..models.loading import LoadedModel
 
 TEXT_OPTIONS: Mapping[str, Option] = {
     "documents": Option("Documents", "{} documents", MAX_DOCUMENTS, most=MAX_DOCUMENTS),

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ...core.allocation import Split
-    from ..bank import Bank
-    from ..layers import LayerWeight
+    from ..banks.bank import Bank
+    from ..models.layers import LayerWeight
     from .gptq_format import GPTQWeight
 
 log = logging.getLogger(__name__)
@@ -317,7 +317,7 @@ def is_installed() -> bool:
 
 
 def weights_of(bank: Bank, layer: int) -> list[LayerWeight]:
-    from ..layers import layer_weights
+    from ..models.layers import layer_weights
 
     return layer_weights(bank.loaded.walk.layers[layer])
 
@@ -329,7 +329,7 @@ def module_name(weight: LayerWeight) -> str:
 
 def layers_name(model: PreTrainedModel) -> str:
     """'model.layers': what the list of layers is called in a model."""
-    from ..layers import find_layers
+    from ..models.layers import find_layers
 
     layers = find_layers(model)
     return next(name for name, module in model.named_modules() if module is layers)

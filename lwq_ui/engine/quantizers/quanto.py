@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ...core.allocation import Split
-    from ..bank import Bank
+    from ..banks.bank import Bank
 
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from .calibrated import TEXT_OPTIONS, Calibrated
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..bank import Bank
+    from ..banks.bank import Bank
 
 BITS = 3  # of a weight, and of a group's scale and zero
 GROUP = 16  # weights of a row that share scale and zero; rows whose scales share statistics

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ...core.errors import UserError
 from ...core.run import Run
-from ..bank import Bank
-from ..layers import LayerWeight, layer_weights
-from ..survey import Rider, survey
+from ..banks.bank import Bank
+from ..layer_pass import Rider, survey
+from ..models.layers import LayerWeight, layer_weights
 from .spqr import outlier_count
 from .spqr_algorithm import Packed, gains, inverse_root, most_useful, packed
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from ...engine.hub import CURATED, DEMO, Answer, Found, search
+from ...engine.checkpoints.hub import DEMO
+from ...engine.checkpoints.search import CURATED, Answer, Found, search
 from .base import AssetComponent
 
 LONGEST = 200  # characters that are looked for; no id has as many

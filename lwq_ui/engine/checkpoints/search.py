@@ -1,0 +1,174 @@
+"""Models that a typed name may mean: on the Hub, on this disk, and a short list of known ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from .hub import DEMO, WEIGHTS, reason
+
+SEARCHABLE = re.compile(
+    r"\w[\w. -]*(/[\w. -]*)?"
+)  # anything else typed may be a path: it stays here
+
+
+CAUSAL = re.compile("CausalLM|LMHead")
+
+
+PACKED = {"gptq", "awq", "fp8", "compressed-tensors", "bitsandbytes", "4-bit", "8-bit", "mlx"}
+
+
+SECONDS = 2.0  # a search that takes longer is of no use to a person who types
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model to offer. `billions` of parameters, where known; `gated` ones ask for a sign-in."""
+
+    model_id: str
+    billions: float | None = None
+    remark: str = ""
+    gated: bool = False
+    on_disk: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`reason` says, in a sentence, why the Hub was not asked or did not answer."""
+
+    found: tuple[Found, ...]
+    reason: str = ""
+
+
+def search(text: str, limit: int = 8) -> Answer:
+    """Models whose ids hold `text`: those on this disk, then the `limit` most downloaded on the
+    Hub that this program can load. Takes `SECONDS` at most and raises nothing."""
+    from huggingface_hub import constants
+
+    text = text.strip()
+    here = tuple(f for f in on_disk() if text.lower() in f.model_id.lower())
+    if not SEARCHABLE.fullmatch(text):
+        return Answer(here)
+    if constants.HF_HUB_OFFLINE:
+        return Answer(here, "Hugging Face is not asked: HF_HUB_OFFLINE is set.")
+    # A thread of its own: the time to look a name up has no limit, and every address gets its own.
+    answers: SimpleQueue[tuple[Found, ...] | str] = SimpleQueue()
+    Thread(target=lambda: answers.put(ask(text, limit)), daemon=True).start()
+    try:
+        answer = answers.get(timeout=SECONDS)
+    except Empty:
+        return Answer(here, f"Hugging Face did not answer within {SECONDS:g} seconds.")
+    if isinstance(answer, str):
+        return Answer(here, answer)
+    known = {f.model_id for f in here}
+    return Answer(here + tuple(f for f in answer if f.model_id not in known))
+
+
+def ask(text: str, limit: int) -> tuple[Found, ...] | str:
+    """The models, or why there are none. Asks what HfApi.list_models asks, but once:
+    that tries again for half a minute where there is no network."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    asked: dict[str, Any] = {
+        "search": text,
+        "filter": "safetensors",
+        "pipeline_tag": "text-generation",
+        "sort": "downloads",
+        "limit": 4 * limit,  # many are quantized already
+        "expand": ["safetensors", "gated", "tags"],
+    }
+    try:
+        response = get_session().get(
+            f"{constants.ENDPOINT}/api/models",
+            params=asked,
+            headers=build_hf_headers(),
+            timeout=SECONDS,
+        )
+        hf_raise_for_status(response)
+        models = [m for m in response.json() if not is_packed(m.get("tags", ()))]
+        return tuple(
+            Found(
+                m["id"],
+                billions=total / 1e9
+                if (total := (m.get("safetensors") or {}).get("total"))
+                else None,
+                gated=bool(m.get("gated")),
+            )
+            for m in models[:limit]
+        )
+    except HfHubHTTPError as e:
+        return f"Hugging Face does not answer this search: {reason(e)}"
+    except Exception:  # a connection breaks in many ways, each with a class of its own
+        return "Hugging Face cannot be reached: only models on this disk are offered."
+
+
+def is_packed(tags: list[str]) -> bool:
+    """Whether a model is quantized already: there is nothing left to do here."""
+    return any(t.lower() in PACKED or t.startswith("base_model:quantized:") for t in tags)
+
+
+def on_disk() -> tuple[Found, ...]:
+    """The demo, and the causal language models in the Hugging Face cache, by name."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        repositories = frozenset()
+    names = sorted(
+        r.repo_id
+        for r in repositories
+        if r.repo_type == "model" and any(map(is_causal, r.revisions))
+    )
+    return Found(DEMO, remark="ships with the program", on_disk=True), *(
+        Found(name, on_disk=True) for name in names
+    )
+
+
+def is_causal(revision: Any) -> bool:
+    folder = revision.snapshot_path
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return any(map(CAUSAL.search, config["architectures"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+CURATED = (
+    Found("HuggingFaceTB/SmolLM2-135M", 0.13, "runs on any laptop"),
+    Found("EleutherAI/pythia-160m", 0.16, "trained in the open"),
+    Found("HuggingFaceTB/SmolLM2-360M", 0.36),
+    Found("Qwen/Qwen2.5-0.5B", 0.49),
+    Found("Qwen/Qwen3-0.6B-Base", 0.60),
+    Found("google/gemma-3-1b-pt", 1.0, gated=True),
+    Found("meta-llama/Llama-3.2-1B", 1.2, gated=True),
+    Found("allenai/OLMo-2-0425-1B", 1.5, "data and training in the open"),
+    Found("HuggingFaceTB/SmolLM2-1.7B", 1.7),
+    Found("google/gemma-2-2b", 2.6, gated=True),
+    Found("Qwen/Qwen2.5-3B", 3.1),
+    Found("meta-llama/Llama-3.2-3B", 3.2, gated=True),
+    Found("microsoft/Phi-3.5-mini-instruct", 3.8, "tuned to follow instructions"),
+    Found("mistralai/Mistral-7B-v0.3", 7.2),
+    Found("allenai/OLMo-2-1124-7B", 7.3, "data and training in the open"),
+    Found("Qwen/Qwen2.5-7B", 7.6),
+    Found("meta-llama/Llama-3.1-8B", 8.0, gated=True),
+    Found("Qwen/Qwen3-8B-Base", 8.2),
+    Found("google/gemma-2-9b", 9.2, gated=True),
+    Found("microsoft/phi-4", 14.7, "tuned to follow instructions"),
+    Found("Qwen/Qwen2.5-14B", 14.8),
+    Found("Qwen/Qwen3-30B-A3B-Base", 30.5, "mixture of experts, 3.3 at work"),
+    Found("Qwen/Qwen2.5-32B", 32.8),
+    Found("mistralai/Mixtral-8x7B-v0.1", 46.7, "mixture of experts, 12.9 at work"),
+    Found("meta-llama/Llama-3.1-70B", 70.6, gated=True),
+    Found("Qwen/Qwen2.5-72B", 72.7),
+)
+"""Well-known models from small to large, base models where the maker publishes one."""

@@ -1,0 +1,400 @@
+"""Where a model comes from: the demo, a local folder or the Hub; and what its files hash to.
+
+Imports no torch, so the page can look a model's cached results up before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, field, replace
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import UserError
+from ...core.memory import format_gib
+from ...core.run import Run
+from ...core.settings import Settings
+from ...core.store import Key, Store
+from ...core.typed import typed
+from .fingerprint import LARGE, file_hash, known_hash, stamp
+from .headers import (
+    Headers,
+    check_present,
+    fetch_range,
+    hub_headers,
+    is_safe,
+    local_headers,
+    on_disk,
+    read_json,
+    weight_files,
+)
+from .hub import DEMO, HubFile, hub_errors, possible_weights, unreachable
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+READ = (
+    "config.json",
+    "generation_config.json",
+    "chat_template*.jinja",
+    "chat_template.json",
+    "tokenizer*.json",
+    "tokenizer.model*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",  # SentencePiece: spiece.model, sentencepiece.bpe.model, ...
+    "*.spm",
+    "*.tiktoken",
+    "*.tokenizer",
+    "*tekken*.json",
+    "*vocab*.json",
+    "vocab.txt",
+    "merges.txt",
+    "dict.txt",
+    "bpe.codes",
+    "emoji.json",
+    "normalizer.json",
+    "byte_maps.json",
+    "word_*.json",
+)
+"""Of a model's files, those that transformers reads beside the weights, whatever the tokenizer's
+class. A change of one of them may change every result."""
+
+QUANTIZED = (
+    "hf_quant_config.json",  # ModelOpt
+    "quantize_config.json",  # AutoGPTQ and GPTQModel
+    "quant_config.json",  # AWQ
+    "quantization_config.json",  # AutoRound
+    "quanto_qmap.json",  # optimum-quanto
+)
+"""Files that only a quantized checkpoint has."""
+
+DESCRIPTION = [*READ, *QUANTIZED, "*.index.json"]  # everything but the weights
+
+LONGEST_NAME = 200  # characters of a name that a sentence repeats
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files. `model_id` is what configs name: a Hub id, a folder, 'demo'. `folder` holds
+    those on this disk; `on_hub` lists the weight files as the Hub has them, None where all are here
+    or where it could not be asked. `cache` is where the headers read from the Hub are kept, and the
+    hashes of large files."""
+
+    model_id: str
+    folder: Path
+    revision: str | None = None
+    on_hub: tuple[HubFile, ...] | None = None
+    cache: Path | None = field(default=None, compare=False)
+
+    @property
+    def _store(self) -> Store | None:
+        return Store(self.cache) if self.cache else None
+
+    def weight_files(self) -> list[Path]:
+        """The files that transformers takes the weights from, those of them on this disk. Raises
+        UserError where an index is damaged."""
+        exists = on_disk(self.folder)
+        names, _ = weight_files(self.folder, exists, self.model_id)
+        return [self.folder / name for name in names if exists(name)]
+
+    def missing(self) -> tuple[HubFile, ...]:
+        return tuple(f for f in self.on_hub or () if not (self.folder / f.name).exists())
+
+    @property
+    def download_bytes(self) -> int | None:
+        """Of weights that would have to be downloaded; None where the Hub could not be asked."""
+        if self.revision and self.on_hub is None and not self.weight_files():
+            return None
+        return sum(f.bytes for f in self.missing())
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it is known where the weights are, on this disk or on the Hub."""
+        return bool(self.on_hub or self.weight_files())
+
+    def headers(self, run: Run) -> Headers | None:
+        """What the weights are, without downloading them; None where they are in a format without
+        headers, pytorch_model*.bin. Raises UserError and Stopped."""
+        here = self.download_bytes == 0
+        files = self.weight_files() if here else self.on_hub or ()
+        if files and not is_safe(f.name for f in files):
+            return None
+        if here:
+            return local_headers(self.folder, self.model_id)
+        store = self._store
+        key = Key("headers", str(self.revision), {"model": self.model_id})
+        if store and (stored := store.read(key, Headers.from_json)):
+            return stored
+        if self.on_hub is None:
+            raise unreachable(self.model_id)
+        sizes = {f.name: f.bytes for f in self.on_hub}
+        headers = hub_headers(self.model_id, str(self.revision), sizes, self.folder, run)
+        if store:
+            store.write(key, headers.to_json())
+        return headers
+
+    def fetch(self, file: str, start: int, end: int) -> bytes:
+        """Some bytes of a file that is on the Hub; what was fetched once is kept. Raises UserError
+        where the Hub cannot be asked."""
+        store = self._store
+        key = Key("parts", str(self.revision), {"model": self.model_id, "part": [file, start, end]})
+        if store and (stored := store.read(key, lambda value: b64decode(typed(str, value)))):
+            return stored
+        with hub_errors(self.model_id):
+            content = fetch_range(self.model_id, str(self.revision), file, start, end)
+        if store:
+            store.write(key, b64encode(content).decode())
+        return content
+
+    def fingerprint(self, run: Run | None = None) -> str:
+        """Hash of the contents of all files that make the model: weights, configs and whatever the
+        tokenizer reads. Equal files, equal fingerprint, wherever they lie."""
+        small = described(self.folder)
+        weights = [(f.name, f.hash) for f in self.on_hub or ()]
+        if not weights:
+            files, store = self.weight_files(), self._store
+            with ThreadPoolExecutor() as pool:  # a disk is faster than one core
+                hashes = list(pool.map(lambda p: file_hash(p, store, run), files))
+            names = [p.relative_to(self.folder).as_posix() for p in files]
+            weights = list(zip(names, hashes, strict=True))
+        whole = hashlib.sha256()
+        for name, content in (*((p.name, file_hash(p)) for p in small), *weights):
+            whole.update(f"{name} {content}\n".encode())
+        return whole.hexdigest()
+
+    def watch(self) -> Callable[[], None]:
+        """-> a check that raises UserError where a weight file is not the one that was there when
+        this was called. Weights in memory may be a file's pages, which change with the file; those
+        of a deleted file stay."""
+        before = {path: stamp(path) for path in self.weight_files()}
+
+        def check() -> None:
+            for path, known in before.items():
+                try:
+                    now = stamp(path)
+                except OSError:
+                    continue
+                if now != known:
+                    raise changed(self.model_id, path.name)
+
+        return check
+
+    def is_hashed(self) -> bool:
+        """Whether the fingerprint can be had without reading large files."""
+        store = self._store
+        return bool(self.on_hub) or all(
+            p.stat().st_size <= LARGE or known_hash(p.resolve(), store) for p in self.weight_files()
+        )
+
+
+def changed(model_id: str, file: str) -> UserError:
+    return UserError(
+        f"The file {file} of '{model_id}' has changed since the model was loaded. Load it again."
+    )
+
+
+def quantized_already(model_id: str) -> UserError:
+    return UserError(
+        f"'{model_id}' is quantized already. Choose the original model it was made from."
+    )
+
+
+def described(folder: Path) -> list[Path]:
+    """The files of a folder that `READ` names, sorted by name."""
+    named = {p for pattern in READ for p in folder.glob(pattern) if p.is_file()}
+    return sorted((p for p in named if p.name[0] != "."), key=lambda p: p.name)
+
+
+def find(
+    model_id: str,
+    run: Run,
+    *,
+    weights: bool = True,
+) -> Source:
+    """The files of a model, downloaded where it is a Hub id. `weights=False` leaves the weights
+    out: enough to describe a model. Raises UserError with the cause and the way out."""
+    model_id = model_id.strip()
+    if not model_id:
+        raise UserError("Name a model: a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder.")
+    if model_id == DEMO:
+        return Source(DEMO, run.settings.demo_model)
+    if (folder := folder_of(model_id)) is not None:
+        return local_source(model_id, folder, run.settings, weights)
+    named = HUB_ID.fullmatch(model_id) and len(model_id) <= LONGEST_NAME
+    if not named or model_id.startswith("."):
+        raise UserError(
+            f"There is no folder '{printable(model_id)}', and it is not a Hugging Face id of the "
+            "form owner/name."
+        )
+    return hub_source(model_id, run, weights)
+
+
+def folder_of(model_id: str) -> Path | None:
+    """The folder of this name, where there is one. Raises UserError where it cannot be seen."""
+    try:
+        folder = Path(model_id).expanduser()
+        if not folder.is_dir():
+            return None
+        next(folder.iterdir(), None)
+    except PermissionError as e:
+        raise UserError(
+            f"The folder '{printable(model_id)}' cannot be read: permission denied. Choose another "
+            "folder, or change its permissions."
+        ) from e
+    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a NUL
+        return None
+    return folder
+
+
+def printable(name: str) -> str:
+    """A name as typed, with escapes for what is no text; cut where it is very long."""
+    text = name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
+
+
+def local_source(model_id: str, folder: Path, settings: Settings, weights: bool) -> Source:
+    source = Source(model_id, folder, cache=settings.cache)
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"The folder '{model_id}' has no config.json: choose a folder that holds a model in "
+            "transformers' format."
+        )
+    refuse_quantized(folder, model_id)
+    if weights:
+        check_weights(source)
+    return source
+
+
+def refuse_quantized(folder: Path, model_id: str) -> None:
+    """Raises UserError where config.json cannot be read, or where it or a file beside it says that
+    the weights are quantized."""
+    config = read_json(folder / "config.json", model_id)
+    if says_quantized(config) or any((folder / name).exists() for name in QUANTIZED):
+        raise quantized_already(model_id)
+
+
+def says_quantized(config: dict[str, Any]) -> bool:
+    """Whether a config, or the config of a part of the model in it, has an entry of this kind."""
+    kinds = ("quantization_config", "compression_config", "quantization")  # the last is MLX's
+    return any(config.get(kind) for kind in kinds) or any(
+        says_quantized(part) for part in config.values() if isinstance(part, dict)
+    )
+
+
+def check_weights(source: Source) -> None:
+    """Every file the index names is there, and none is cut short. No weights are read."""
+    folder, model_id = source.folder, source.model_id
+    exists = on_disk(folder)
+    names, _ = weight_files(folder, exists, model_id)
+    if names and not is_safe(names):
+        check_present(names, exists, model_id)
+    elif names or any(folder.glob("*.safetensors")):
+        local_headers(folder, model_id)
+    else:
+        raise UserError(
+            f"'{model_id}' has no weights: there is no model.safetensors or pytorch_model.bin file "
+            "in it."
+        )
+
+
+def hub_source(model_id: str, run: Run, weights: bool) -> Source:
+    from huggingface_hub import snapshot_download
+
+    def download(
+        patterns: list[str], revision: str | None = None, without: str | None = None
+    ) -> Path:
+        return Path(
+            snapshot_download(
+                model_id,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=without,
+                tqdm_class=reporting_bar(f"Downloading {model_id}", run),
+            )
+        )
+
+    run.progress(f"Looking for {model_id}", None)
+    with hub_errors(model_id):
+        folder = download(DESCRIPTION, without="*/*")
+        if not (folder / "config.json").exists():
+            raise UserError(
+                f"'{model_id}' is not a transformers model: it has no config.json. Look for the "
+                "original model it was made from."
+            )
+        refuse_quantized(folder, model_id)
+        source = Source(model_id, folder, revision=folder.name, cache=run.settings.cache)
+        try:
+            check_weights(source)
+        except UserError:
+            source = replace(source, on_hub=listed(source, run.store, weights))
+        if weights and (missing := source.missing()):
+            check_room(source)
+            download([escape(f.name) for f in missing], source.revision)
+    if weights:
+        check_weights(source)
+    return source
+
+
+def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | None:
+    """The weight files on the Hub; None where it cannot be asked, unless they are `needed`. A
+    revision never changes, so it is asked once."""
+    key = Key("files", str(source.revision), {"model": source.model_id, "version": 2})
+    if (stored := store.read(key, stored_files)) is not None:
+        return stored
+    try:
+        possible = possible_weights(source.model_id, str(source.revision))
+    except Exception:  # its errors for "no network" have no class in common
+        if needed and not source.weight_files():
+            raise
+        return None
+    names, _ = weight_files(source.folder, possible.__contains__, source.model_id)
+    files = tuple(possible[name] for name in names if name in possible)
+    store.write(key, [astuple(f) for f in files])
+    return files
+
+
+def stored_files(value: Any) -> tuple[HubFile, ...]:
+    """Raises ValueError for what is no list of files."""
+    return tuple(HubFile(*file) for file in typed(list[tuple[str, int, str]], value))
+
+
+def check_room(source: Source) -> None:
+    needed, free = source.download_bytes or 0, shutil.disk_usage(source.folder).free
+    if needed > free:
+        raise UserError(
+            f"'{source.model_id}' needs {format_gib(needed)} on the disk, where "
+            f"{format_gib(free)} are free. Make room, or set HF_HOME to a folder on a larger disk."
+        )
+
+
+def reporting_bar(title: str, run: Run) -> type:
+    """A tqdm that draws nothing, reports the share of bytes done, and stops when asked."""
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": False, "file": Silent()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            run.check()
+            shown = super().update(n)
+            if self.unit == "B":
+                run.progress(title, self.n / self.total if self.total else None)
+            return shown
+
+    return Bar
+
+
+class Silent:
+    def write(self, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass

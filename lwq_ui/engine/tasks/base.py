@@ -1,0 +1,50 @@
+"""What every task is: a way to measure all splits of a sweep in one walk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...core.schema import Metric
+
+if TYPE_CHECKING:
+    from ..sweeps.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task on one split: its metrics, and what they were computed from, a number per item."""
+
+    metrics: Mapping[str, Metric]
+    items: Mapping[str, list[float]]
+
+
+class Task(ABC):
+    """`measure` scores all of a sweep's splits in one walk, in their order; `limit` bounds the
+    items. `data` identifies the task's data and definition in the cache's keys. `size` is None
+    where it is not known before the data is there."""
+
+    name: str
+    title: str
+    size: int | None
+
+    @property
+    @abstractmethod
+    def data(self) -> str: ...
+
+    def limited(self, limit: int | None) -> int | None:
+        """The limit as results carry it: None where it is known to cover every item."""
+        return None if limit is None or (self.size and limit >= self.size) else limit
+
+    def first_items(self, limit: int | None) -> int | None:
+        """A part of the items to show early results of; None where going on from a part would cost
+        more than doing all at once."""
+        if self.size is None:
+            return None
+        most = min(limit or self.size, self.size)
+        return most // 4 if most >= 16 else None
+
+    @abstractmethod
+    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]: ...

@@ -1,0 +1,50 @@
+"""What keeps a task of lm-eval from being measured, as one sentence with the way out."""
+
+from __future__ import annotations
+
+import errno
+
+from ..models.checkpoint import first_line
+
+# Errors whose text alone says little: a KeyError's is its key.
+UNEXPLAINED = (LookupError, TypeError, AttributeError, ArithmeticError)
+
+
+def why(name: str, error: BaseException) -> str:
+    """What keeps a task from being measured, and the way out."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    kinds = {type(e).__name__ for e in chain}
+    said = " ".join(map(str, chain))
+    for e in chain:
+        if isinstance(e, ModuleNotFoundError) and e.name:
+            package = e.name.partition(".")[0]
+            return f"The task '{name}' needs the Python package '{package}': install it."
+    if "Dataset scripts are no longer supported" in said or "trust_remote_code" in said:
+        return f"The data of '{name}' comes as a program, which the datasets library does not run."
+    if "GatedRepoError" in kinds or "gated dataset" in said:
+        return (
+            f"The data of '{name}' is only for those who asked for it: accept its terms on the "
+            "Hugging Face Hub and log in with 'hf auth login'."
+        )
+    if "DatasetNotFoundError" in kinds:
+        return f"The data of '{name}' is not on the Hugging Face Hub, or not for everybody."
+    full = any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain)
+    network = any(isinstance(e, OSError) or type(e).__module__.startswith("httpx") for e in chain)
+    if network and not full:
+        return (
+            f"The data of '{name}' cannot be downloaded: check the network, or copy it into the "
+            "Hugging Face datasets cache."
+        )
+    if isinstance(error, OverflowError):
+        return too_large(name)
+    kind = f"{type(error).__name__}: " if isinstance(error, UNEXPLAINED) else ""
+    return f"The task '{name}' cannot be measured: {kind}{first_line(error)}."
+
+
+def too_large(name: str) -> str:
+    return (
+        f"The task '{name}' gives a figure that is too large for a number, as the perplexity of a "
+        "model that predicts nothing is. Leave out the splits of the fewest bits."
+    )
