@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.report import arguments, report
 from lwq_ui.core.allocation import Split
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.curves import curve
 from lwq_ui.core.memory import UNTOUCHED, average_bits
 from lwq_ui.core.run import Run
@@ -27,13 +28,7 @@ from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.packing_cost import packing_cost
 from lwq_ui.engine.models.loading import LoadedModel
-from lwq_ui.engine.quantizers import (
-    DEFAULT_QUANTIZER,
-    QUANTIZERS,
-    Quantizer,
-    model_cost,
-    quantizer_named,
-)
+from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, quantizer_named
 from lwq_ui.engine.texts import shipped_calibration
 
 STEPS = 4  # between all-high and all-low

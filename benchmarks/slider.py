@@ -23,8 +23,9 @@ import math
 import random
 import shutil
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.report import arguments, report
@@ -104,11 +105,22 @@ def made_up_scores(n: int) -> dict[str, list[float]]:
     }
 
 
+def choice_of(cost: ModelCost, scores: Mapping[str, Any], pins: Mapping[int, float]) -> Any:
+    """A choice of a model whose bytes and scores are made up."""
+    from lwq_ui.core.choice import Choice
+    from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
+
+    info: Any = SimpleNamespace(num_layers=len(cost.layers))
+    choice = Choice(info, DEFAULT_QUANTIZER, LEVELS, pins=pins)
+    vars(choice).update(cost=cost, values=scores)
+    return choice
+
+
 @contextmanager
 def served(n: int) -> Iterator[str]:
     import gradio as gr
 
-    from lwq_ui.ui.bar.table import Slider, bar_table, first_value
+    from lwq_ui.ui.bar.table import bar_table
     from lwq_ui.ui.components.heatmap import BudgetBar
 
     cost, scores = llama(n), made_up_scores(n)
@@ -120,14 +132,14 @@ def served(n: int) -> Iterator[str]:
     }
     with gr.Blocks(analytics_enabled=False) as page:
         bar = BudgetBar(
-            first_value(cost, LEVELS), table=bar_table(Slider(cost, LEVELS, scores)), elem_id="bar"
+            {"budget": sum(cost.span(LEVELS)) // 2, "pins": {}},
+            table=bar_table(choice_of(cost, scores, {})),
+            elem_id="bar",
         )
         note = gr.HTML()
         bar.change(lambda choice: f"{choice['budget']} bytes", bar, note, **live)
         bar.pin(
-            lambda choice: gr.update(
-                table=bar_table(Slider(cost, LEVELS, scores, pins=choice["pins"]))
-            ),
+            lambda choice: gr.update(table=bar_table(choice_of(cost, scores, choice["pins"]))),
             bar,
             bar,
             **live,

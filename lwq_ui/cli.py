@@ -16,9 +16,11 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .core.allocation import Breakpoints, Split
+from .core.allocation import Split
 from .core.budget import CACHE_DTYPES, Workload, default_context, memory_use, weights_budget
+from .core.choice import Choice
 from .core.config import EXPORTS, Config
+from .core.cost import model_cost
 from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_between
 from .core.duration import duration
 from .core.errors import Stopped, UnknownArchitecture, UserError
@@ -31,10 +33,10 @@ from .core.settings import Settings
 from .core.store import Store
 from .engine import records
 from .engine.banks.packing_cost import packing_cost
-from .engine.configs import breakpoints_of, build_config, quantizer_of, read_config
+from .engine.configs import quantizer_of, read_config
 from .engine.devices import local_devices
 from .engine.fit import what_fits
-from .engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, model_cost, quantizer_named
+from .engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, quantizer_named
 from .engine.tasks import tasks
 from .engine.tasks.presets import expand
 from .engine.texts import calibration_text
@@ -391,22 +393,26 @@ class Commands:
             level = UNTOUCHED if text == str(UNTOUCHED) else args.quantizer.level_named(text)
             if pins.setdefault(layer, level) != level:
                 raise UserError(f"Layer {layer} is pinned to two levels. Choose one of them.")
-        choice = (ordering, args.seed, (high, low), pins, args.quantizer)
-        table = breakpoints_of(info, scores, *choice)
-        budget = args.budget
-        if args.gpu is not None:
-            budget = weights_budget(args.gpu, info, self._usage(info), table.bytes[0])
-        elif args.average_bits is not None:
-            budget = table.bytes[table.position_for_average_bits(args.average_bits)]
-        elif args.low_layers is not None:
-            budget = table.bytes[table.position_for_low_layers(args.low_layers)]
-        self._say_limits(table, budget, low)
-        known = records.known_evaluations(info, tasks(self.run.settings), self.run.store)
-        return build_config(info, scores, *choice, budget, known)
+        choice = Choice(info, args.quantizer, (high, low), ordering, args.seed, scores, pins)
+        choice = choice.with_budget(self._budget(choice))
+        self._say_limits(choice)
+        evaluations = records.known_evaluations(info, tasks(self.run.settings), self.run.store)
+        return choice.config(evaluations)
 
-    def _say_limits(self, table: Breakpoints, budget: int, low: float) -> None:
+    def _budget(self, choice: Choice) -> int:
+        args, table = self.args, choice.table
+        if args.gpu is not None:
+            return weights_budget(args.gpu, choice.info, self._usage(choice.info), table.bytes[0])
+        if args.average_bits is not None:
+            return table.bytes[table.position_for_average_bits(args.average_bits)]
+        if args.low_layers is not None:
+            return table.bytes[table.position_for_low_layers(args.low_layers)]
+        budget: int = args.budget
+        return budget
+
+    def _say_limits(self, choice: Choice) -> None:
         """Where the budget leaves nothing to choose, the ordering does not matter."""
-        position, free = table.position(budget), len(table.raised)
+        (high, low), position, free = choice.levels, choice.position, len(choice.table.raised)
         if not free:
             note = "Every layer is pinned: budget and ordering change nothing."
         elif position == 0:
@@ -416,7 +422,7 @@ class Commands:
             )
         elif position == free:
             note = (
-                f"Every layer that is not pinned has {table.high:g} bits: this budget is enough "
+                f"Every layer that is not pinned has {high:g} bits: this budget is enough "
                 "for the largest split, and the ordering changes nothing."
             )
         else:

@@ -82,6 +82,11 @@ class ModelCost:
     def total(self, split: Sequence[float]) -> int:
         return self.layer_bytes(split) + self.rest_bytes
 
+    def span(self, levels: tuple[float, float]) -> tuple[int, int]:
+        """Returns the bytes with all layers at the low level and at the high level."""
+        high, low = ((level,) * len(self.layers) for level in levels)
+        return self.total(low), self.total(high)
+
     def bits_per_weight(self, split: Sequence[float]) -> float:
         """Returns the stored bits per quantizable weight, scales and shifts included."""
         stored = sum(

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+LIBRARIES = ("torch", "transformers", "optimum-quanto", "lm-eval")  # results depend on these
+
 UMASK = os.umask(0)
 os.umask(UMASK)
 

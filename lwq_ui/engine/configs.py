@@ -1,90 +1,21 @@
-"""A choice of split -> the config that repeats it. No torch here."""
+"""A config from a file, checked against the quantizer and the model that it names. Imports no
+torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.allocation import Breakpoints, breakpoints
 from ..core.config import Config, parse_config
+from ..core.cost import model_cost
 from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
-from ..core.orderings import ORDERINGS, rank_layers
 from ..core.outputs import reason
-from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
-from ..core.store import versions
-from .quantizers import Quantizer, model_cost, quantizer_named
-from .records import LIBRARIES
+from ..core.schema import ModelInfo
+from .quantizers import Quantizer, quantizer_named
 
 MOST_BYTES = 2**24  # of a config's file; one of 1,000 layers takes 100 kB
-
-
-def breakpoints_of(
-    info: ModelInfo,
-    scores: Mapping[str, Scores],
-    ordering: str,
-    seed: int,
-    levels: tuple[float, float],
-    pins: Mapping[int, float],
-    quantizer: Quantizer,
-) -> Breakpoints:
-    values = {name: s.values for name, s in scores.items()}
-    ranked = rank_layers(ordering, values, info.num_layers, seed)
-    return breakpoints(model_cost(info, quantizer), levels, ranked, pins)
-
-
-def build_config(
-    info: ModelInfo,
-    scores: Mapping[str, Scores],
-    ordering: str,
-    seed: int,
-    levels: tuple[float, float],
-    pins: Mapping[int, float],
-    quantizer: Quantizer,
-    budget: int,
-    evaluations: Sequence[Evaluation] = (),
-) -> Config:
-    """The split that `budget` bytes buy, as a config; `evaluations` of that split go with it.
-    Raises UserError where the budget is too small."""
-    table = breakpoints_of(info, scores, ordering, seed, levels, pins, quantizer)
-    split = table.split(table.position(budget))
-    cost = model_cost(info, quantizer)
-    used = scores.get(ORDERINGS[ordering].scorer or "")
-    return Config(
-        model_id=info.model_id,
-        revision=info.revision,
-        fingerprint=info.fingerprint,
-        dtype=info.dtype,
-        num_layers=info.num_layers,
-        levels=levels,
-        bits_per_layer=split,
-        pinned=dict(sorted(pins.items())),
-        ordering={
-            "name": ordering,
-            "seed": seed,
-            "scores": list(used.values) if used else None,
-            "calibration": used.calibration if used else None,
-        },
-        quantizer=quantizer.to_json(),
-        bytes={
-            "layers": cost.layer_bytes(split),
-            "rest": cost.rest_bytes,
-            "total": cost.total(split),
-        },
-        budget_bytes=budget,
-        evaluations=tuple(
-            {
-                "task": e.task,
-                "limit": e.limit,
-                "metrics": {k: vars(m) for k, m in e.metrics.items()},
-            }
-            for e in evaluations
-            if e.split == split and e.quantizer in (quantizer.name, UNQUANTIZED)
-        ),
-        versions=versions(*LIBRARIES),
-    )
 
 
 def read_config(path: str | Path) -> Config:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.budget import Workload, memory_use
+from ..core.cost import model_cost
 from ..core.memory import UNTOUCHED, apart, format_gib
 from ..core.schema import ModelInfo
 from .devices import Device
-from .quantizers import Quantizer, model_cost
+from .quantizers import Quantizer
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from ..core.allocation import Split, whole
 from ..core.budget import Workload, default_context
 from ..core.config import EXPORTS, Config
+from ..core.cost import model_cost
 from ..core.errors import Stopped, Unexplained, UserError
 from ..core.memory import UNTOUCHED
 from ..core.orderings import SCORERS
@@ -37,7 +38,7 @@ from .layer_pass import Rider
 from .models import loading
 from .models.loading import LoadedModel
 from .peak import peak_memory
-from .quantizers import DEFAULT_QUANTIZER, Quantizer, model_cost
+from .quantizers import DEFAULT_QUANTIZER, Quantizer
 from .scorers import LAYER_SCORERS, layer_scores
 from .scorers.sensitivity import sensitivity
 from .scorers.zd_by_name import zd_by_name

@@ -13,14 +13,13 @@ from ..core.errors import UserError
 from ..core.memory import UNTOUCHED
 from ..core.orderings import QUICK_SCORERS, SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
-from ..core.store import Key, Store, versions
+from ..core.store import LIBRARIES, Key, Store, versions
 from .checkpoints.source import Source
 from .quantizers import Quantizer, quantizer_named
 from .tasks.base import Task
 from .texts import MAX_TOKENS, Text
 
 INFO_FORMAT = 3  # of ModelInfo as JSON: one more for every change of its fields or their values
-LIBRARIES = ("torch", "transformers", "optimum-quanto", "lm-eval")
 
 
 def info_key(fingerprint: str, dtype: str) -> Key:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.cost import model_cost
 from ..core.diskspace import DiskSpace
 from ..core.memory import UNTOUCHED, format_gib
 from ..core.orderings import SCORERS
 from ..core.schema import ModelInfo, Scores
-from ..engine.quantizers import DEFAULT_QUANTIZER, model_cost, quantizer_named
+from ..engine.quantizers import DEFAULT_QUANTIZER, quantizer_named
 from .templates import lines_html, render
 
 if TYPE_CHECKING:

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.allocation import Breakpoints, Split
+from ..core.choice import Choice
 from ..core.config import Config
+from ..core.cost import model_cost
 from ..core.curves import Curve, alike, curves, levels_between
 from ..core.errors import UserError
 from ..core.memory import PRUNED, UNTOUCHED
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS, ordering_title, rank_layers
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
-from ..engine.configs import breakpoints_of, build_config, quantizer_of
-from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer, model_cost
+from ..engine.configs import quantizer_of
+from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
 from .bar.expected import Expectation, expected_at
-from .bar.table import Slider, bar_table, first_value, slider_range
+from .bar.table import bar_table
 from .components.heatmap import LARGEST_BUDGET
 from .state import Session
 from .tables import sizes_table
@@ -56,44 +58,35 @@ class Selection:
         measured: Sequence[Evaluation] = (),
     ) -> str:
         """`measured` on the `chosen` "task/metric" says what to expect at each position."""
-        info, _ = ready(session)
-        slider = Slider(
-            model_cost(info, self.quantizer),
-            self.levels,
-            self.values(session),
-            self.ordering,
-            self.seed,
-            self.pins,
-            self.quantizer,
-        )
+        choice = self._choice(session)
         expectation = None
         if chosen:
             task, metric = chosen.split("/", 1)
-            expected = expected_at(slider.table, measured, task, metric)
+            expected = expected_at(choice.table, measured, task, metric)
             expectation = Expectation(metric_title(task, metric, titles or {}), expected)
-        return bar_table(slider, expectation, self.target.card(info) if self.target else None)
+        return bar_table(
+            choice, expectation, self.target.card(choice.info) if self.target else None
+        )
 
     def sizes(self, session: Session) -> str:
         """What each of the slider's splits takes, as a table."""
-        info, _ = ready(session)
-        cost = model_cost(info, self.quantizer)
-        return sizes_table(cost, self.levels, self._breakpoints(session), self.quantizer)
+        choice = self._choice(session)
+        return sizes_table(choice.cost, self.levels, choice.table, self.quantizer)
 
     def value(self, session: Session) -> dict[str, Any]:
         """What the slider component holds."""
         if self.budget is not None:
             return {"budget": self.budget, "pins": dict(self.pins)}
-        info, _ = ready(session)
-        cost = model_cost(info, self.quantizer)
-        first = first_value(cost, self.levels, self.pins)
-        if self.target is None or self.target.card(info) is None:
+        choice = self._choice(session)
+        first = {"budget": choice.spent, "pins": dict(self.pins)}
+        if self.target is None or self.target.card(choice.info) is None:
             return first
-        sizes = self._breakpoints(session).bytes
+        sizes = choice.table.bytes
         try:
-            budget = self.target.weights_budget(info, sizes[0])
+            budget = self.target.weights_budget(choice.info, sizes[0])
         except UserError:
             budget = sizes[0]  # drawn, so that one sees what it lacks
-        return {**first, "budget": min(budget, max(slider_range(cost, self.levels)[1], sizes[-1]))}
+        return {**first, "budget": min(budget, max(choice.cost.span(self.levels)[1], sizes[-1]))}
 
     def following(self, session: Session, before: Selection) -> Selection:
         """With the slider where it stood `before`, of another quantizer: as many layers up. Where
@@ -124,18 +117,8 @@ class Selection:
         return points.split(points.position(self.value(session)["budget"]))
 
     def config(self, session: Session) -> Config:
-        info, _ = ready(session)
-        return build_config(
-            info,
-            self.scores(session),
-            self.ordering,
-            self.seed,
-            self.levels,
-            self.pins,
-            self.quantizer,
-            self.value(session)["budget"],
-            session.evaluations,
-        )
+        choice = self._choice(session).with_budget(self.value(session)["budget"])
+        return choice.config(session.evaluations)
 
     def drawable(
         self,
@@ -164,17 +147,16 @@ class Selection:
                     lines.append(alike(between, info.num_layers, q.name))
         return lines
 
-    def _breakpoints(self, session: Session) -> Breakpoints:
+    def _choice(self, session: Session) -> Choice:
+        """Returns what is asked for, without its budget."""
         info, _ = ready(session)
-        return breakpoints_of(
-            info,
-            self.scores(session),
-            self.ordering,
-            self.seed,
-            self.levels,
-            self.pins,
-            self.quantizer,
+        scores = self.scores(session)
+        return Choice(
+            info, self.quantizer, self.levels, self.ordering, self.seed, scores, self.pins
         )
+
+    def _breakpoints(self, session: Session) -> Breakpoints:
+        return self._choice(session).table
 
 
 def from_config(session: Session, config: Config) -> tuple[Session, Selection, str]:

@@ -11,13 +11,14 @@ from typing import Any
 import gradio as gr
 
 from ..core.allocation import Split
+from ..core.cost import model_cost
 from ..core.curves import THREE_LEVELS, alike, all_splits, curves, levels_between
 from ..core.errors import UserError
 from ..core.memory import UNTOUCHED, ModelCost
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS
 from ..core.schema import Evaluation, ModelInfo
 from ..engine.banks.packing_cost import packing_cost
-from ..engine.quantizers import QUANTIZERS, Quantizer, model_cost, quantizer_named
+from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from ..engine.tasks.presets import expand
 from .charts import ChartData, ModelResults, results_figure
 from .comparison.contenders import (

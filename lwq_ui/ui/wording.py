@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from ..core.cost import QuantizerSpec
 from ..core.metrics import metric_spec
 from ..core.schema import Evaluation
-from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
+from ..engine.quantizers import QUANTIZERS, quantizer_named
 
 
 def metric_choices(
@@ -43,7 +44,7 @@ def figure(value: float, digits: int) -> str:
     return f"{value:,.0f}" if 10 ** min(digits, 3) <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
-def plain_title(quantizer: Quantizer) -> str:
+def plain_title(quantizer: QuantizerSpec) -> str:
     """Returns the title without its brackets: 'Quanto, Max, groups of 64'."""
     return re.sub(r" \([^)]*\)", "", quantizer.title)
 
@@ -59,18 +60,18 @@ def ranked_quantizers(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (families.index(name.partition(":")[0]), name))
 
 
-def level_title(chosen: Quantizer, level: float) -> str:
+def level_title(chosen: QuantizerSpec, level: float) -> str:
     """Returns '4 bits' or '1 % outliers (3.945 bits)'. A pin can be at any level."""
     return chosen.level_title(level) if level in chosen.levels else f"{level:g} bits"
 
 
-def short_title(chosen: Quantizer, level: float) -> str:
+def short_title(chosen: QuantizerSpec, level: float) -> str:
     """Returns '4' or '1 %', as the choice of levels has it."""
     both = chosen.pair_title((level, level)) if level in chosen.levels else f"{level:g}"
     return both.partition(" / ")[0]
 
 
-def with_bits(chosen: Quantizer, level: float, what: str = "") -> str:
+def with_bits(chosen: QuantizerSpec, level: float, what: str = "") -> str:
     """Returns '4-bit layers', or what else the quantizer's levels are: '1 % outliers', '1 %'."""
     if isinstance(level, int):
         return f"{level}-bit{what}"

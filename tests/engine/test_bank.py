@@ -24,6 +24,7 @@ import torch
 from optimum import quanto
 from torch import Tensor, nn
 
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import GIB, group_size
 from lwq_ui.core.run import Run
@@ -36,7 +37,7 @@ from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.layers import find_layers
 from lwq_ui.engine.models.loading import LoadedModel, describe
 from lwq_ui.engine.peak import own_bytes
-from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 from lwq_ui.engine.quantizers.quanto import Quanto
 from lwq_ui.engine.quantizers.quanto_optimizers import ClipOptimizer, GroupwiseHqqOptimizer
 from lwq_ui.engine.sweeps.sweep import Request, Sweep

@@ -14,12 +14,13 @@ import torch
 
 from lwq_ui.cli import main
 from lwq_ui.core.budget import RESERVE, Workload, activation_bytes, kv_cache_bytes
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.memory import GIB
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
 from lwq_ui.engine import devices
 from lwq_ui.engine.devices import Device, local_devices
 from lwq_ui.engine.fit import what_fits
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.quantizers import quantizer_named
 
 INFO = ModelInfo(
     *("m", None, "f" * 64, "LlamaForCausalLM", "bfloat16", 1, GIB, GIB // 2, 4096),

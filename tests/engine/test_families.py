@@ -17,13 +17,13 @@ from families import FAMILIES, LAYERS, Family, Tensors
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.layers import layer_weights
 from lwq_ui.engine.models.loading import LoadedModel, describe
-from lwq_ui.engine.quantizers import model_cost
 from lwq_ui.engine.scorers import layer_scores
 from lwq_ui.engine.sweeps.sweep import Request, Sweep
 

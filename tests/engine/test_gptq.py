@@ -21,12 +21,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.loading import LoadedModel, describe
-from lwq_ui.engine.quantizers import gptq, model_cost, quantizer_named
+from lwq_ui.engine.quantizers import gptq, quantizer_named
 from lwq_ui.engine.quantizers.gptq import GPTQ, PARTS
 from lwq_ui.engine.quantizers.gptq_format import GPTQWeight
 

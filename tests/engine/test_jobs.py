@@ -21,15 +21,16 @@ import tiny
 import torch
 from safetensors import SafetensorError
 
+from lwq_ui.core.choice import Choice
 from lwq_ui.core.config import Config, format_config, parse_config
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.configs import build_config, read_config
+from lwq_ui.engine.configs import read_config
 from lwq_ui.engine.models.loading import LoadedModel
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.tasks.lm_eval_tasks import Harness
 from lwq_ui.engine.texts import Text, shipped_calibration
@@ -490,17 +491,8 @@ def test_any_prompt_can_be_written_on(prompt: str, loaded: LoadedModel, run: Run
 def config_of(loaded: LoadedModel, split: Any) -> Config:
     """A config with these levels: all layers but those at 4 bits are pinned."""
     pins = {i: level for i, level in enumerate(split) if level != 4}
-    cost = model_cost(loaded.info, tiny.QUANTO)
-    return build_config(
-        loaded.info,
-        {},
-        "first",
-        0,
-        (4, 2),
-        pins,
-        tiny.QUANTO,
-        cost.total(tuple(split)),
-    )
+    choice = Choice(loaded.info, tiny.QUANTO, (4, 2), "first", pins=pins)
+    return choice.with_budget(choice.cost.total(tuple(split))).config()
 
 
 # optimum-quanto unpacks with a kernel that it compiles for half a minute at first use; the same in
@@ -635,10 +627,8 @@ def test_what_no_program_reads_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
-    high, low = quantizer_named(name).pairs[0]
-    config = build_config(
-        loaded.info, {}, "first", 0, (high, low), {}, quantizer_named(name), 10**9
-    )
+    quantizer = quantizer_named(name)
+    config = Choice(loaded.info, quantizer, quantizer.pairs[0], "first", budget=10**9).config()
     with pytest.raises(UserError, match="as JSON instead"):
         jobs.quantize(loaded, config, tmp_path / "out", run)
     assert not (tmp_path / "out").exists()
@@ -750,8 +740,8 @@ def test_the_options_of_a_quantizer_that_is_not_installed_here(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version's may be right; what it needs is said where it is used."""
-    cost = model_cost(loaded.info, quantizer_named("gptq")).total((4,) * 4)
-    config = build_config(loaded.info, {}, "first", 0, (4, 2), {}, quantizer_named("gptq"), cost)
+    choice = Choice(loaded.info, quantizer_named("gptq"), (4, 2), "first")
+    config = choice.with_budget(choice.cost.total((4,) * 4)).config()
     path = written(tmp_path, config, options={**config.quantizer["options"], "gptqmodel": "1.0"})
     monkeypatch.setattr(type(quantizer_named("gptq")), "missing", lambda self: "")
     with pytest.raises(UserError, match="'quantizer' is wrong"):

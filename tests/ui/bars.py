@@ -7,14 +7,18 @@ import math
 import random
 import re
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.budget import MemoryUse
+from lwq_ui.core.choice import Choice
 from lwq_ui.core.interpolation import Expected
 from lwq_ui.core.memory import LayerCost, ModelCost, affine_bytes, format_gib, symmetric_bytes
 from lwq_ui.core.orderings import ORDERINGS, REFERENCE_SCORER, rank_layers
+from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
 from lwq_ui.engine.quantizers.quanto import Quanto
 
 pytest.importorskip("gradio")
@@ -23,7 +27,7 @@ import gradio as gr
 
 from lwq_ui.ui.bar.card import Card
 from lwq_ui.ui.bar.expected import Expectation
-from lwq_ui.ui.bar.table import Slider, bar_table, first_value
+from lwq_ui.ui.bar.table import bar_table
 from lwq_ui.ui.components.heatmap import BudgetBar
 
 WIDTHS = {4: 96, 24: 256, 32: 4096, 80: 8192, 126: 16384}  # layers -> hidden size
@@ -88,6 +92,18 @@ def small_card(high: int) -> Card:
     return Card("Small card", "2,048 tokens", points.bytes[high] + BESIDE.total, BESIDE)
 
 
+def choice_of(cost, levels, values, ordering="lim", pins=None) -> Choice:
+    """A choice of a model whose bytes are made up, too."""
+    info = SimpleNamespace(num_layers=len(cost.layers))
+    choice = Choice(info, DEFAULT_QUANTIZER, levels, ordering, pins=pins or {})
+    vars(choice).update(cost=cost, values=values)
+    return choice
+
+
+def first_value(cost, levels) -> dict[str, Any]:
+    return {"budget": sum(cost.span(levels)) // 2, "pins": {}}
+
+
 # ---- a page with the component, choices of model, levels and ordering, and what Python received
 
 
@@ -98,7 +114,7 @@ def small_page():
 
     def make_table(n, levels, ordering, pins):
         n, levels = read(n, levels)
-        return bar_table(Slider(model_cost(n), levels, model_scores(n), ordering, pins=pins))
+        return bar_table(choice_of(model_cost(n), levels, model_scores(n), ordering, pins=pins))
 
     def fresh(n, levels, ordering):
         value = first_value(model_cost(int(n)), read(n, levels)[1])
@@ -113,13 +129,13 @@ def small_page():
 
     def swept():
         scores = {**model_scores(24), "sensitivity": model_scores(24)["lim"]}
-        slider = Slider(model_cost(24), (4, 2), scores)
+        slider = choice_of(model_cost(24), (4, 2), scores)
         return gr.update(table=bar_table(slider, Expectation("Perplexity", EXPECTED)))
 
     def carded(which):
         card = small_card(int(which)) if which else None
         return gr.update(
-            table=bar_table(Slider(model_cost(24), (4, 2), model_scores(24)), card=card)
+            table=bar_table(choice_of(model_cost(24), (4, 2), model_scores(24)), card=card)
         )
 
     def received(choice):
@@ -141,7 +157,7 @@ def small_page():
         cost = model_cost(24)
         bar = BudgetBar(
             first_value(cost, (4, 2)),
-            table=bar_table(Slider(cost, (4, 2), model_scores(24))),
+            table=bar_table(choice_of(cost, (4, 2), model_scores(24))),
             elem_id="bar",
         )
         seen = gr.HTML(elem_id="seen")

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from lwq_ui.core.allocation import breakpoints
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.curves import curves
 from lwq_ui.core.orderings import QUICK_SCORERS, rank_layers
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.quantizers import quantizer_named
 
 READY = "The demo model is ready"
 RANGE = "#bar .range"

@@ -21,6 +21,7 @@ pytest.importorskip("gradio")
 import gradio as gr
 from bars import (
     BESIDE,
+    choice_of,
     model_cost,
     model_scores,
     small_card,
@@ -28,13 +29,13 @@ from bars import (
 
 from lwq_ui.ui.bar.expected import expected_at, expected_texts
 from lwq_ui.ui.bar.scores import shades
-from lwq_ui.ui.bar.table import Slider, bar_table, first_value
+from lwq_ui.ui.bar.table import bar_table
 from lwq_ui.ui.components.heatmap import BudgetBar
 
 
 def sent_to_browser(values, ordering="lim", card=None):
     """What the browser is sent of a model of 24 layers."""
-    slider = Slider(model_cost(24), (4, 2), values, ordering)
+    slider = choice_of(model_cost(24), (4, 2), values, ordering)
     return json.loads(bar_table(slider, card=card))
 
 
@@ -137,7 +138,7 @@ def test_without_scores_the_split_still_shows():
 def test_a_fresh_page_starts_in_the_middle():
     cost = model_cost(32)
     least, most = cost.total((2,) * 32), cost.total((4,) * 32)
-    assert first_value(cost, (4, 2)) == {"budget": (least + most) // 2, "pins": {}}
+    assert choice_of(cost, (4, 2), {}).spent == (least + most) // 2
 
 
 def test_the_expected_error_is_that_of_the_difference_to_the_unquantized_model():

@@ -11,11 +11,12 @@ pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.comparison import estimate
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import average_bits
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
-from lwq_ui.engine.quantizers import QUANTIZERS, model_cost, quantizer_named
+from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 from lwq_ui.ui.comparison.contenders import (
     Contender,
     alike_contenders,

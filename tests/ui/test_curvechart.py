@@ -15,9 +15,11 @@ from page import RANGE, click, settle, wait_for_chart
 
 gr = pytest.importorskip("gradio")
 
+from bars import choice_of, first_value  # noqa: E402
+
 from lwq_ui.core.allocation import breakpoints  # noqa: E402
 from lwq_ui.core.orderings import ORDERINGS, rank_layers  # noqa: E402
-from lwq_ui.ui.bar.table import Slider, bar_table, first_value  # noqa: E402
+from lwq_ui.ui.bar.table import bar_table  # noqa: E402
 from lwq_ui.ui.charts import ChartData, ModelResults, results_figure  # noqa: E402
 from lwq_ui.ui.components.curvechart import CurveChart, as_json, plotly_path  # noqa: E402
 from lwq_ui.ui.components.heatmap import BudgetBar  # noqa: E402
@@ -71,7 +73,7 @@ def small_page():
     with gr.Blocks(analytics_enabled=False, fill_width=True) as page:
         BudgetBar(
             first_value(COST, (4, 2)),
-            table=bar_table(Slider(COST, (4, 2), made_up.scores())),
+            table=bar_table(choice_of(COST, (4, 2), made_up.scores())),
             elem_id="bar",
         )
         chart = CurveChart(elem_id="chart", container=True, padding=True, visible="hidden")

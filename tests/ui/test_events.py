@@ -21,13 +21,14 @@ pytest.importorskip("gradio")
 import gradio as gr
 
 from lwq_ui.core.config import Config
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.curves import THREE_LEVELS, Curve, curves
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import PRUNED, UNTOUCHED
 from lwq_ui.core.orderings import ORDERINGS
 from lwq_ui.core.schema import Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine.quantizers import QUANTIZERS, Quantizer, model_cost, quantizer_named
+from lwq_ui.engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from lwq_ui.ui import events
 from lwq_ui.ui.blocks import UNREADABLE
 from lwq_ui.ui.events import Handlers

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from lwq_ui.core.budget import CARDS, RESERVE, Workload, memory_use, weights_budget
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import GIB, format_gib, parse_size
 from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine.devices import Device
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.quantizers import quantizer_named
 
 pytest.importorskip("gradio")
 

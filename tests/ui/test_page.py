@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.memory import format_gib
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.engine.quantizers import quantizer_named
 
 pytest.importorskip("gradio")
 

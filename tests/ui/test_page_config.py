@@ -7,7 +7,8 @@ import re
 import pytest
 
 from lwq_ui.core.config import Config
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.core.cost import model_cost
+from lwq_ui.engine.quantizers import quantizer_named
 
 pytest.importorskip("gradio")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lwq_ui.engine.quantizers import model_cost, quantizer_named
+from lwq_ui.core.cost import model_cost
+from lwq_ui.engine.quantizers import quantizer_named
 
 pytest.importorskip("gradio")
 

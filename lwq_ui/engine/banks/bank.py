@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...core.allocation import Split, to_pack
+from ...core.cost import model_cost
 from ...core.diskspace import DiskSpace, mark_used
 from ...core.errors import UserError
 from ...core.memory import PRUNED, UNTOUCHED, format_gib
@@ -34,7 +35,7 @@ from ..finite import not_numbers
 from ..layer_pass import Rider
 from ..models.layers import LayerWeight, find_layers, layer_weights, nbytes
 from ..models.loading import free_bytes
-from ..quantizers import Quantizer, model_cost
+from ..quantizers import Quantizer
 from ..sealed import check_seal, sealed
 from .files import packed_path
 

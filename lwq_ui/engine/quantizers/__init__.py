@@ -6,8 +6,6 @@ from __future__ import annotations
 from functools import cache
 
 from ...core.errors import UserError
-from ...core.memory import UNTOUCHED, LayerCost, ModelCost
-from ...core.schema import ModelInfo
 from .base import Machine, Option, Quantizer
 from .gptq import GPTQ
 from .quanto import Quanto, QuantoClip, QuantoHQQ
@@ -44,26 +42,11 @@ def quantizer_named(name: str) -> Quantizer:
     return type(known)(**chosen)
 
 
-def model_cost(info: ModelInfo, quantizer: Quantizer) -> ModelCost:
-    """Returns the exact bytes of every layer, untouched and at every level of the quantizer."""
-    layers = []
-    for layer in info.layers:
-        packed: dict[float, int] = {
-            level: sum(quantizer.packed_bytes(w, level, info.dtype_bytes) for w in layer.weights)
-            for level in quantizer.levels
-        }
-        weights = sum(w.numel for w in layer.weights)
-        packed[UNTOUCHED] = weights * info.dtype_bytes
-        layers.append(LayerCost(weights, packed, layer.other_bytes))
-    return ModelCost(tuple(layers), info.rest_bytes)
-
-
 __all__ = [
     "DEFAULT_QUANTIZER",
     "QUANTIZERS",
     "Machine",
     "Option",
     "Quantizer",
-    "model_cost",
     "quantizer_named",
 ]

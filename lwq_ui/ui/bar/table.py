@@ -1,105 +1,64 @@
-"""The table that the budget bar looks its texts up in: one entry per position of the slider."""
+"""The table that the budget bar looks its texts up in: one entry per position of the choice."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from ...core.allocation import Breakpoints, breakpoints
+from ...core.choice import Choice
+from ...core.cost import QuantizerSpec
 from ...core.memory import ModelCost, average_bits, format_gib, size_digits, size_unit
-from ...core.orderings import DEFAULT_ORDERING, ORDERINGS, rank_layers
-from ...engine.quantizers import DEFAULT_QUANTIZER, Quantizer
+from ...core.orderings import ORDERINGS
 from ..wording import level_title, short_title, with_bits
 from .card import Card, card_parts, spare_texts
 from .expected import Expectation, expected_texts
 from .scores import score_rows
 
 
-@dataclass(frozen=True)
-class Slider:
-    """What the slider's splits follow from. `values` are one number per layer, by scorer; `levels`
-    are (high, low). The `quantizer` names the levels."""
-
-    cost: ModelCost
-    levels: tuple[float, float]
-    values: Mapping[str, Sequence[float]]
-    ordering: str = DEFAULT_ORDERING
-    seed: int = 0
-    pins: Mapping[int, float] = field(default_factory=dict)
-    quantizer: Quantizer = DEFAULT_QUANTIZER
-
-    @cached_property
-    def ranked(self) -> list[int]:
-        """All layers, the most important first. Raises UserError where scores are missing."""
-        return rank_layers(self.ordering, self.values, len(self.cost.layers), self.seed)
-
-    @cached_property
-    def table(self) -> Breakpoints:
-        """The split at every position. Raises UserError where a pin is impossible."""
-        return breakpoints(self.cost, self.levels, self.ranked, self.pins)
-
-
-def first_value(
-    cost: ModelCost, levels: tuple[float, float], pins: Mapping[int, float] | None = None
-) -> dict[str, Any]:
-    """Returns what a fresh page shows: the budget in the middle of its range."""
-    smallest, largest = slider_range(cost, levels)
-    return {"budget": (smallest + largest) // 2, "pins": dict(pins or {})}
-
-
-def slider_range(cost: ModelCost, levels: tuple[float, float]) -> tuple[int, int]:
-    """Returns the bytes with all layers low, and with all layers high. Pins do not change it, so
-    that the thumb stays put."""
-    high, low = levels
-    n = len(cost.layers)
-    return cost.total((low,) * n), cost.total((high,) * n)
-
-
 def bar_table(
-    slider: Slider, expectation: Expectation | None = None, card: Card | None = None
+    choice: Choice, expectation: Expectation | None = None, card: Card | None = None
 ) -> str:
-    """Returns all that the browser shows of the slider's splits, as JSON.
+    """Returns all that the browser shows of the choice's splits, as JSON.
 
     `expectation` is None where nothing was measured that could tell. `card` is drawn below the
-    slider. The table is a string, because Gradio clones dict props several times per event. Raises
+    choice. The table is a string, because Gradio clones dict props several times per event. Raises
     UserError where the ordering's scores are missing or a pin is impossible.
     """
-    points = slider.table
-    n = len(slider.cost.layers)
+    points = choice.table
+    n = len(choice.cost.layers)
     data = {
-        "high": slider.levels[0],
-        "low": slider.levels[1],
-        "pins": {str(layer): level for layer, level in slider.pins.items()},
+        "high": choice.levels[0],
+        "low": choice.levels[1],
+        "pins": {str(layer): level for layer, level in choice.pins.items()},
         "base": points.base,
         "raised": points.raised,
         "bytes": points.bytes,
         "levels": level_sums(points),
         "texts": [
-            position_texts(slider.cost, slider.levels, points, k)
+            position_texts(choice.cost, choice.levels, points, k)
             | expected_texts(expectation.values[k] if expectation else None)
             | spare_texts(card, points.bytes[k])
             for k in range(len(points.bytes))
         ],
-        "ticks": ticks(slider.cost, slider.levels, slider.ranked),
-        "rows": score_rows(slider.values, n, ORDERINGS[slider.ordering].scorer),
+        "ticks": ticks(choice.cost, choice.levels, choice.ranked),
+        "rows": score_rows(choice.values, n, ORDERINGS[choice.ordering].scorer),
         "expected_title": expectation.title if expectation else "",
         "card": card_parts(card, points.bytes) if card else None,
-        **range_of(slider),
-        **texts_of(slider),
+        **range_of(choice),
+        **texts_of(choice),
     }
     return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
-def range_of(slider: Slider) -> dict[str, Any]:
+def range_of(choice: Choice) -> dict[str, Any]:
     """Returns the slider's ends in bytes, which pins can move outwards, and the unit of the typed
     budget, which is the same at all positions."""
-    smallest, largest = slider_range(slider.cost, slider.levels)
-    sizes = slider.table.bytes
+    smallest, largest = choice.cost.span(choice.levels)
+    sizes = choice.table.bytes
     most = max(largest, sizes[-1])
     unit, unit_bytes = size_unit(most)
     return {
@@ -109,14 +68,14 @@ def range_of(slider: Slider) -> dict[str, Any]:
     }
 
 
-def texts_of(slider: Slider) -> dict[str, Any]:
+def texts_of(choice: Choice) -> dict[str, Any]:
     """Returns the texts that are the same at all positions. `names` and `marks` are those of the
     levels, in full and as short as a cell is."""
-    (high, low), quantizer, points = slider.levels, slider.quantizer, slider.table
+    (high, low), quantizer, points = choice.levels, choice.quantizer, choice.table
     levels = {high, low, *points.base}
-    ordering = ORDERINGS[slider.ordering]
+    ordering = ORDERINGS[choice.ordering]
     of_layers = f"of {len(points.base)} layers"
-    which = "with the pinned layers, the smallest split" if slider.pins else "the smallest split"
+    which = "with the pinned layers, the smallest split" if choice.pins else "the smallest split"
     size = f"{format_gib(points.bytes[0])} ({points.bytes[0]:,} bytes)"
     bits = f"{average_bits(points.base):.4g} bits"
     return {
@@ -131,7 +90,7 @@ def texts_of(slider: Slider) -> dict[str, Any]:
         "low_title": with_bits(quantizer, low, " layers"),
         "saving_title": f"Saving vs all {with_bits(quantizer, high)}",
         "of": of_layers,
-        "other": pinned_elsewhere(slider.levels, slider.pins, quantizer) or of_layers,
+        "other": pinned_elsewhere(choice.levels, choice.pins, quantizer) or of_layers,
     }
 
 
@@ -164,7 +123,7 @@ def position_texts(
 
 
 def pinned_elsewhere(
-    levels: tuple[float, float], pins: Mapping[int, float], quantizer: Quantizer
+    levels: tuple[float, float], pins: Mapping[int, float], quantizer: QuantizerSpec
 ) -> str:
     """Returns 'and 1 pinned at 8 bits': pins that are neither high nor low, which loaded configs
     have."""

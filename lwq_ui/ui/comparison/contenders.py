@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ...core.allocation import Split, breakpoints
+from ...core.cost import model_cost
 from ...core.curves import levels_between
 from ...core.errors import UserError
 from ...core.memory import average_bits, format_gib
 from ...core.orderings import ORDERINGS, ordering_title, rank_layers
-from ...engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, model_cost
+from ...engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer
 from ..selection import Selection, ready
 from ..state import Session
 from ..wording import plain_title
