@@ -24,7 +24,7 @@ from .core.cost import model_cost
 from .core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_between
 from .core.duration import duration
 from .core.errors import Stopped, UnknownArchitecture, UserError
-from .core.memory import PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
+from .core.memory import DTYPES, PRUNED, UNTOUCHED, average_bits, format_gib, parse_size
 from .core.orderings import ALIKE, DEFAULT_ORDERING, ORDERINGS, QUICK_SCORERS, SCORERS, rank_layers
 from .core.outputs import check_file, check_folder
 from .core.run import Run
@@ -34,7 +34,7 @@ from .core.store import Store
 from .engine import records
 from .engine.banks.packing_cost import packing_cost
 from .engine.configs import quantizer_of, read_config
-from .engine.devices import local_devices
+from .engine.devices import DEVICES, local_devices
 from .engine.fit import what_fits
 from .engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer, quantizer_named
 from .engine.tasks import tasks
@@ -539,11 +539,9 @@ def parser() -> argparse.ArgumentParser:
     every = argparse.ArgumentParser(add_help=False)
     every.add_argument("--json", metavar="FILE", help="write the result as JSON ('-': here)")
     device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    device.add_argument("--device", default="auto", choices=DEVICES)
     dtype = argparse.ArgumentParser(add_help=False)
-    dtype.add_argument(
-        "--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32")
-    )
+    dtype.add_argument("--dtype", default="auto", choices=DTYPES)
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("model", metavar="MODEL", help="a Hub id, a folder, or 'demo'")
     text = argparse.ArgumentParser(add_help=False)

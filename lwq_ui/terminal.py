@@ -10,7 +10,8 @@ import sys
 import tempfile
 from typing import Any, TextIO
 
-from .core.outputs import reason, write_file
+from .core.errors import reason
+from .core.outputs import write_file
 from .core.store import dumps
 
 

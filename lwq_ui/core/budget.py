@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import UserError
-from .memory import DTYPE_BYTES, GIB, apart, format_gib
+from .memory import DTYPE_BYTES, GIB, OWN_DTYPE, apart, format_gib
 from .schema import ModelInfo
 
 MIB = 2**20
@@ -18,7 +18,6 @@ RESERVE = 768 * MIB
 
 LOGITS = 32  # bytes per word of the vocabulary, while the next token is drawn
 
-OWN_DTYPE = "auto"
 CACHE_DTYPES = {**DTYPE_BYTES, "float8": 1}
 
 # A card sold with 24 GB has 24 GiB of memory. Drivers report a little less (23.6 GiB of an RTX

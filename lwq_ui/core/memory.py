@@ -12,7 +12,9 @@ UNITS = {
     **{"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12},
     **{"kib": 2**10, "mib": 2**20, "gib": GIB, "tib": 2**40},
 }
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+OWN_DTYPE = "auto"  # stands for the checkpoint's own
+DTYPES = (OWN_DTYPE, *DTYPE_BYTES)  # what a user may choose
 UNTOUCHED = 16  # the level of a layer whose weights keep the model's own dtype
 PRUNED = 0  # the level of a layer that is left out
 

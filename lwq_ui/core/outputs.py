@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, reason
 from .memory import format_gib
 from .store import UMASK, write_atomically
 
@@ -24,11 +24,6 @@ MOST_NAME = 240  # bytes of a new file's name; the temporary file's name is long
 
 # These errors mean that a folder takes no new file. The file itself may still be writable.
 IN_PLACE = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS, errno.ENAMETOOLONG)
-
-
-def reason(error: BaseException) -> str:
-    """Returns the cause of an error: 'No space left on device'."""
-    return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
 def unwritable(path: str | Path, error: BaseException) -> UserError:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from ..core.config import Config, parse_config
 from ..core.cost import model_cost
-from ..core.errors import UserError
+from ..core.errors import UserError, reason
 from ..core.memory import PRUNED, UNTOUCHED
-from ..core.outputs import reason
 from ..core.schema import ModelInfo
 from .quantizers import Quantizer, quantizer_named
 

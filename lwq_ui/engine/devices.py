@@ -3,6 +3,7 @@ devices are asked for."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import psutil
 
 from ..core.budget import RESERVE
+from ..core.errors import UserError
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+"""What a user may choose; 'auto' is the first of the others that is there."""
 
 CONTROL = Path("/sys/fs/cgroup")
 
@@ -49,6 +54,45 @@ def local_devices() -> list[Device]:
         free = max(0, total - torch.mps.driver_allocated_memory())
         found.append(Device("Apple GPU", "mps", 0, free, total))
     return [*found, Device("This machine's memory", "cpu", 0, *machine_memory())]
+
+
+def resolve_device(device: str) -> str:
+    """Returns the kind of a device, for 'auto' a GPU where there is one. Raises UserError where
+    this machine has no such device."""
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    present = [kind for kind in DEVICES if available.get(kind)]
+    if device == "auto":
+        return present[0]
+    if device not in present:
+        raise UserError(
+            f"There is no device '{device}' on this machine. Choose {' or '.join(present)}."
+        )
+    return device
+
+
+def free_bytes(device: str) -> list[int]:
+    """Returns the free memory of every GPU, or that of the machine for any other device."""
+    import torch
+
+    if device != "cuda":
+        return [machine_memory()[0]]
+    torch.cuda.empty_cache()
+    return [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the device, so that the next job finds it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def machine_memory() -> tuple[int, int]:

@@ -32,7 +32,7 @@ from .banks.files import bank_folder
 from .banks.packing_cost import packing_cost
 from .checkpoints.source import Source, find
 from .configs import check_fingerprint, other_weights, quantizer_of
-from .devices import local_devices
+from .devices import local_devices, release_memory, resolve_device
 from .fit import Fit, what_fits
 from .layer_pass import Rider
 from .models import loading
@@ -90,7 +90,7 @@ def look(model_id: str, dtype: str, run: Run) -> Looked:
     headers = source.headers(run)
     run.progress("Reading the config", None)
     info = loading.describe(source, dtype, headers, None if source.is_hashed() else "")
-    device = loading.resolve_device("auto")
+    device = resolve_device("auto")
     usage = Workload(default_context(info))
     devices = what_fits(info, DEFAULT_QUANTIZER, local_devices(), usage) if info.token_bytes else []
     return Looked(
@@ -142,7 +142,7 @@ def load_source(source: Source, device: str, dtype: str, run: Run) -> LoadedMode
     try:
         loaded = loading.load(source, device, dtype, run, known=known)
     except BaseException:
-        loading.release_memory()
+        release_memory()
         raise
     if loaded.info != known:
         key = records.info_key(loaded.info.fingerprint, dtype)
@@ -380,7 +380,7 @@ def sentence(error: BaseException, store: Store) -> str:
     """What to say of an error that ends only a part of the work; what ends all of it is raised."""
     if isinstance(error, Stopped | KeyboardInterrupt | SystemExit | GeneratorExit):
         raise error
-    loading.release_memory()
+    release_memory()
     if isinstance(error, Unexplained):
         return f"{error} {logged(error.__cause__ or error, store.root)}"
     return str(error if isinstance(error, UserError) else unexpected(error, store.root))

@@ -25,9 +25,10 @@ from ..core.memory import format_gib
 from ..core.run import Run
 from ..core.store import keep
 from .batches.padded import batch_tokens, batches
+from .devices import free_bytes
 from .finite import not_numbers
 from .models.layers import layer_weights
-from .models.loading import LoadedModel, free_bytes
+from .models.loading import LoadedModel
 from .models.walk import Calls
 from .sealed import check_seal, sealed
 

@@ -10,7 +10,9 @@ from typing import Any
 import gradio as gr
 
 from ..core.curves import THREE_LEVELS
+from ..core.memory import DTYPES
 from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
+from ..engine.devices import DEVICES
 from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
 from ..engine.tasks.presets import PRESETS
 from .blocks import Blocks
@@ -253,14 +255,14 @@ def build_model(parts: dict[str, Any], session: Session) -> None:
         parts["model"] = ModelField(elem_id="model", padding=True)
         with gr.Row():
             parts["device"] = gr.Dropdown(
-                ["auto", "cuda", "mps", "cpu"],
+                list(DEVICES),
                 value="auto",
                 label="Device",
                 elem_id="device",
                 min_width=100,
             )
             parts["dtype"] = gr.Dropdown(
-                ["auto", "bfloat16", "float16", "float32"],
+                list(DTYPES),
                 value="auto",
                 label="Number format",
                 elem_id="dtype",

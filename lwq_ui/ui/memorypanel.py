@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..core.budget import OWN_DTYPE
+from ..core.memory import OWN_DTYPE
 from ..core.schema import ModelInfo
 from .target import (
     DEFAULT,

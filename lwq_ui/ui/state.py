@@ -104,7 +104,7 @@ class Shelf:
         """The model as its files are now, loaded if nobody has it yet. Runs in the worker
         thread."""
         from ..engine import jobs
-        from ..engine.models.loading import resolve_device
+        from ..engine.devices import resolve_device
 
         known = self._models.get(choice)
         if known and known.is_current(run):
@@ -169,7 +169,7 @@ class Shelf:
 def free_memory() -> None:
     """Gives what is no longer used back to the device; without torch there is nothing to give."""
     if "torch" in sys.modules:
-        from ..engine.models.loading import release_memory
+        from ..engine.devices import release_memory
 
         release_memory()
 

@@ -23,6 +23,7 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.devices import resolve_device
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.loading import describe, load
 
@@ -230,8 +231,8 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
     for cuda, mps, expected in ((1, 0, "cuda"), (0, 1, "mps"), (0, 0, "cpu"), (1, 1, "cuda")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: bool(cuda))
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: bool(mps))
-        assert loading.resolve_device("auto") == expected
-        assert loading.resolve_device("cpu") == "cpu"
+        assert resolve_device("auto") == expected
+        assert resolve_device("cpu") == "cpu"
 
 
 def test_a_model_that_does_not_fit_is_streamed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

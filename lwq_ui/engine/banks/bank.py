@@ -31,10 +31,10 @@ from ...core.memory import PRUNED, UNTOUCHED, format_gib
 from ...core.run import Run
 from ...core.store import write_atomically
 from ...failures import out_of_memory
+from ..devices import free_bytes
 from ..finite import not_numbers
 from ..layer_pass import Rider
 from ..models.layers import LayerWeight, find_layers, layer_weights, nbytes
-from ..models.loading import free_bytes
 from ..quantizers import Quantizer
 from ..sealed import check_seal, sealed
 from .files import packed_path

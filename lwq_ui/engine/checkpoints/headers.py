@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...core.errors import UserError
+from ...core.errors import UserError, reason
 from ...core.run import Run
 from ...core.typed import typed
-from .hub import hub_errors, reason
+from .hub import hub_errors
 
 SINGLE = "model.safetensors"
 INDEX = f"{SINGLE}.index.json"
@@ -139,7 +139,7 @@ def read_file(path: Path, start: int, end: int) -> bytes:
             file.seek(start)
             return file.read(end - start)
     except OSError as e:
-        raise UserError(f"The file {path} cannot be read: {reason(e)}") from e
+        raise UserError(f"The file {path} cannot be read: {reason(e)}.") from e
 
 
 def hub_headers(
@@ -227,8 +227,8 @@ def read_json(path: Path, model_id: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError, RecursionError) as e:
-        what = "it is nested too deeply." if isinstance(e, RecursionError) else reason(e)
-        raise UserError(f"The file {path.name} of '{model_id}' cannot be read: {what}") from e
+        what = "it is nested too deeply" if isinstance(e, RecursionError) else reason(e)
+        raise UserError(f"The file {path.name} of '{model_id}' cannot be read: {what}.") from e
     return value
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from ...core.errors import Stopped, UserError
+from ...core.errors import Stopped, UserError, reason
 
 DEMO = "demo"
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -44,11 +44,12 @@ def hub_errors(model_id: str) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as e:
         raise unreachable(model_id) from e
     except HfHubHTTPError as e:
-        raise UserError(f"Hugging Face did not send '{model_id}': {reason(e)}") from e
+        raise UserError(f"Hugging Face did not send '{model_id}': {reason(e)}.") from e
     except (UserError, Stopped):
         raise
     except Exception as e:  # a connection breaks in many ways, each with a class of its own
-        raise UserError(f"'{model_id}' could not be downloaded: {reason(e)}") from e
+        cause = reason(e) if str(e) else "the connection broke"
+        raise UserError(f"'{model_id}' could not be downloaded: {cause}.") from e
 
 
 def unreachable(model_id: str) -> UserError:
@@ -56,12 +57,6 @@ def unreachable(model_id: str) -> UserError:
         f"'{model_id}' is not on this disk and Hugging Face cannot be reached. Check the "
         "network, or give the path of a folder."
     )
-
-
-def reason(error: Exception) -> str:
-    """What an error says, as the end of a sentence."""
-    text = getattr(error, "strerror", None) or str(error) or "the connection broke"
-    return text.strip().splitlines()[0].rstrip(".") + "."
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from .hub import DEMO, WEIGHTS, reason
+from ...core.errors import reason
+from .hub import DEMO, WEIGHTS
 
 SEARCHABLE = re.compile(
     r"\w[\w. -]*(/[\w. -]*)?"
@@ -103,7 +104,7 @@ def ask(text: str, limit: int) -> tuple[Found, ...] | str:
             for m in models[:limit]
         )
     except HfHubHTTPError as e:
-        return f"Hugging Face does not answer this search: {reason(e)}"
+        return f"Hugging Face does not answer this search: {reason(e)}."
     except Exception:  # a connection breaks in many ways, each with a class of its own
         return "Hugging Face cannot be reached: only models on this disk are offered."
 

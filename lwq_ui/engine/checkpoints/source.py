@@ -22,6 +22,7 @@ from ...core.run import Run
 from ...core.settings import Settings
 from ...core.store import Key, Store
 from ...core.typed import typed
+from ..bars import reporting_bar
 from .fingerprint import LARGE, file_hash, known_hash, stamp
 from .headers import (
     Headers,
@@ -315,7 +316,7 @@ def hub_source(model_id: str, run: Run, weights: bool) -> Source:
                 revision=revision,
                 allow_patterns=patterns,
                 ignore_patterns=without,
-                tqdm_class=reporting_bar(f"Downloading {model_id}", run),
+                tqdm_class=reporting_bar(f"Downloading {model_id}", run, "B"),
             )
         )
 
@@ -371,30 +372,3 @@ def check_room(source: Source) -> None:
             f"'{source.model_id}' needs {format_gib(needed)} on the disk, where "
             f"{format_gib(free)} are free. Make room, or set HF_HOME to a folder on a larger disk."
         )
-
-
-def reporting_bar(title: str, run: Run) -> type:
-    """A tqdm that draws nothing, reports the share of bytes done, and stops when asked."""
-    from tqdm.auto import tqdm
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": False, "file": Silent()})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            run.check()
-            shown = super().update(n)
-            if self.unit == "B":
-                run.progress(title, self.n / self.total if self.total else None)
-            return shown
-
-    return Bar
-
-
-class Silent:
-    def write(self, text: str) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass

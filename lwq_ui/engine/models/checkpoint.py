@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
-from transformers.utils import logging
+from transformers.utils.logging import EmptyTqdm
 
-from ...core.errors import UserError
+from ...core.errors import UserError, first_line
+from ..bars import transformers_bars
 from ..checkpoints.headers import BITS, FLOATS, PACKED_NAME, PACKED_TYPES, Entry, Headers, read_file
 from ..checkpoints.source import quantized_already
 
@@ -44,7 +45,6 @@ Values = Callable[[str, int, int], Tensor]
 Fetch = Callable[[str, int, int], bytes]
 """`fetch(file, start, end)` gives those bytes of a file on the Hub."""
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 TAGS = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -66,7 +66,7 @@ def skeleton(config: Any, dtype: str, model_id: str) -> PreTrainedModel:
     """The model with parameters of the right shapes that hold nothing. Raises UserError."""
     try:
         with init_empty_weights():
-            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
         model.tie_weights()
         if empty := [name for name, p in model.named_parameters() if not p.numel()]:
             raise ValueError(f"{empty[0]} has no values")
@@ -292,7 +292,7 @@ class Checkpoint:
         more: dict[str, Any] = {}
         if "tp_plan" in inspect.signature(convert_and_load_state_dict_in_model).parameters:
             more["tp_plan"] = None  # transformers before 5.20
-        with no_bar():
+        with transformers_bars(EmptyTqdm):  # they would be many
             report, _ = convert_and_load_state_dict_in_model(
                 self.model, dict(tensors), config, **more
             )
@@ -392,27 +392,3 @@ def check_finite(model_id: str, name: str, tensor: Tensor) -> None:
         f"The weights of '{model_id}' hold values that are not numbers (NaN or infinity), in "
         f"{name} first. Download it again or load it in another dtype."
     )
-
-
-@contextmanager
-def no_bar() -> Iterator[None]:
-    """transformers draws a progress bar for every few tensors."""
-
-    class Bar:
-        def __init__(self, iterable: Any, *args: Any, **kwargs: Any) -> None:
-            self.iterable = iterable
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(self.iterable)
-
-    previous = logging.set_tqdm_hook(lambda factory, args, kwargs: Bar(*args, **kwargs))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(previous)
-
-
-def first_line(error: BaseException) -> str:
-    """What a library says of an error, as a part of a sentence."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:!")
-    return text if len(text) < 300 else text[:297] + "..."

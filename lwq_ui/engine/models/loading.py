@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,22 +12,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import is_peft_available
 
-from ...core.errors import Stopped, UnknownArchitecture, UserError
-from ...core.memory import format_gib
+from ...core.errors import Stopped, UnknownArchitecture, UserError, first_line
+from ...core.memory import DTYPE_BYTES, OWN_DTYPE, format_gib
 from ...core.run import Run
 from ...core.schema import LayerSpec, ModelInfo
 from ...failures import is_panic, out_of_memory
+from ..bars import reporting_bar, transformers_bars
 from ..checkpoints.headers import Headers, is_safe, local_headers
 from ..checkpoints.source import Source, refuse_quantized
-from ..devices import machine_memory
+from ..devices import free_bytes, resolve_device
 from .checkpoint import (
-    DTYPES,
     Checkpoint,
     check_finite,
     complete,
     compute_buffers,
     declare_untied,
-    first_line,
     pickled,
     skeleton,
 )
@@ -38,7 +34,6 @@ from .footprint import footprint
 from .layers import LayersInMemory, StreamedLayers, find_layers, layer_weights, nbytes
 from .walk import LayerWalk
 
-DEVICES = ("auto", "cuda", "mps", "cpu")
 MOST_POSITIONS = 2**40
 HEADROOM = 1.15  # weights, plus hidden states and de-quantized layers while computing
 
@@ -83,28 +78,11 @@ def read_config(source: Source) -> Any:
 
 def resolve_dtype(config: Any, dtype: str) -> str:
     """'auto' is the checkpoint's own dtype; bfloat16 where it names none."""
-    if dtype != "auto":
+    if dtype != OWN_DTYPE:
         return dtype
     own = str(getattr(config.get_text_config(decoder=True), "dtype", None) or config.dtype)
     own = own.removeprefix("torch.")
-    return own if own in DTYPES else "bfloat16"
-
-
-def resolve_device(device: str) -> str:
-    """'auto' is the GPU where there is one. Raises UserError for a device that is not there."""
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        return next(name for name, there in present.items() if there)
-    if not present.get(device):
-        raise UserError(
-            f"There is no device '{device}' on this machine. Choose "
-            f"{' or '.join(name for name, there in present.items() if there)}."
-        )
-    return device
+    return own if own in DTYPE_BYTES else "bfloat16"
 
 
 def describe(
@@ -154,7 +132,7 @@ def model_info(
 ) -> ModelInfo:
     layers = find_layers(model)
     config = model.config.get_text_config(decoder=True)
-    found = footprint(model.config, DTYPES[dtype])
+    found = footprint(model.config, getattr(torch, dtype))
     if found and len(found.kept) != len(layers):
         found = None
     kept = found.kept if found else ((None, None),) * len(layers)
@@ -286,10 +264,10 @@ def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> Laye
         )
     free = free_bytes(device)
     one = info.total_bytes * HEADROOM <= free[0]
-    with reporting_progress("Reading weights", run):
+    with transformers_bars(reporting_bar("Reading weights", run)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
-            dtype=DTYPES[info.dtype],
+            dtype=getattr(torch, info.dtype),
             device_map={"": device} if one else "auto",
             max_memory=None if one else {i: int(f / HEADROOM) for i, f in enumerate(free)},
             trust_remote_code=False,
@@ -333,61 +311,9 @@ def fits(info: ModelInfo, device: str) -> bool:
     return info.total_bytes * HEADROOM <= sum(free_bytes(device))
 
 
-def free_bytes(device: str) -> list[int]:
-    """Free memory of every GPU, or of the machine."""
-    if device != "cuda":
-        return [machine_memory()[0]]
-    torch.cuda.empty_cache()
-    return [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
-
-
 def too_small(info: ModelInfo, device: str) -> UserError:
     return UserError(
         f"The memory of {device} is too small for what is not a layer of this model "
         f"({format_gib(info.rest_bytes)} in {info.dtype}) and two of its layers. Choose the device "
         "cpu, a smaller dtype or a smaller model."
     )
-
-
-@contextmanager
-def reporting_progress(title: str, run: Run) -> Iterator[None]:
-    """transformers counts tensors in a tqdm of its own; we listen to it."""
-    from transformers.utils import logging
-
-    class Bar:
-        def __init__(self, iterable: Any = None, total: int | None = None, **kwargs: Any) -> None:
-            self.iterable = iterable
-            self.total = total or (len(iterable) if hasattr(iterable, "__len__") else None)
-            self.done = 0
-
-        def __iter__(self) -> Iterator[Any]:
-            for item in self.iterable:
-                yield item
-                self.update()
-
-        def update(self, n: int = 1) -> None:
-            run.check()
-            self.done += n
-            run.progress(title, self.done / self.total if self.total else None)
-
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *error: Any) -> None:
-            pass
-
-        def __getattr__(self, name: str) -> Any:  # set_description, refresh, close, ...
-            return lambda *args, **kwargs: None
-
-    previous = logging.set_tqdm_hook(lambda factory, args, kwargs: Bar(*args, **kwargs))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(previous)
-
-
-def release_memory() -> None:
-    """Gives freed memory back to the device, so that the next job finds it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -28,8 +28,8 @@ from ...failures import out_of_memory
 from ..banks.bank import Bank
 from ..batches.padded import batch_tokens
 from ..batches.prefix_trees import Request, Rows, batch_rows
+from ..devices import free_bytes, release_memory
 from ..finite import not_numbers
-from ..models.loading import free_bytes, release_memory
 from ..models.walk import Calls
 from .journal import Journal, Scored, digest
 from .route import Step, count_steps, most_states, route

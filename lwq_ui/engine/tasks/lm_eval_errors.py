@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from ..models.checkpoint import first_line
+from ...core.errors import first_line
 
 # Errors whose text alone says little: a KeyError's is its key.
 UNEXPLAINED = (LookupError, TypeError, AttributeError, ArithmeticError)

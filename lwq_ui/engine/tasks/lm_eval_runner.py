@@ -31,13 +31,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LogitsProcessorList
 
-from ...core.errors import Stopped, Unexplained, UserError
+from ...core.errors import Stopped, Unexplained, UserError, first_line
 from ...core.run import Run
 from ...failures import out_of_memory
+from ..devices import release_memory
 from ..generation import OnlyNumbers
-from ..models.checkpoint import first_line
 from ..models.layers import find_layers
-from ..models.loading import release_memory
 from ..models.walk import Positions
 from ..sweeps.rehearsal import Rehearsal, Rehearsed
 from ..sweeps.sweep import Request, Sweep
