@@ -29,7 +29,7 @@ from lwq_ui.engine.checkpoints.source import find
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.layers import layer_weights
 from lwq_ui.engine.models.loading import LoadedModel
-from lwq_ui.engine.scorers import layer_scores
+from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.texts import shipped_calibration, tokenize
 
 Work = Callable[[], Any]
@@ -75,7 +75,7 @@ def rows_for(loaded: LoadedModel, run: Run, repeats: int) -> list[dict[str, Any]
             loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
     def score(name: str) -> Work:
-        return lambda: layer_scores(loaded, [name], sequences, run)
+        return lambda: pass_scores(loaded, [name], sequences, run)
 
     def total(dtype: torch.dtype | None) -> Work:
         return lambda: [matrix.sum(dtype=dtype).item() for matrix in matrices]

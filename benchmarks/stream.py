@@ -102,7 +102,7 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
     from lwq_ui.engine.checkpoints.source import Source
     from lwq_ui.engine.models import loading
     from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
-    from lwq_ui.engine.scorers import layer_scores
+    from lwq_ui.engine.scorers import pass_scores
     from lwq_ui.engine.texts import shipped_calibration
 
     if way == "sum":
@@ -124,7 +124,7 @@ def work(way: str, folder: Path, tokens: int) -> dict[str, Any]:
             parameter.data = parameter.data.clone()
     began = now()
     if way == "ZD":
-        layer_scores(loaded, ["zd"], [], run)
+        pass_scores(loaded, ["zd"], [], run)
         return measured(began)
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         run = replace(run, store=Store(Path(cache)))

@@ -18,7 +18,7 @@ RANDOM_SEEDS = (0, 1, 2)  # the paper's three random orders
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """How a scorer is shown and read. `engine/scorers.py` computes it, under the same name.
+    """How a scorer is shown and read. A file in `engine/scorers/` of the same name computes it.
 
     `meaning` is the line beside its scores. `ranking` explains the ordering that it gives, in one
     sentence. `reverse` and `reverse_ranking` are the title and the sentence of the opposite

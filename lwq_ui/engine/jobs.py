@@ -39,8 +39,7 @@ from .models import loading
 from .models.loading import LoadedModel
 from .peak import peak_memory
 from .quantizers import DEFAULT_QUANTIZER, Quantizer
-from .scorers import LAYER_SCORERS, layer_scores
-from .scorers.sensitivity import sensitivity
+from .scorers import level_scores, pass_scores
 from .scorers.zd_by_name import zd_by_name
 from .sweeps.rehearsal import Rehearsal, Rehearsed
 from .sweeps.sweep import Sweep
@@ -194,7 +193,7 @@ def score(
         run.store.write(keys[name], scores[name].to_json())
 
     missing = [name for name in keys if name not in scores]
-    if quick := [name for name in missing if name in LAYER_SCORERS]:
+    if quick := [name for name in missing if not SCORERS[name].measures_level]:
         needs_text = any(SCORERS[name].needs_text for name in quick)
         sequences = tokenize(loaded, text, most=max_tokens) if needs_text else []
         path = records.pass_path([keys[name] for name in quick], loaded.device, run.store)
@@ -202,14 +201,15 @@ def score(
         also: list[Rider] = []
         if loaded.streamed and sequences and not quantizer.calibrated:  # every layer is read anyway
             also.append(Packing(bank_of(loaded, quantizer, run.store), quantizer.pairs[0], run))
-        scored = layer_scores(loaded, quick, sequences, run, also, path)
+        scored = pass_scores(loaded, quick, sequences, run, also, path)
         for name, (values, seconds) in scored.items():
             keep(name, values, sequences, seconds)
     for name in missing:
         if SCORERS[name].measures_level:
             sequences = tokenize(loaded, text, most=max_tokens or SCORERS[name].max_tokens)
             began = time.perf_counter()
-            values = sensitivity(bank_of(loaded, quantizer, run.store), low, sequences, run)
+            bank = bank_of(loaded, quantizer, run.store)
+            values = level_scores(bank, name, low, sequences, run)
             keep(name, values, sequences, time.perf_counter() - began)
     return {name: scores[name] for name in scorers}
 

@@ -1,6 +1,6 @@
 """One pass over the layers, with everything that wants to see each of them while it is at hand.
 
-The hidden states of the whole text go through a layer before the next one is looked at, so each
+The hidden states of the whole text go through a layer before the next one is looked at. So each
 layer's weights are needed once, however large the model is. A pass that ends early is kept on disk
 and goes on where it was.
 """
@@ -12,22 +12,22 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..core.memory import format_gib
 from ..core.run import Run
 from ..core.store import keep
-from .batches.padded import batch_tokens, batches
+from .batches.padded import Batch, batch_tokens, batches
 from .devices import free_bytes
 from .finite import not_numbers
-from .models.layers import layer_weights
 from .models.loading import LoadedModel
 from .models.walk import Calls
 from .sealed import check_seal, sealed
@@ -39,29 +39,38 @@ SHARE_OF_ROOM = 0.25  # for hidden states; beyond that they wait in the machine'
 
 
 class Rider:
-    """Sees every layer in order while it is at hand: `weights` once, `watching` and `states` for
-    every batch where it needs them, then `value`, which is the layer's and starts the next one
-    afresh."""
+    """Looks at every layer of a pass, in order.
+
+    For each layer a pass calls `enter` once, `watching` and `states` once per batch, then `value`.
+    `states` is called only where `needs_states`; where no rider needs them, no text is computed.
+    """
 
     needs_states = False
 
-    def weights(self, i: int, matrices: Sequence[Tensor]) -> None:
-        """The weights of layer i that quantizers pack, as matrices [rows, columns]."""
+    def enter(self, i: int, layer: nn.Module) -> None:
+        """Looks at layer i, whose weights are at hand."""
 
     def watching(self, i: int, layer: nn.Module, real: Tensor) -> AbstractContextManager[None]:
-        """Around layer i's own computing of a batch; `real` [batch, tokens] is false on padding."""
+        """Returns what surrounds layer i's own computing of a batch.
+
+        `real` [batch, tokens] is false on padding.
+        """
         return nullcontext()
 
     def states(self, entered: Tensor, left: Tensor) -> None:
-        """Hidden states of a batch's real tokens, [tokens, hidden] each."""
+        """Takes the hidden states of a batch's real tokens: [tokens, hidden] each."""
 
     def value(self) -> float | None:
+        """Returns the layer's value, and starts the next layer afresh."""
         return None
 
 
-class Pass:
-    """How far a pass has come: per rider its layers' values and the seconds it took, and the hidden
-    states that enter the next layer."""
+class PassRecord:
+    """How far a pass has come.
+
+    `values` and `seconds` are per rider: its layers' values, and the time it took. `states` are the
+    hidden states that enter the next layer, [batch, tokens, hidden] for each batch.
+    """
 
     def __init__(self, riders: int, path: Path | None):
         self.values: list[list[float | None]] = [[] for _ in range(riders)]
@@ -72,133 +81,205 @@ class Pass:
 
     @property
     def layer(self) -> int:
+        """The layer that comes next."""
         return len(self.values[0])
 
-    def resume(self, batches: Sequence[Tensor], most: int) -> bool:
-        """Whether there was a pass to go on with, of at most so many layers. `batches` are the ids
-        [batch, tokens] that it must have states of."""
+    def resume(self, inputs: Sequence[Tensor], most: int) -> bool:
+        """Reads a pass that was kept, and returns whether there was one to go on with.
+
+        A pass of more than `most` layers is none. `inputs` are the ids [batch, tokens] of the
+        batches that it must have states of.
+        """
         if self.path is None or not os.path.exists(self.path):
             return False
         try:
-            so_far = json.loads(check_seal(self.path)["so_far"])
+            record = json.loads(check_seal(self.path)["so_far"])
             stored = safetensors.torch.load_file(self.path)
-            states = [stored[str(b)] for b in range(len(batches))]
-            if any(s.shape[:2] != ids.shape for s, ids in zip(states, batches, strict=True)):
+            states = [stored[str(b)] for b in range(len(inputs))]
+            if any(s.shape[:2] != ids.shape for s, ids in zip(states, inputs, strict=True)):
                 raise ValueError("its hidden states are of other batches")
-        except Exception as e:
+        except (OSError, ValueError, KeyError, SafetensorError) as e:
             log.warning("Damaged file of a pass %s (%s): it is made again.", self.path, e)
             return False
-        if len(so_far["values"]) != len(self.values) or len(so_far["values"][0]) > most:
+        if len(record["values"]) != len(self.values) or len(record["values"][0]) > most:
             return False
-        self.values, self.seconds, self.states = so_far["values"], so_far["seconds"], states
+        self.values, self.seconds, self.states = record["values"], record["seconds"], states
         return True
 
+    def advance(self, values: Sequence[float | None], states: list[Tensor]) -> None:
+        """Takes down the riders' values of a layer, and the states that enter the next one."""
+        self.states = states
+        for of_rider, value in zip(self.values, values, strict=True):
+            of_rider.append(value)
+
     def save(self) -> None:
+        """Writes the pass to its file, if it has one and any layer is done."""
         if self.path is None or not self.layer:
             return
-        so_far = json.dumps({"values": self.values, "seconds": self.seconds})
+        record = json.dumps({"values": self.values, "seconds": self.seconds})
         tensors = {str(b): state.cpu().contiguous() for b, state in enumerate(self.states)}
-        keep(self.path, sealed(self.path, tensors, {"so_far": so_far}))
+        keep(self.path, sealed(self.path, tensors, {"so_far": record}))
         self._saved = time.monotonic()
 
     def save_now_and_then(self) -> None:
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
+    def delete(self) -> None:
+        if self.path:
+            with suppress(OSError):  # where it cannot be deleted, a later pass reads or replaces it
+                self.path.unlink(missing_ok=True)
 
-@torch.no_grad()
-def survey(
+
+def run_pass(
     loaded: LoadedModel,
     riders: Sequence[Rider],
     sequences: Sequence[Sequence[int]],
     run: Run,
     path: Path | None = None,
+) -> PassRecord:
+    """Takes the riders over all layers, and returns their values and seconds.
+
+    `sequences` are the token ids that run through the layers. `path` is where a pass that ends
+    early is kept: it must name everything that the result depends on. Raises UserError where a
+    layer gives values that are not numbers, and Stopped.
+    """
+    record = PassRecord(len(riders), path)
+    for _ in passing(loaded, riders, sequences, run, record):
+        pass
+    return record
+
+
+def passing(
+    loaded: LoadedModel,
+    riders: Sequence[Rider],
+    sequences: Sequence[Sequence[int]],
+    run: Run,
+    record: PassRecord,
     doing: str = "Scoring",
     within: range | None = None,
-) -> Pass:
-    """Takes the riders over all layers; `sequences` (token ids) are what runs through them, and
-    none does where no rider needs it. `path` is where the pass is kept if it ends early: it must
-    name everything that the result depends on. Where only layers `within` a range matter, those
-    after it are left out, and a pass that was kept beyond its start is made again."""
-    walk = loaded.walk
-    states = any(r.needs_states for r in riders)
-    work = []
-    if states:
-        kinds = walk.kinds([len(s) for s in sequences])
-        work = batches(sequences, batch_tokens(loaded.info, loaded.device), kinds)
-    inputs = [batch.tensors(loaded.device) for batch in work]
-    padded = [not bool(real.all()) for _, real in inputs]
-    done = Pass(len(riders), path)
-    going_on = done.resume([ids for ids, _ in inputs], within.start if within else len(walk))
-    end = within.stop if within else len(walk)
-    calls: list[Calls] = []
-    held = sum(len(b.rows) * len(b.rows[0]) for b in work) * loaded.walk.width
-    room = free_bytes(loaded.device)[0] * SHARE_OF_ROOM
-    where = loaded.device if held * loaded.info.dtype_bytes < room else "cpu"
-    for ids, _ in inputs:
-        hidden, arguments = walk.head(ids)
-        calls.append(arguments)
-        if not going_on:
-            done.states.append(hidden.to(where))
-    sizes = (sum(w.numel for w in layer.weights) for layer in loaded.info.layers)
-    read = [numel * loaded.info.dtype_bytes for numel in accumulate(sizes)]
+) -> Iterator[int]:
+    """Does what `run_pass` does, and yields each layer once its riders have their values.
+
+    The layer counts as passed, and is in the record, when the next one is asked for. Layers after
+    the range `within` are left out. A kept pass that is beyond the start of `within` is made again.
+    """
+    layers = range(len(loaded.walk))
+    within = within or range(len(layers), len(layers))
+    text = LayerPass(loaded, riders, sequences, run, record)
+    text.start(within.start)
     try:
-        for i in range(done.layer, end):
-            what = f"{doing} layer {i + 1} of {len(walk)}"
-            if loaded.streamed:
-                what += f", {format_gib(read[i])} of {format_gib(read[-1])} read"
-            run.progress(what, i / len(walk))
-            with walk.source.at_hand(i) as layer:
-                see_weights(i, [w.matrix() for w in layer_weights(layer)], riders, done)
-                after, finite = [], []
-                for b, (_, real) in enumerate(inputs):
-                    run.check()
-                    run.progress(what, (i + b / len(inputs)) / len(walk))
-                    began = time.perf_counter()
-                    entered = done.states[b].to(loaded.device)
-                    with ExitStack() as stack:
-                        for rider in riders:
-                            stack.enter_context(rider.watching(i, layer, real))
-                        left = walk.step(i, entered, calls[b])
-                    after.append(left.to(where))
-                    took = time.perf_counter() - began
-                    finite.append(torch.isfinite(left[real] if padded[b] else left).all())
-                    for r, rider in enumerate(riders):
-                        if rider.needs_states:
-                            began = time.perf_counter()
-                            tokens = [
-                                x[real] if padded[b] else x.flatten(0, 1) for x in (entered, left)
-                            ]
-                            rider.states(*tokens)
-                            done.seconds[r] += took + time.perf_counter() - began
-                run.check()
-                if finite and not torch.stack(finite).all():
-                    raise not_numbers(f"Layer {i}", loaded.info.dtype)
-                values = []
-                for r, rider in enumerate(riders):
-                    began = time.perf_counter()
-                    values.append(rider.value())
-                    done.seconds[r] += time.perf_counter() - began
-                if not all(math.isfinite(value) for value in values if value is not None):
-                    raise not_numbers(f"A score of layer {i}", loaded.info.dtype)
-            done.states = after
-            for r, value in enumerate(values):
-                done.values[r].append(value)
-            done.save_now_and_then()
+        for i in layers[record.layer : within.stop]:
+            passed = text.take(i, f"{doing} layer {i + 1} of {len(layers)}")
+            yield i
+            record.advance(*passed)
+            record.save_now_and_then()
     except BaseException:
-        done.save()
+        record.save()
         raise
     finally:
-        calls.clear()  # an exception keeps its frames, and so what they refer to
-        done.states.clear()
-    if path:
-        with suppress(OSError):  # it is made again where it is in the way
-            path.unlink(missing_ok=True)
-    return done
+        text.release()
+    record.delete()
 
 
-def see_weights(i: int, matrices: list[Tensor], riders: Sequence[Rider], done: Pass) -> None:
-    for r, rider in enumerate(riders):
+class LayerPass:
+    """One pass under way: a text in batches, and the riders that look on."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        riders: Sequence[Rider],
+        sequences: Sequence[Sequence[int]],
+        run: Run,
+        record: PassRecord,
+    ):
+        self.loaded = loaded
+        self.riders = riders
+        self.run = run
+        self.record = record
+        work: list[Batch] = []
+        if any(rider.needs_states for rider in riders):
+            kinds = loaded.walk.kinds([len(s) for s in sequences])
+            work = batches(sequences, batch_tokens(loaded.info, loaded.device), kinds)
+        self.inputs = [batch.tensors(loaded.device) for batch in work]
+        self.padded = [not bool(real.all()) for _, real in self.inputs]
+        self.calls: list[Calls] = []
+        numbers = sum(ids.numel() for ids, _ in self.inputs) * loaded.walk.width
+        room = free_bytes(loaded.device)[0] * SHARE_OF_ROOM
+        self.waiting = loaded.device if numbers * loaded.info.dtype_bytes < room else "cpu"
+        sizes = (sum(w.numel for w in layer.weights) for layer in loaded.info.layers)
+        self.read_bytes = [n * loaded.info.dtype_bytes for n in accumulate(sizes)]
+
+    @torch.no_grad()
+    def start(self, most: int) -> None:
+        """Goes on with a pass of at most `most` layers that was kept, or starts at layer 0."""
+        resumed = self.record.resume([ids for ids, _ in self.inputs], most)
+        for ids, _ in self.inputs:
+            hidden, arguments = self.loaded.walk.head(ids)
+            self.calls.append(arguments)
+            if not resumed:
+                self.record.states.append(hidden.to(self.waiting))
+
+    @torch.no_grad()
+    def take(self, i: int, what: str) -> tuple[list[float | None], list[Tensor]]:
+        """Shows layer i to the riders, and takes the text through it; reports `what` meanwhile.
+
+        Returns the riders' values and the hidden states that leave the layer.
+        """
+        walk, dtype = self.loaded.walk, self.loaded.info.dtype
+        if self.loaded.streamed:
+            read, whole = format_gib(self.read_bytes[i]), format_gib(self.read_bytes[-1])
+            what += f", {read} of {whole} read"
+        self.run.progress(what, i / len(walk))
+        states, finite = [], []
+        with walk.source.at_hand(i) as layer:
+            for r, rider in enumerate(self.riders):
+                began = time.perf_counter()
+                rider.enter(i, layer)
+                self.record.seconds[r] += time.perf_counter() - began
+            for b in range(len(self.inputs)):
+                self.run.check()
+                self.run.progress(what, (i + b / len(self.inputs)) / len(walk))
+                left, numbers = self._take_batch(i, b, layer)
+                states.append(left)
+                finite.append(numbers)
+            self.run.check()
+            if finite and not torch.stack(finite).all():
+                raise not_numbers(f"Layer {i}", dtype)
+            values = self._values()
+        if not all(math.isfinite(value) for value in values if value is not None):
+            raise not_numbers(f"A score of layer {i}", dtype)
+        return values, states
+
+    def _take_batch(self, i: int, b: int, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """Returns what leaves layer i, and whether all of it are numbers (on the device)."""
+        _, real = self.inputs[b]
         began = time.perf_counter()
-        rider.weights(i, matrices)
-        done.seconds[r] += time.perf_counter() - began
+        entered = self.record.states[b].to(self.loaded.device)
+        with ExitStack() as stack:
+            for rider in self.riders:
+                stack.enter_context(rider.watching(i, layer, real))
+            left = self.loaded.walk.step(i, entered, self.calls[b])
+        waiting = left.to(self.waiting)
+        seconds = time.perf_counter() - began
+        numbers = torch.isfinite(left[real] if self.padded[b] else left).all()
+        for r, rider in enumerate(self.riders):
+            if rider.needs_states:
+                began = time.perf_counter()
+                tokens = [x[real] if self.padded[b] else x.flatten(0, 1) for x in (entered, left)]
+                rider.states(*tokens)
+                self.record.seconds[r] += seconds + time.perf_counter() - began
+        return waiting, numbers
+
+    def _values(self) -> list[float | None]:
+        values = []
+        for r, rider in enumerate(self.riders):
+            began = time.perf_counter()
+            values.append(rider.value())
+            self.record.seconds[r] += time.perf_counter() - began
+        return values
+
+    def release(self) -> None:
+        """Lets go of all hidden states: an exception keeps its frames, and what they refer to."""
+        self.calls.clear()
+        self.record.states.clear()

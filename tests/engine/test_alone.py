@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.models.walk import LayerWalk
-from lwq_ui.engine.scorers import layer_scores
+from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.sweeps.sweep import Request, Sweep
 from lwq_ui.engine.tasks.lm_eval_runner import SweepLM
 
@@ -110,15 +110,15 @@ def test_a_text_of_one_token(by_length: Callable[[], LoadedModel]) -> None:
     loaded = by_length()
     assert log_likelihoods(loaded, sequences) == pytest.approx(expected, abs=1e-3)
     assert log_likelihoods(loaded, sequences[:1]) == pytest.approx(expected[:1], abs=1e-3)
-    assert len(layer_scores(loaded, ["lim"], [[7], *sequences], tiny.run())["lim"][0]) == 2
+    assert len(pass_scores(loaded, ["lim"], [[7], *sequences], tiny.run())["lim"][0]) == 2
 
 
 def test_lim_where_positions_follow_from_the_batch(by_length: Callable[[], LoadedModel]) -> None:
     sequences = tiny.documents(*LENGTHS)
-    together = layer_scores(by_length(), ["lim"], sequences, tiny.run())["lim"][0]
+    together = pass_scores(by_length(), ["lim"], sequences, tiny.run())["lim"][0]
     weighed = [0.0] * len(together)
     for s in sequences:
-        own = layer_scores(by_length(), ["lim"], [s], tiny.run())["lim"][0]
+        own = pass_scores(by_length(), ["lim"], [s], tiny.run())["lim"][0]
         weighed = [a + b * len(s) / sum(LENGTHS) for a, b in zip(weighed, own, strict=True)]
     assert together == pytest.approx(weighed, abs=1e-6)
 

@@ -24,7 +24,7 @@ from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.layers import layer_weights
 from lwq_ui.engine.models.loading import LoadedModel, describe
-from lwq_ui.engine.scorers import layer_scores
+from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.sweeps.sweep import Request, Sweep
 
 MAKERS: dict[str, Callable[[Path, str], LoadedModel]] = {"memory": tiny.load, "stream": tiny.stream}
@@ -210,7 +210,7 @@ def test_lim_equals_the_float64_cosines_of_a_plain_forward_pass(
             sums[i] += torch.cosine_similarity(x.double(), y.double(), dim=-1).sum().item()
     expected = -sums / sum(map(len, sequences))
     loaded = made(maker, name, "float32")
-    found, _ = layer_scores(loaded, ["lim"], sequences, tiny.run())["lim"]
+    found, _ = pass_scores(loaded, ["lim"], sequences, tiny.run())["lim"]
     assert found == pytest.approx(expected, abs=2e-6)
     assert max(found) - min(found) > 1e-3
 
@@ -226,7 +226,7 @@ def test_zd_equals_the_share_in_the_files_own_tensors(
         values = np.concatenate([m.double().numpy().ravel() for m in matrices])
         expected.append(float(np.mean((values - values.mean()) / values.std() > 1)))
     loaded = made(maker, name, own_dtype(family))
-    found, _ = layer_scores(loaded, ["zd"], [], tiny.run())["zd"]
+    found, _ = pass_scores(loaded, ["zd"], [], tiny.run())["zd"]
     assert found == pytest.approx(expected, abs=1e-12)
     assert len(set(expected)) > 1
 

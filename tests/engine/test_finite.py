@@ -17,7 +17,7 @@ from lwq_ui.core.schema import Evaluation, Metric, Scores
 from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
-from lwq_ui.engine.layer_pass import Rider, survey
+from lwq_ui.engine.layer_pass import Rider, run_pass
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers.lim import LIM
@@ -115,7 +115,7 @@ def test_texts_are_padded_with_what_does_not_overflow(tmp_path: Path) -> None:
 
     assert logprobs(*texts) == pytest.approx([logprobs(t)[0] for t in texts], rel=1e-3)
     riders = [LIM()]
-    survey(loaded, riders, texts, tiny.run())
+    run_pass(loaded, riders, texts, tiny.run())
     with pytest.raises(UserError, match=WHERE):
         logprobs([0, *texts[0]])
 
@@ -182,7 +182,7 @@ def test_a_rider_gets_no_state_that_is_no_number(folder: Path) -> None:
     loaded = tiny.load(folder, "float16")
     ids = loaded.tokenizer(WITH.documents[0])["input_ids"]
     with pytest.raises(UserError, match=WHERE):
-        survey(loaded, [Watching()], [ids], tiny.run())
+        run_pass(loaded, [Watching()], [ids], tiny.run())
 
 
 def sweep_of(loaded: LoadedModel) -> Sweep:

@@ -102,7 +102,7 @@ def test_cached_scores_equal_fresh_ones(
         len(loaded.tokenizer(d)["input_ids"][:128]) for d in text.documents
     )
     assert (fresh["zd"].calibration, fresh["zd"].tokens) == (None, 0)
-    monkeypatch.setattr(jobs, "layer_scores", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(jobs, "pass_scores", lambda *args: pytest.fail("computed again"))
     assert score(loaded, text, run) == fresh
     with pytest.raises(pytest.fail.Exception):
         score(loaded, Text("a few", text.documents[:4]), run)
@@ -129,7 +129,7 @@ def test_sensitivity_is_cached_per_level_and_quantizer(
     assert (fresh.quantizer, fresh.level, fresh.tokens) == ("quanto", 2, 300)
     finer, other = sensitivity(low=4), sensitivity(quantizer=HQQ)
     assert sum(finer.values) < sum(fresh.values) != sum(other.values)
-    monkeypatch.setattr(jobs, "sensitivity", None)  # from here on the store must answer
+    monkeypatch.setattr(jobs, "level_scores", None)  # from here on the store must answer
     assert (sensitivity(), sensitivity(low=4)) == (fresh, finer)
     chosen = tiny.QUANTO
     known = records.known_scores(loaded.info, text, store, 300, chosen, 2)

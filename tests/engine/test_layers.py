@@ -18,13 +18,12 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
-from lwq_ui.engine import jobs
-from lwq_ui.engine import layer_pass as survey
+from lwq_ui.engine import jobs, layer_pass
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.models.layers import LayersInMemory, StreamedLayers
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.models.walk import LayerWalk
-from lwq_ui.engine.scorers import layer_scores
+from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.sealed import check_seal
 from lwq_ui.engine.texts import Text, shipped_calibration, tokenize
 
@@ -54,10 +53,10 @@ def test_only_the_layer_at_hand_is_held(folder_of: Folder, monkeypatch: pytest.M
         loaded.walk, "step", lambda i, *rest: seen.append((i, held(loaded))) or step(i, *rest)
     )
     documents = tiny.documents(30, 20)
-    scored = layer_scores(loaded, ["lim", "zd"], documents, tiny.run())
+    scored = pass_scores(loaded, ["lim", "zd"], documents, tiny.run())
     assert sorted(set(map(str, seen))) == [f"({i}, [{i}])" for i in range(4)]
     assert held(loaded) == []
-    whole = layer_scores(tiny.load(folder_of("llama")), ["lim", "zd"], documents, tiny.run())
+    whole = pass_scores(tiny.load(folder_of("llama")), ["lim", "zd"], documents, tiny.run())
     assert {k: v for k, (v, _) in scored.items()} == {k: v for k, (v, _) in whole.items()}
 
 
@@ -78,14 +77,14 @@ def test_zd_of_a_streamed_model_computes_no_forward(
     loaded = tiny.stream(folder_of("gpt2"))
     for name in ("head", "step", "tail"):
         monkeypatch.setattr(loaded.walk, name, None)
-    assert len(layer_scores(loaded, ["zd"], [], tiny.run())["zd"][0]) == 4
+    assert len(pass_scores(loaded, ["zd"], [], tiny.run())["zd"][0]) == 4
 
 
 def test_a_pass_that_is_stopped_goes_on_where_it_was(
     folder_of: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents = tiny.documents(30, 20, 7)
-    expected = layer_scores(tiny.stream(folder_of("llama")), ["lim", "zd"], documents, tiny.run())
+    expected = pass_scores(tiny.stream(folder_of("llama")), ["lim", "zd"], documents, tiny.run())
     loaded, path = tiny.stream(folder_of("llama")), tmp_path / "pass.safetensors"
     stop = Event()
 
@@ -94,7 +93,7 @@ def test_a_pass_that_is_stopped_goes_on_where_it_was(
             stop.set()
 
     with pytest.raises(Stopped):
-        layer_scores(
+        pass_scores(
             loaded,
             ["lim", "zd"],
             documents,
@@ -103,7 +102,7 @@ def test_a_pass_that_is_stopped_goes_on_where_it_was(
         )
     assert path.exists() and held(loaded) == []
     said: list[str] = []
-    again = layer_scores(
+    again = pass_scores(
         loaded,
         ["lim", "zd"],
         documents,
@@ -121,12 +120,12 @@ def test_a_damaged_pass_is_made_again(
 ) -> None:
     documents, path = tiny.documents(12, 9), tmp_path / "pass.safetensors"
     loaded = tiny.stream(folder_of("llama"))
-    expected = layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
+    expected = pass_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
     if damage is None:  # of another kind
         save_file({"0": torch.zeros(1)}, path)
     else:
         path.write_bytes(damage)
-    again = layer_scores(loaded, ["lim"], documents, tiny.run(), path=path)["lim"][0]
+    again = pass_scores(loaded, ["lim"], documents, tiny.run(), path=path)["lim"][0]
     assert again == expected
 
 
@@ -134,7 +133,7 @@ def test_a_pass_is_kept_while_it_goes(
     folder_of: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is killed and can save nothing any more."""
-    monkeypatch.setattr(survey, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(layer_pass, "SAVE_SECONDS", 0)
     kept = []
     path = tmp_path / "pass.safetensors"
 
@@ -142,7 +141,7 @@ def test_a_pass_is_kept_while_it_goes(
         if path.exists():
             kept.append(len(json.loads(check_seal(path)["so_far"])["values"][0]))
 
-    layer_scores(
+    pass_scores(
         tiny.stream(folder_of("llama")),
         ["lim"],
         tiny.documents(9),
@@ -169,9 +168,9 @@ def test_hidden_states_that_have_no_room_wait_elsewhere(
     folder_of: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, documents = tiny.stream(folder_of("llama")), tiny.documents(30, 20)
-    expected = layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
-    monkeypatch.setattr(survey, "free_bytes", lambda device: [0])
-    assert layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0] == expected
+    expected = pass_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
+    monkeypatch.setattr(layer_pass, "free_bytes", lambda device: [0])
+    assert pass_scores(loaded, ["lim"], documents, tiny.run())["lim"][0] == expected
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -209,7 +208,7 @@ def test_values_that_are_not_numbers(value: float, copy: Path) -> None:
     rewrite(copy, damage("model.layers.3.mlp.down_proj.weight"))
     loaded = tiny.stream(copy)
     with pytest.raises(UserError, match=r"not numbers .* in layer 3, mlp.down_proj.weight"):
-        layer_scores(loaded, ["zd"], [], tiny.run())
+        pass_scores(loaded, ["zd"], [], tiny.run())
     assert held(loaded) == []
     rewrite(copy, damage("model.embed_tokens.weight"))
     with pytest.raises(UserError, match=r"not numbers .* in model.embed_tokens.weight"):
@@ -231,13 +230,13 @@ def test_hooks_of_accelerate_stay(folder_of: Folder) -> None:
     """Over several GPUs accelerate replaces each layer's forward, as the walk does for a moment."""
     loaded = tiny.load(folder_of("llama"))
     documents = tiny.documents(20, 12)
-    expected = layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
+    expected = pass_scores(loaded, ["lim"], documents, tiny.run())["lim"][0]
     model = dispatch_model(loaded.model, {"": "cpu"}, force_hooks=True)
     hooks = [vars(layer).get("forward") for layer in loaded.walk.layers]
     walk = LayerWalk(model, LayersInMemory(model))
     walk.check()
     loaded.walk = walk
-    assert layer_scores(loaded, ["lim"], documents, tiny.run())["lim"][0] == expected
+    assert pass_scores(loaded, ["lim"], documents, tiny.run())["lim"][0] == expected
     assert [vars(layer).get("forward") for layer in walk.layers] == hooks and any(hooks)
 
 

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from lwq_ui.core.errors import Stopped
 from lwq_ui.core.orderings import SCORERS as SPECS
-from lwq_ui.engine import layer_pass as survey
+from lwq_ui.engine import layer_pass
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.batches.padded import batches
 from lwq_ui.engine.models.layers import find_layers, layer_weights
 from lwq_ui.engine.models.loading import LoadedModel
-from lwq_ui.engine.scorers import LAYER_SCORERS, layer_scores
-from lwq_ui.engine.scorers.sensitivity import sensitivity
+from lwq_ui.engine.scorers import level_scores, pass_scores, scorer_of
+from lwq_ui.engine.scorers.base import LevelScorer, PassScorer
 from lwq_ui.engine.scorers.zd import share_above_one_std
 
 LENGTHS = (40, 33, 37, 5, 12, 11)  # several to a batch, with padding
 
 
 def score(name: str, loaded: LoadedModel, sequences: Sequence[Sequence[int]] = ()) -> list[float]:
-    return layer_scores(loaded, [name], sequences, tiny.run())[name][0]
+    return pass_scores(loaded, [name], sequences, tiny.run())[name][0]
 
 
 def lim_reference(model: Any, sequences: Sequence[Sequence[int]]) -> list[float]:
@@ -58,7 +58,7 @@ def test_lim_equals_the_float64_reference(
     if name == "mixtral":
         reference.set_experts_implementation("eager")  # the fast one has no float64
     expected = lim_reference(reference, sequences)
-    monkeypatch.setattr(survey, "batch_tokens", lambda info, device: 128)
+    monkeypatch.setattr(layer_pass, "batch_tokens", lambda info, device: 128)
     batched = batches(sequences, 128)
     assert any(len(b.rows) > 1 and len(b.rows[-1]) < len(b.rows[0]) for b in batched)
     assert score("lim", loaded, sequences) == pytest.approx(expected, abs=2e-6)
@@ -82,7 +82,7 @@ def test_batching_and_padding_do_not_matter(
     sequences = tiny.documents(*LENGTHS)
     found = []
     for tokens in (1, 90, 4096):
-        monkeypatch.setattr(survey, "batch_tokens", lambda info, device, tokens=tokens: tokens)
+        monkeypatch.setattr(layer_pass, "batch_tokens", lambda info, device, tokens=tokens: tokens)
         found.append(score("lim", loaded, sequences))
     # In bfloat16 a product of matrices of another shape may round otherwise, here and there.
     tolerance = 1e-6 if dtype == "float32" else 5e-4
@@ -96,7 +96,7 @@ def test_lim_in_bfloat16(
     """The hidden states are bfloat16; cosines and their mean are not."""
     loaded = loaded_of("llama", "bfloat16")
     sequences = tiny.documents(*LENGTHS)
-    monkeypatch.setattr(survey, "batch_tokens", lambda info, device: 1)
+    monkeypatch.setattr(layer_pass, "batch_tokens", lambda info, device: 1)
     expected = lim_reference(loaded.model, sequences)
     assert score("lim", loaded, sequences) == pytest.approx(expected, abs=1e-6)
 
@@ -176,8 +176,14 @@ def test_no_constant_weight_is_above_itself(value: float, dtype: torch.dtype) ->
     assert share_above_one_std([torch.full((300, 1001), value, dtype=dtype)]) == 0.0
 
 
-def test_the_scorers_are_those_that_the_page_knows() -> None:
-    assert {*LAYER_SCORERS, "sensitivity"} == SPECS.keys()
+@pytest.mark.parametrize("name", SPECS)
+def test_every_spec_has_a_scorer_of_its_kind(name: str) -> None:
+    kind, other = LevelScorer, PassScorer
+    if not SPECS[name].measures_level:
+        kind, other = other, kind
+    assert scorer_of(name, kind) is not scorer_of(name, kind)
+    with pytest.raises(TypeError, match=f"'{name}' is no {other.__name__}"):
+        scorer_of(name, other)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox", "mixtral"])
@@ -199,9 +205,9 @@ def test_sensitivity_equals_one_composed_model_per_layer(
             )
             nats += (p.exp() * (p - q)).sum(-1).tolist()
         expected.append(sum(nats) / len(nats))
-    found = sensitivity(bank, 2, sequences, tiny.run())
+    found = level_scores(bank, "sensitivity", 2, sequences, tiny.run())
     assert found == pytest.approx(expected, rel=1e-3)
-    finer = sensitivity(bank, 4, sequences, tiny.run())
+    finer = level_scores(bank, "sensitivity", 4, sequences, tiny.run())
     assert all(0 < f < c / 2 for f, c in zip(finer, found, strict=True))
 
 
@@ -210,7 +216,7 @@ def test_a_stop_is_heard_at_any_layer(name: str, loaded_of: Callable[..., Loaded
     loaded = loaded_of("llama")
     sequences = tiny.documents(8, 30)
     seen: list[float | None] = []
-    layer_scores(loaded, [name], sequences, tiny.run(progress=lambda what, done: seen.append(done)))
+    pass_scores(loaded, [name], sequences, tiny.run(progress=lambda what, done: seen.append(done)))
     assert seen == sorted(seen) and seen[0] >= 0 and seen[-1] < 1
     for at in range(len(seen) - 1):
         stop = Event()
@@ -221,4 +227,4 @@ def test_a_stop_is_heard_at_any_layer(name: str, loaded_of: Callable[..., Loaded
                 stop.set()
 
         with pytest.raises(Stopped):
-            layer_scores(loaded, [name], sequences, tiny.run(progress=progress, stop=stop))
+            pass_scores(loaded, [name], sequences, tiny.run(progress=progress, stop=stop))

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from lwq_ui.cli import main
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.engine.checkpoints.headers import local_headers
-from lwq_ui.engine.scorers import layer_scores
+from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.scorers.zd_by_name import layers_by_name, zd_by_name
 
 
@@ -26,7 +26,7 @@ def zd(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "gpt_neox", "opt", "phi3"])
 def test_it_is_the_zd_of_the_model(name: str, folder_of: Callable[..., Path]) -> None:
-    expected = layer_scores(tiny.load(folder_of(name)), ["zd"], [], tiny.run())["zd"][0]
+    expected = pass_scores(tiny.load(folder_of(name)), ["zd"], [], tiny.run())["zd"][0]
     assert zd(folder_of(name)) == expected
 
 

@@ -296,7 +296,7 @@ class Packing(Rider):
         self.levels = levels
         self.run = run
 
-    def weights(self, i: int, matrices: Sequence[Tensor]) -> None:
+    def enter(self, i: int, layer: nn.Module) -> None:
         for level in self.levels:
             self.bank.packed(i, level, self.run)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.errors import UserError
 from ...core.run import Run
 from ..banks.bank import Bank
-from ..layer_pass import Rider, survey
+from ..layer_pass import PassRecord, Rider, passing
 from ..models.layers import LayerWeight, layer_weights
 from .spqr import outlier_count
 from .spqr_algorithm import Packed, gains, inverse_root, most_useful, packed
@@ -36,7 +36,9 @@ def pack_layers(
     path = bank.folder / f"pass-{bank.loaded.device}.safetensors" if bank.folder else None
     within = range(min(levels), max(levels) + 1)
     rider = SpQRPacking(bank, levels, run)
-    survey(bank.loaded, [rider], sequences, run, path, "Packing", within)
+    record = PassRecord(1, path)
+    for _ in passing(bank.loaded, [rider], sequences, run, record, "Packing", within):
+        pass
 
 
 class Hessians:

@@ -1,23 +1,34 @@
-"""Scorers: one number per layer. A new one is a class here (or a file beside this one), an entry
-in LAYER_SCORERS, and its spec in core/orderings.py. Those are computed in one pass over the layers,
-all at once; sensitivity, which measures, takes a sweep."""
+"""Scorers: one number per layer.
+
+To add one, write a file here and its spec in core/orderings.py. Both have the scorer's name: `lim`
+is computed by lim.py. The file's `SCORER` is its class: a `PassScorer`, which looks at each layer
+in one pass, or a `LevelScorer`, which measures a level. The spec of the latter says
+`measures_level=True`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ...core.run import Run
-from ..layer_pass import Rider, survey
+from ..banks.bank import Bank
+from ..layer_pass import Rider, run_pass
 from ..models.loading import LoadedModel
-from .base import LayerScorer
-from .lim import LIM
-from .zd import ZD
-
-LAYER_SCORERS: dict[str, type[LayerScorer]] = {"lim": LIM, "zd": ZD}
+from .base import LevelScorer, PassScorer
 
 
-def layer_scores(
+def scorer_of(name: str, kind: type[Any]) -> Any:
+    """Returns a new scorer of this name. Raises TypeError where it is of another kind."""
+    scorer = import_module(f"{__name__}.{name.replace('-', '_')}").SCORER()
+    if not isinstance(scorer, kind):
+        raise TypeError(f"the scorer '{name}' is no {kind.__name__}")
+    return scorer
+
+
+def pass_scores(
     loaded: LoadedModel,
     names: Sequence[str],
     sequences: Sequence[Sequence[int]],
@@ -25,12 +36,22 @@ def layer_scores(
     also: Sequence[Rider] = (),
     path: Path | None = None,
 ) -> dict[str, tuple[list[float], float]]:
-    """Name -> a score per layer and the seconds they took, of all scorers in one pass, on which
-    others may ride `also`. `sequences` are token ids, one list per document, for those that need
-    text; `path` is where a pass that ends early is kept."""
-    riders = [LAYER_SCORERS[name]() for name in names]
-    done = survey(loaded, [*riders, *also], sequences, run, path)
+    """Returns name -> (a score per layer, seconds), from one pass for all `PassScorer`s named.
+
+    `sequences` are token ids, one list per document, for the scorers that need text. The riders
+    `also` share the pass. `path` is where a pass that ends early is kept.
+    """
+    riders = [scorer_of(name, PassScorer) for name in names]
+    record = run_pass(loaded, [*riders, *also], sequences, run, path)
     return {
-        name: ([v for v in done.values[r] if v is not None], done.seconds[r])
+        name: ([v for v in record.values[r] if v is not None], record.seconds[r])
         for r, name in enumerate(names)
     }
+
+
+def level_scores(
+    bank: Bank, name: str, level: float, sequences: Sequence[Sequence[int]], run: Run
+) -> list[float]:
+    """Returns a score per layer from the `LevelScorer` of this name."""
+    scorer: LevelScorer = scorer_of(name, LevelScorer)
+    return scorer.scores(bank, level, sequences, run)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import LayerScorer
+from .base import PassScorer
 
-TINY = 1e-15  # norms of zero have no direction: their cosine is 0
-
-
-FEW_DIGITS = 1e-30  # squares below have lost digits in float32, whose smallest number is 1e-38
+TINY = 1e-15  # a norm of zero has no direction: its cosine is 0
 
 
-class LIM(LayerScorer):
+class LIM(PassScorer):
     """Layer input modification (paper equation 1): minus the cosine between what enters and what
-    leaves a layer, averaged over every token of the calibration text. One forward pass, and that
-    without the lm_head."""
+    leaves a layer, averaged over every token of the calibration text.
+
+    It costs one forward pass without the lm_head.
+    """
 
     needs_states = True
 
@@ -38,6 +37,9 @@ class LIM(LayerScorer):
 
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:
-    """x and y [tokens, hidden] -> [tokens]."""
+    """Returns the cosine of each token's x and y [tokens, hidden]: [tokens]."""
     norms = [torch.linalg.vector_norm(z, dim=-1).clamp_min(TINY) for z in (x, y)]
     return (x * y).sum(-1) / norms[0] / norms[1]
+
+
+SCORER = LIM

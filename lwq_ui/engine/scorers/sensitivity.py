@@ -7,24 +7,29 @@ from collections.abc import Sequence
 from ...core.memory import UNTOUCHED
 from ...core.run import Run
 from ..banks.bank import Bank
-from ..sweeps.sweep import Request, Sweep
+from ..batches.prefix_trees import Request
+from ..sweeps.sweep import Sweep
+from .base import LevelScorer
 
 
-def sensitivity(
-    bank: Bank,
-    level: float,
-    sequences: Sequence[Sequence[int]],
-    run: Run,
-) -> list[float]:
-    """What a layer's bits are worth, measured: the mean over tokens of KL(unquantized || quantized)
-    when that layer alone is at the low level and all others are untouched, in nats. All layers in
-    one walk. The yardstick that LIM and ZD, which cost one forward pass or none, are held against.
+class Sensitivity(LevelScorer):
+    """Measures what a layer's bits are worth: the mean over tokens of KL(unquantized || quantized),
+    in nats, when that layer alone is at the low level.
+
+    One walk measures all layers. LIM and ZD, which cost one forward pass or none, are compared with
+    this score.
     """
-    n = len(bank.loaded.walk)
-    splits = [tuple(level if j == i else UNTOUCHED for j in range(n)) for i in range(n)]
-    bank.fill(splits, run)
-    requests = [Request(s[:-1], s[1:]) for s in sequences]
-    sweep = Sweep(bank, splits, run)
-    scored = sweep.score(requests, "Measuring sensitivity", divergence=True)
-    tokens = sum(len(r.targets) for r in requests)
-    return (scored.divergence.sum(0) / tokens).tolist()
+
+    def scores(
+        self, bank: Bank, level: float, sequences: Sequence[Sequence[int]], run: Run
+    ) -> list[float]:
+        n = len(bank.loaded.walk)
+        splits = [tuple(level if j == i else UNTOUCHED for j in range(n)) for i in range(n)]
+        bank.fill(splits, run)
+        requests = [Request(s[:-1], s[1:]) for s in sequences]
+        scored = Sweep(bank, splits, run).score(requests, "Measuring sensitivity", divergence=True)
+        tokens = sum(len(r.targets) for r in requests)
+        return (scored.divergence.sum(0) / tokens).tolist()
+
+
+SCORER = Sensitivity

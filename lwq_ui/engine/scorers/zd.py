@@ -7,27 +7,32 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .base import LayerScorer
-from .lim import FEW_DIGITS
+from ..models.layers import layer_weights
+from .base import PassScorer
 
+FEW_DIGITS = 1e-30  # squares below have lost digits in float32, whose smallest number is 1e-38
 UPPER, SIXTEEN = np.int32(-(2**16)), np.int32(16)
 
 
-class ZD(LayerScorer):
+class ZD(PassScorer):
     """z-score distribution (paper section 3.1): the share of a layer's weights w, all its linear
-    weights taken together, with (w - mean) / std > 1. Reads the weights, computes no forward."""
+    weights taken together, with (w - mean) / std > 1.
 
-    def weights(self, i: int, matrices: Sequence[Tensor]) -> None:
-        self.share = share_above_one_std(matrices)
+    It reads the weights and computes no forward pass.
+    """
+
+    def enter(self, i: int, layer: nn.Module) -> None:
+        self.share = share_above_one_std([w.matrix() for w in layer_weights(layer)])
 
     def value(self) -> float:
         return self.share
 
 
 def share_above_one_std(matrices: Sequence[Tensor]) -> float:
-    """Share of values more than one (population) standard deviation above the mean."""
+    """Returns the share of values that lie more than one (population) standard deviation above the
+    mean of all."""
     flat = [m.reshape(-1) for m in matrices]
     total = sum(f.numel() for f in flat)
     on_cpu = flat[0].device.type == "cpu"
@@ -45,14 +50,16 @@ def share_above_one_std(matrices: Sequence[Tensor]) -> float:
 
 
 def rounded_down(value: float, dtype: torch.dtype) -> Tensor:
-    """The largest number of `dtype` that does not exceed `value`. A comparison with `value` itself
-    would round it first, up as often as down."""
+    """Returns the largest number of `dtype` that does not exceed `value`.
+
+    A comparison with `value` itself would round it first, up as often as down.
+    """
     limit = torch.tensor(value, dtype=dtype)
     return limit if limit.item() <= value else limit.nextafter(limit.new_tensor(-torch.inf))
 
 
 def gpu_moments(flat: Tensor) -> tuple[float, float]:
-    """Sum of the values and of their squares, in float32 (mps has no float64)."""
+    """Returns the sums of the values and of their squares, in float32 (mps has no float64)."""
     x = flat.float()
     return x.sum().item(), x.dot(x).item()
 
@@ -62,8 +69,10 @@ def gpu_count_above(flat: Tensor, limit: Tensor) -> int:
 
 
 class CPU:
-    """The same with NumPy, where it is several times faster than torch, a chunk at a time, so that
-    what lies between stays in the processor's cache."""
+    """Computes the same with NumPy, which is several times faster than torch on a CPU.
+
+    It takes a chunk at a time, so that intermediate values stay in the processor's cache.
+    """
 
     chunk = 2**17
 
@@ -80,8 +89,11 @@ class CPU:
         return total, square
 
     def as_float32(self, flat: Tensor) -> Iterator[Tensor]:
-        """The values of each chunk, in any order. A bfloat16 is the upper half of a float32, so
-        each 32 bits of two neighbours hold one value above and one below."""
+        """Yields the values of each chunk, in any order.
+
+        A bfloat16 is the upper half of a float32. So the 32 bits of two neighbours hold one value
+        in their upper half and one in their lower half.
+        """
         if flat.dtype != torch.bfloat16 or flat.numel() % 2 or flat.storage_offset() % 2:
             yield from (part.float() for part in flat.split(self.chunk))
             return
@@ -108,3 +120,6 @@ class CPU:
             above = np.greater(part, least, out=self.above[: len(part)])
             count += int(np.count_nonzero(above))
         return count
+
+
+SCORER = ZD

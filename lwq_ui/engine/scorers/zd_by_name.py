@@ -1,5 +1,7 @@
-"""A checkpoint that transformers cannot build a model from: its layers by the names of its tensors.
-Enough for ZD, which looks at weights and nothing else."""
+"""ZD of a checkpoint that transformers cannot build a model from.
+
+Its layers are known by the names of its tensors, and ZD looks at weights only.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,21 @@ from .zd import share_above_one_std
 
 
 def layers_by_name(headers: Headers, model_id: str) -> list[list[str]]:
-    """Names of the weight matrices of each layer: of all lists of numbered modules, the one that
-    holds most of the checkpoint. What is in a layer and is neither a vector nor a convolution
-    counts as a matrix, routers too. Raises UserError where there is no such list."""
-    found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Returns the names of each layer's weight matrices.
+
+    The layers are the list of numbered modules that holds most of the checkpoint. Whatever is
+    neither a vector nor a convolution counts as a matrix, routers too. Raises UserError where there
+    is no such list.
+    """
+    modules: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in headers.tensors:
         parts = name.split(".")
         at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
         if at is not None:
-            found[".".join(parts[:at])][int(parts[at])].append(name)
+            modules[".".join(parts[:at])][int(parts[at])].append(name)
     lists = [
         [numbered[i] for i in sorted(numbered)]
-        for numbered in found.values()
+        for numbered in modules.values()
         if sorted(numbered) == list(range(len(numbered))) and len(numbered) > 1
     ]
 
@@ -52,8 +57,10 @@ def is_matrix(name: str, headers: Headers) -> bool:
 
 
 def zd_by_name(headers: Headers, folder: Path, model_id: str, run: Run) -> list[float]:
-    """ZD (paper section 3.1) of every layer, a layer at a time from the files. Raises UserError for
-    weights that are quantized already."""
+    """Returns ZD (paper section 3.1) of every layer; reads one layer at a time from the files.
+
+    Raises UserError for weights that are quantized already.
+    """
     if any(map(PACKED_NAME.search, headers.tensors)):
         raise quantized_already(model_id)
     layers = layers_by_name(headers, model_id)
