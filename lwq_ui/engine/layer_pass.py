@@ -29,7 +29,7 @@ from .batches.padded import Batch, batch_tokens, batches
 from .devices import free_bytes
 from .finite import not_numbers
 from .models.loading import LoadedModel
-from .models.walk import Calls
+from .models.steps import Calls
 from .sealed import check_seal, sealed
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.models.prefix_sharing import leak
 from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.sweeps.sweep import Request, Sweep
@@ -176,14 +177,14 @@ def test_answers_to_one_question_where_layers_keep_a_state(name: str, tmp_path: 
 def test_a_leak_between_branches_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However small: a state may matter little on the texts of the check, and much on others."""
     walk = LayerWalk(tiny.build(name))
-    assert walk._leak() == 0
+    assert leak(walk) == 0
     step = LayerWalk.step
 
     def leaking(self: LayerWalk, i: int, hidden: Any, calls: Any, weights: Any = None) -> Any:
         return step(self, i, hidden, calls, weights) + 1e-6 * hidden.cumsum(1)
 
     monkeypatch.setattr(LayerWalk, "step", leaking)
-    assert walk._leak() > 0
+    assert leak(walk) > 0
     assert not walk.shares_prefixes
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from lwq_ui.core.errors import UserError
 from lwq_ui.engine.batches.padded import Batch
 from lwq_ui.engine.models.layers import find_layers, layer_weights
+from lwq_ui.engine.models.prefix_sharing import tree_error
 from lwq_ui.engine.models.walk import LayerWalk
 
 NAMES = sorted(tiny.LAYERS)
@@ -85,7 +86,7 @@ def test_every_architecture_here_takes_trees(name: str, dtype: str) -> None:
     windowed = "sliding_window" in tiny.CONFIGS[name]
     walk = LayerWalk(tiny.build(name, dtype, **({"sliding_window": 64} if windowed else {})))
     content = tiny.state_hash(walk.model)
-    assert walk.shares_prefixes, walk._tree_error()
+    assert walk.shares_prefixes, tree_error(walk)
     assert tiny.state_hash(walk.model) == content
 
 

@@ -30,7 +30,7 @@ from ..batches.padded import batch_tokens
 from ..batches.prefix_trees import Request, Rows, batch_rows
 from ..devices import free_bytes, release_memory
 from ..finite import not_numbers
-from ..models.walk import Calls
+from ..models.steps import Calls
 from .journal import Journal, Scored, digest
 from .route import Step, count_steps, most_states, route
 

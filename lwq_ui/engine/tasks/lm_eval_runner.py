@@ -37,7 +37,7 @@ from ...failures import out_of_memory
 from ..devices import release_memory
 from ..generation import OnlyNumbers
 from ..models.layers import find_layers
-from ..models.walk import Positions
+from ..models.steps import Positions
 from ..sweeps.rehearsal import Rehearsal, Rehearsed
 from ..sweeps.sweep import Request, Sweep
 from ..texts import check_tokens, embeddings, first_token, tokenizing
