@@ -10,17 +10,18 @@ import gradio as gr
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.settings import Settings
 from lwq_ui.ui.events import wire
-from lwq_ui.ui.layout import CSS, THEME, build
-from lwq_ui.ui.state import Page
+from lwq_ui.ui.layout import build
+from lwq_ui.ui.server import Server
+from lwq_ui.ui.theme import CSS, THEME
 
 
-def launch(settings: Settings, **options: object) -> tuple[gr.Blocks, Page]:
+def launch(settings: Settings, **options: object) -> tuple[gr.Blocks, Server]:
     """`options` are those of gradio's launch. The first result knows the address and closes."""
-    page = Page(settings)
-    parts = build(page)
-    wire(parts, page)
+    server = Server(settings)
+    parts = build(server)
+    wire(parts, server)
     parts.demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
-    return parts.demo, page
+    return parts.demo, server
 
 
 def main() -> None:

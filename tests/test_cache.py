@@ -29,7 +29,8 @@ from lwq_ui.engine.checkpoints.source import Source, find, listed
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import Text, shipped_calibration
-from lwq_ui.ui.state import Choice, Page
+from lwq_ui.ui.server import Server
+from lwq_ui.ui.session import ModelChoice
 
 REPORT = "cannot be written"
 MODEL = str(ROOT / "assets" / "demo_model")
@@ -189,7 +190,7 @@ def test_stored_values_of_another_version_count_as_absent(
     ]
     for key, value in keys:
         store.write(key, changed(value.to_json())[how])
-    page = Page(settings)
+    page = Server(settings)
     page.store = store
     assert page.other_models(info) == []
     assert page.known_sensitivity(info, text) == {}
@@ -206,7 +207,7 @@ def test_stored_values_of_another_version_count_as_absent(
 
 def test_an_info_of_another_format_is_no_other_model(info: ModelInfo, tmp_path: Path) -> None:
     """Even where its fields are those of today."""
-    page = Page(Settings(cache=tmp_path))
+    page = Server(Settings(cache=tmp_path))
     page.store = Store(tmp_path)
     other = "f" * 64
     key = records.info_key(other, "auto")
@@ -222,7 +223,7 @@ def test_keys_of_another_version_are_passed_over(info: ModelInfo, tmp_path: Path
     for kind in ("evaluations", "scores", "info"):
         for parts in ({}, {"task": ["endings"]}, {"versions": None, "dtype": 3}):
             store.write(Key(kind, info.fingerprint, parts), {})
-    page = Page(Settings(cache=tmp_path))
+    page = Server(Settings(cache=tmp_path))
     page.store = store
     assert records.known_evaluations(info, page.tasks, store) == []
     assert page.known_sensitivity(info, Text("t", ("a",))) == {}
@@ -309,18 +310,18 @@ def test_old_journals_and_passes_go_when_they_are_too_much(tmp_path: Path) -> No
 
 def test_the_bank_of_a_model_that_is_scored_before_it_arrives_is_in_use(tmp_path: Path) -> None:
     """Nothing that is being packed is deleted, and a load that ends early leaves nothing."""
-    page = Page(Settings(cache=tmp_path))
+    page = Server(Settings(cache=tmp_path))
     page.store = Store(tmp_path)
     run = Run(page.settings, page.store)
     page.shelf.come("user")
-    loaded = page.shelf.load(Choice(MODEL), run)
+    loaded = page.shelf.load(ModelChoice(MODEL), run)
     assert page.shelf.banks() == []
     bank = jobs.bank_of(loaded, quantizer_named("quanto"), page.store)
     bank.packed(0, 4, run)
     size = page.store.banks.total()
     assert page.shelf.banks() == [bank.folder]
     assert page.store.banks.clear(page.shelf.banks()) == 0
-    page.shelf.assign("user", Choice(MODEL), loaded)
+    page.shelf.assign("user", ModelChoice(MODEL), loaded)
     assert set(page.shelf.banks()) == {bank.folder}
     page.shelf.leave("user")
     del loaded, bank

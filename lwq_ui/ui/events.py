@@ -25,12 +25,14 @@ from ..engine.configs import check_fingerprint, quantizer_of, read_config
 from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
-from .layout import BY_ORDER, BY_QUANTIZER, MEASURE, OWN, PAIR, PG19, VIEWS, Parts
+from .layout import BY_ORDER, BY_QUANTIZER, MEASURE, OWN, PG19, Parts
 from .modelcard import TOO_LARGE, disk_html, loaded_card, looked_card, scored_html, truth_html
+from .paper_views import PAIR, VIEWS
 from .quantizerpanel import levels_of
 from .selection import from_config, from_split, ready
+from .server import Server
+from .session import Level, ModelChoice, OtherModel, Session
 from .shown import Plan, Shown, Updates, Values, is_measured, limit_of, model_key
-from .state import Choice, Level, OtherModel, Page, Session
 from .status import error_html, status_html
 from .templates import lines_html
 from .values import check
@@ -58,8 +60,8 @@ JOB: dict[str, Any] = {
 }
 
 
-def wire(p: Parts, page: Page) -> None:
-    do = Handlers(p, page)
+def wire(p: Parts, server: Server) -> None:
+    do = Handlers(p, server)
     anything = [c for c in vars(p).values() if isinstance(c, gr.blocks.Block) and c is not p.demo]
     anything += p.options.values()
     packer: list[Any] = [p.quantizer, *p.options.values()]
@@ -167,15 +169,15 @@ def safely(handler: Handler) -> Handler:
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as e:  # a tokenizer's panic is no Exception
-            error = unexpected(e, self.page.settings.cache)
+            error = unexpected(e, self.server.settings.cache)
             yield self.buttons(request) | self.failed(error, request)
 
     return run
 
 
 class Handlers(Shown):
-    def __init__(self, parts: Parts, page: Page):
-        super().__init__(parts, page)
+    def __init__(self, parts: Parts, server: Server):
+        super().__init__(parts, server)
         self.failures: dict[str, float] = {}  # user -> when what stands in the error line failed
 
     def at_once(
@@ -194,12 +196,12 @@ class Handlers(Shown):
             except UserError as e:
                 return self.failed(e, request) | (failing or {})
             except Exception as e:
-                error = unexpected(e, self.page.settings.cache)
+                error = unexpected(e, self.server.settings.cache)
                 return self.failed(error, request) | (failing or {})
             if p.error in shown:  # it did what it could
                 self.failures[user(request)] = time.monotonic()
                 shown = {p.status: status_html("")} | shown
-            if self.page.worker.job_of(user(request)):
+            if self.server.worker.job_of(user(request)):
                 shown = {c: update for c, update in shown.items() if c is not p.status}
             if chosen and self.failures.get(user(request), began) <= began:
                 self.failures.pop(user(request), None)
@@ -215,36 +217,36 @@ class Handlers(Shown):
         """The demo model's scores stand on the page already where they ship with the program. Its
         weights are loaded now, so that the first evaluation need not wait for them; but nobody who
         has asked for nothing yet waits for another one's job."""
-        p, page = self.parts, self.page
+        p, server = self.parts, self.server
         session: Session = v[p.session]
         told = "The demo model is ready. Drag the memory budget."
         if session.info:
             # Measured since the program started, by this browser before it was reloaded for one.
-            session = page.with_model(session, *ready(session))
+            session = server.with_model(session, *ready(session))
             shown = self.everything(session, self.selection(v), v)
             yield {p.session: session} | self.cards() | self.other_models(session) | shown
-            page.shelf.come(user(request))
-            if page.shelf.join(user(request), session.choice) or page.worker.busy:
+            server.shelf.come(user(request))
+            if server.shelf.join(user(request), session.choice) or server.worker.busy:
                 yield self.idle(request, told)
                 return
-        text = page.shipped_text
+        text = server.shipped_text
         work = self.load_and_score(request, session.choice, lambda: text)
         info, streamed, text, scores = yield from self.follow(request, work)
         session = replace(session, streamed=streamed)
         yield {p.session: session, p.card: loaded_card(info, streamed)}
         if not session.info:
-            session = page.with_model(session, info, scores)
+            session = server.with_model(session, info, scores)
             selection = self.selection(v)
             yield self.show_model(session, selection, v) | self.controls(selection)
         yield self.cards() | self.idle(request, told)
 
     def close(self, request: gr.Request) -> None:
-        self.page.worker.stop(user(request))
-        self.page.shelf.leave(user(request))
+        self.server.worker.stop(user(request))
+        self.server.shelf.leave(user(request))
         self.failures.pop(user(request), None)
 
     def stop(self, request: gr.Request) -> str:
-        self.page.worker.stop(user(request))
+        self.server.worker.stop(user(request))
         return ""  # of the error line
 
     # ---- jobs
@@ -253,10 +255,12 @@ class Handlers(Shown):
     def load(self, v: Values, request: gr.Request) -> Iterator[Updates]:
         """Loads and scores. Where either fails, the session keeps the model it had."""
         p = self.parts
-        choice = Choice(v[p.model].strip(), v[p.device], v[p.dtype])
+        choice = ModelChoice(v[p.model].strip(), v[p.device], v[p.dtype])
         work = self.load_and_score(request, choice, lambda: self.text_of(v))
         info, streamed, text, scores = yield from self.follow(request, work)
-        session = self.page.with_model(Session(choice, text=text, streamed=streamed), info, scores)
+        session = self.server.with_model(
+            Session(choice, text=text, streamed=streamed), info, scores
+        )
         selection = replace(self.selection(v), budget=None, pins={})
         told = f"{info.model_id} is loaded and scored."
         yield self.show_model(session, selection, v) | self.idle(request, told)
@@ -285,7 +289,7 @@ class Handlers(Shown):
 
         text, scores = yield from self.follow(request, work)
         info, _ = ready(session)
-        sensitivity = self.page.known_sensitivity(info, text)
+        sensitivity = self.server.known_sensitivity(info, text)
         session = replace(session, text=text, scores=scores, sensitivity=sensitivity)
         yield {
             self.parts.session: session,
@@ -365,7 +369,7 @@ class Handlers(Shown):
         """Measures splits on the chosen tasks, quantizer after quantizer, after the `sensitivity`
         of a level where they need it, and what the `weighed` one really takes. Results are shown as
         they become known, and kept whatever ends the job."""
-        p, page = self.parts, self.page
+        p, server = self.parts, self.server
         tasks = self.tasks(v)
         quantizer, limit = self.quantizer(v), limit_of(v[p.quick])
         known, began = session, time.perf_counter()
@@ -430,7 +434,7 @@ class Handlers(Shown):
             # What was answered from the cache is packed only where that takes seconds.
             if not weighed or not (done.computed or loaded.info.total_bytes < GIB):
                 return done, None
-            jobs.bank_of(loaded, quantizer, page.store).fill([weighed], job.run)
+            jobs.bank_of(loaded, quantizer, server.store).fill([weighed], job.run)
             return done, jobs.truth(loaded, weighed, quantizer, job.run)
 
         def told_early(partial: tuple[Session, str]) -> Updates:
@@ -545,11 +549,11 @@ class Handlers(Shown):
         config = self.read_config(v[p.config])
         info = session.info
         if info is None or (info.fingerprint, info.dtype) != (config.fingerprint, config.dtype):
-            choice = Choice(config.model_id, "auto", config.dtype)
-            text = self.page.shipped_text
+            choice = ModelChoice(config.model_id, "auto", config.dtype)
+            text = self.server.shipped_text
             work = self.load_and_score(request, choice, lambda: text, config)
             info, streamed, text, scores = yield from self.follow(request, work)
-            session = self.page.with_model(
+            session = self.server.with_model(
                 Session(choice, text=text, streamed=streamed), info, scores
             )
         check_fingerprint(config, ready(session)[0])
@@ -568,8 +572,8 @@ class Handlers(Shown):
     ) -> Generator[Updates, None, Any]:
         """Submits a job and shows how far it is until it ends. Returns its result or raises its
         error."""
-        p, worker = self.parts, self.page.worker
-        self.page.shelf.come(user(request))
+        p, worker = self.parts, self.server.worker
+        self.server.shelf.come(user(request))
         job = worker.submit(user(request), work)
         yield self.buttons(request)
         pace, shown, told = Pace(), "", None
@@ -597,7 +601,7 @@ class Handlers(Shown):
     def load_and_score(
         self,
         request: gr.Request,
-        choice: Choice,
+        choice: ModelChoice,
         text_of: Callable[[], Text],
         config: Config | None = None,
     ) -> Callable[[Job], tuple[ModelInfo, bool, Text, dict[str, Scores]]]:
@@ -606,7 +610,7 @@ class Handlers(Shown):
 
             text = text_of()
             try:
-                loaded = self.page.shelf.load(choice, job.run)
+                loaded = self.server.shelf.load(choice, job.run)
             except UserError as e:
                 if config is None:
                     raise
@@ -614,11 +618,11 @@ class Handlers(Shown):
                     f"{e} The config names '{config.model_id}': if its files lie elsewhere, load "
                     "them before the config."
                 ) from e
-            self.page.devices = local_devices()
+            self.server.devices = local_devices()
             if config:
                 check_fingerprint(config, loaded.info)
             scores = self.score_with(loaded, text, job)
-            self.page.shelf.assign(user(request), choice, loaded)
+            self.server.shelf.assign(user(request), choice, loaded)
             return loaded.info, loaded.streamed, text, scores
 
         return work
@@ -631,7 +635,7 @@ class Handlers(Shown):
     def sensitivity(self, loaded: LoadedModel, session: Session, level: Level, job: Job) -> Scores:
         from ..engine import jobs
 
-        text = session.text or self.page.shipped_text
+        text = session.text or self.server.shipped_text
         quantizer, low = level
         scores = jobs.score(loaded, ["sensitivity"], text, job.run, quantizer=quantizer, low=low)
         return scores["sensitivity"]
@@ -729,7 +733,7 @@ class Handlers(Shown):
         """A figure or table of the paper: sets the sweep and the chart, and measures nothing."""
         p, chosen = self.parts, VIEWS[name]
         session: Session = v[p.session]
-        others = self.page.other_models(ready(session)[0]) if chosen.other_model else []
+        others = self.server.other_models(ready(session)[0]) if chosen.other_model else []
         selection = self.selection(v)
         viewed = chosen.of(selection)
         also = [
@@ -774,8 +778,8 @@ class Handlers(Shown):
     def beside(self, session: Session, key: str) -> OtherModel | None:
         if session.info is None:
             return None
-        every = self.page.other_models(session.info)
-        return next((self.page.other_model(m) for m in every if model_key(m) == key), None)
+        every = self.server.other_models(session.info)
+        return next((self.server.other_model(m) for m in every if model_key(m) == key), None)
 
     def count_splits(self, v: Values) -> Updates:
         """How much there is to sweep, before anything is computed."""
@@ -812,10 +816,10 @@ class Handlers(Shown):
         return " ".join([told, *plan.left_out])
 
     def disk(self, v: Values) -> Updates:
-        return {self.parts.disk: disk_html(self.page.store.banks, self.page.shelf.banks())}
+        return {self.parts.disk: disk_html(self.server.store.banks, self.server.shelf.banks())}
 
     def clear_disk(self, v: Values) -> Updates:
-        self.page.store.banks.clear(self.page.shelf.banks())
+        self.server.store.banks.clear(self.server.shelf.banks())
         return self.disk(v)
 
     def export(self, v: Values) -> Updates:
@@ -845,7 +849,7 @@ class Handlers(Shown):
 
     def buttons(self, request: gr.Request) -> Updates:
         """Those that start a job while the user has none, and Stop while they have one."""
-        p, busy = self.parts, self.page.worker.job_of(user(request)) is not None
+        p, busy = self.parts, self.server.worker.job_of(user(request)) is not None
         starters = {button: gr.update(interactive=not busy) for button in p.starters}
         return starters | {p.stop: gr.update(interactive=busy)}
 
@@ -857,18 +861,18 @@ class Handlers(Shown):
         p, name = self.parts, user(request)
         self.failures[name] = time.monotonic()
         shown = {p.error: error_html(str(error))}
-        return shown if self.page.worker.job_of(name) else shown | {p.status: status_html("")}
+        return shown if self.server.worker.job_of(name) else shown | {p.status: status_html("")}
 
     # ---- pieces
 
     def model_of(self, session: Session, request: gr.Request, job: Job) -> LoadedModel:
-        loaded = self.page.shelf.load(session.choice, job.run)
+        loaded = self.server.shelf.load(session.choice, job.run)
         if session.info and loaded.info.fingerprint != session.info.fingerprint:
             raise UserError(
                 f"The files of '{loaded.info.model_id}' have changed since it was loaded. Press "
                 "Load: its scores and figures are of other weights."
             )
-        self.page.shelf.assign(user(request), session.choice, loaded)
+        self.server.shelf.assign(user(request), session.choice, loaded)
         return loaded
 
     def text_of(self, v: Values) -> Text:
@@ -876,7 +880,7 @@ class Handlers(Shown):
         if v[p.text] == OWN and not v[p.own_text]:
             raise UserError("Choose a .txt file to calibrate on, or use the shipped text.")
         chosen = {OWN: v[p.own_text], PG19: PG19_TEXT}.get(v[p.text])
-        return calibration_text(chosen, self.page.settings)
+        return calibration_text(chosen, self.server.settings)
 
     def read_config(self, path: str | None) -> Config:
         if path is None:

@@ -3,103 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ..core.curves import THREE_LEVELS
 from ..core.memory import DTYPES
 from ..core.orderings import ALIKE, ALIKE_TITLE, ORDERINGS
 from ..engine.devices import DEVICES
-from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
+from ..engine.quantizers import QUANTIZERS
 from ..engine.tasks.presets import PRESETS
 from .blocks import Blocks
+from .components.base import read_asset
 from .components.changing import ChangingDropdown
 from .components.curvechart import CurveChart
 from .components.heatmap import BudgetBar
 from .components.modelfield import ModelField
 from .memorypanel import build_memory
 from .modelcard import loaded_card, scored_html
+from .paper_views import PAIR, THREE, VIEWS
 from .quantizerpanel import build_quantizer, note
-from .selection import Selection
-from .state import Page, Session
+from .selection import QUICK, Selection
+from .server import Server
+from .session import Session
 from .status import status_html
 from .templates import render
 from .wording import plain_title
 
-CSS, ANNOUNCE, MARK_ROW = (
-    Path(__file__).with_name("assets").joinpath(name).read_text(encoding="utf-8")
-    for name in ("page.css", "status.js", "sizes.js")
-)
-# 6.31 ships the SemiBold file of this font without Latin letters: naming 400 and 700 alone makes
-# the browser take Bold for 600. The default subdued grey has a contrast of 2.6:1 on white.
-THEME = gr.themes.Default(
-    primary_hue="orange",
-    neutral_hue="slate",
-    spacing_size="sm",
-    radius_size="md",
-    font=[
-        gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)),
-        "system-ui",
-        "sans-serif",
-    ],
-).set(
-    body_text_color_subdued="*neutral_500",
-    body_text_color_subdued_dark="*neutral_400",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover_dark="*primary_800",
-)
-QUICK = 60
 SHIPPED, OWN, PG19 = "Shipped", "My file", "PG19"
-PAIR, THREE = "pair", "three"
 BY_ORDER, BY_QUANTIZER = "orders", "quantizers"
 
 
-@dataclass(frozen=True)
-class View:
-    """A figure or table of the paper, as settings of the sweep and the chart: with a `quantizer` at
-    its usual levels, or at the `pair` of levels, with every quantizer that has them (`also`). A
-    chosen quantizer that lacks the levels gives way to the default."""
-
-    title: str
-    orderings: tuple[str, ...]
-    levels: str = PAIR
-    axis: str = "bits"
-    other_model: bool = False
-    quantizer: str = ""
-    pair: tuple[float, float] | None = None
-    also: bool = False
-    task: str = ""
-
-    def of(self, selection: Selection) -> Selection:
-        """With the view's quantizer and levels, where the selection has others."""
-        own = quantizer = selection.quantizer
-        if self.quantizer not in ("", own.family):
-            quantizer = QUANTIZERS[self.quantizer]
-        levels = THREE_LEVELS if self.levels == THREE else ()
-        if (self.pair and self.pair not in quantizer.pairs) or not {*levels} <= {*quantizer.levels}:
-            quantizer = own if own.family == DEFAULT_QUANTIZER.family else DEFAULT_QUANTIZER
-        kept = selection.levels if quantizer == own and not self.quantizer else quantizer.pairs[0]
-        pair = self.pair or kept
-        if (quantizer, pair) == (own, selection.levels):
-            return selection
-        return replace(selection, quantizer=quantizer, levels=pair, budget=None, pins={})
-
-
-VIEWS = {
-    "figure2": View("Figure 2: orderings", ("lim", "zd", "reverse-zd", "reverse-lim", "random")),
-    "figure3": View("Figure 3: larger model, fewer bits", ("lim",), axis="size", other_model=True),
-    "figure4": View(
-        "Figure 4: prune or quantize", ("lim", "prune-by-lim", "prune-from-top"), axis="size"
-    ),
-    "figure5": View("Figure 5: three levels", ("lim",), levels=THREE),
-    "table2": View("Table 2: quantizers", ("lim",), pair=(4, 2), also=True),
-    "table3": View("Table 3: outlier shares", ("lim", ALIKE), quantizer="spqr", task="perplexity"),
-}
 MEASURE = {
     BY_ORDER: "Measure every order at this budget",
     BY_QUANTIZER: "Measure every quantizer at this budget",
@@ -197,10 +131,10 @@ class Parts:
         ]
 
 
-def build(page: Page) -> Parts:
+def build(server: Server) -> Parts:
     """The page as it opens: with the demo model's layers where their scores are known."""
     parts: dict[str, Any] = {}
-    session = page.opening_session()
+    session = server.opening_session()
     selection = Selection()
     with Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as demo:
         parts["session"] = gr.State(session)
@@ -212,7 +146,7 @@ def build(page: Page) -> Parts:
             gr.HTML("<h1>LWQ Explorer</h1>", elem_id="head")
             with gr.Column(elem_id="messages", min_width=0):
                 parts["status"] = gr.HTML(
-                    status_html("Ready."), elem_id="status", js_on_load=ANNOUNCE
+                    status_html("Ready."), elem_id="status", js_on_load=read_asset("status.js")
                 )
                 parts["error"] = gr.HTML(elem_id="error")
             parts["stop"] = gr.Button(
@@ -221,7 +155,7 @@ def build(page: Page) -> Parts:
         with gr.Row(equal_height=False, elem_id="columns"):
             with gr.Column(scale=1, min_width=290):
                 build_model(parts, session)
-                build_split(parts, note(page, session, selection))
+                build_split(parts, note(server, session, selection))
                 build_memory(parts, session.info)
                 with gr.Row(elem_id="disk-row"):
                     parts["disk"] = gr.HTML(elem_id="disk")
@@ -240,7 +174,7 @@ def build(page: Page) -> Parts:
                 )
                 with gr.Tabs():
                     with gr.Tab("Evaluate", id="evaluate"):
-                        build_evaluate(parts, page)
+                        build_evaluate(parts, server)
                     with gr.Tab("Write something", id="write"):
                         build_write(parts)
                     with gr.Tab("Config", id="config"):
@@ -313,10 +247,10 @@ def build_split(parts: dict[str, Any], packing: str) -> None:
         )
 
 
-def build_evaluate(parts: dict[str, Any], page: Page) -> None:
+def build_evaluate(parts: dict[str, Any], server: Server) -> None:
     parts["tasks"] = gr.CheckboxGroup(
-        [(task.title, name) for name, task in page.tasks.items()],
-        value=[name for name in page.tasks if name in ("perplexity", "minimal_pairs")],
+        [(task.title, name) for name, task in server.tasks.items()],
+        value=[name for name in server.tasks if name in ("perplexity", "minimal_pairs")],
         label="Measure",
         elem_id="tasks",
     )
@@ -369,7 +303,9 @@ def build_evaluate(parts: dict[str, Any], page: Page) -> None:
     parts["results"] = gr.HTML(elem_id="results", elem_classes="figures")
     title = "What every split takes (the paper's table 4)"
     with gr.Accordion(title, open=False, elem_id="every-size"):
-        parts["sizes"] = gr.HTML(elem_id="sizes", elem_classes="figures", js_on_load=MARK_ROW)
+        parts["sizes"] = gr.HTML(
+            elem_id="sizes", elem_classes="figures", js_on_load=read_asset("sizes.js")
+        )
 
 
 def build_sweep(parts: dict[str, Any]) -> None:

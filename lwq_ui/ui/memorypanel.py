@@ -26,7 +26,7 @@ from .target import (
 
 if TYPE_CHECKING:
     from .layout import Parts
-    from .state import Page
+    from .server import Server
 
 CACHES = (
     ("The model's own", OWN_DTYPE),
@@ -78,7 +78,7 @@ class MemoryPanel:
     """What the page's handlers read from the panel and write to it."""
 
     parts: Parts
-    page: Page
+    server: Server
 
     def target(self, v: Mapping[Any, Any]) -> Target | None:
         """Raises UserError where what is typed is no number."""
@@ -86,7 +86,7 @@ class MemoryPanel:
         if v[p.into] == NO_CARD:
             return None
         usage = read_usage(v[p.context], v[p.batch], v[p.cache])
-        return target(v[p.into], v[p.own_size], usage, self.page.devices)
+        return target(v[p.into], v[p.own_size], usage, self.server.devices)
 
     def controls_of_memory(self, v: Mapping[Any, Any]) -> list[Any]:
         p = self.parts
@@ -94,7 +94,7 @@ class MemoryPanel:
 
     def cards(self) -> dict[Any, Any]:
         """Returns the choices of cards, with this machine's as far as they are known."""
-        return {self.parts.into: gr.update(choices=card_choices(self.page.devices))}
+        return {self.parts.into: gr.update(choices=card_choices(self.server.devices))}
 
     def asked(self, v: Mapping[Any, Any]) -> dict[Any, Any]:
         """Returns which fields the choice of a card needs."""

@@ -24,7 +24,8 @@ from .templates import lines_html
 if TYPE_CHECKING:
     from .layout import Parts
     from .selection import Selection
-    from .state import Page, Session
+    from .server import Server
+    from .session import Session
 
 QUICK = 2  # seconds to pack; below nobody needs to know how long
 
@@ -142,10 +143,10 @@ def packing_text(
     return sentences
 
 
-def note(page: Page, session: Session, selection: Selection) -> str:
+def note(server: Server, session: Session, selection: Selection) -> str:
     if session.info is None:
         return ""
-    where = (page.store, page.shelf.device(session.choice))
+    where = (server.store, server.shelf.device(session.choice))
     return lines_html(packing_text(session.info, selection.quantizer, selection.levels, *where))
 
 
@@ -153,7 +154,7 @@ class QuantizerPanel:
     """What the page's handlers read from the panel and write to it."""
 
     parts: Parts
-    page: Page
+    server: Server
 
     def quantizer(self, v: Mapping[Any, Any]) -> Quantizer:
         """Returns what is chosen, with its options. Raises UserError where that is impossible."""
@@ -198,4 +199,4 @@ class QuantizerPanel:
             self.quantizer(v)
         except UserError as e:
             return error_html(str(e))
-        return note(self.page, session, selection)
+        return note(self.server, session, selection)

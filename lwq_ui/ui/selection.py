@@ -20,11 +20,12 @@ from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
 from .bar.expected import Expectation, expected_at
 from .bar.table import bar_table
 from .components.heatmap import LARGEST_BUDGET
-from .state import Session
+from .session import Session
 from .tables import sizes_table
 from .target import Target, left_html
 from .wording import metric_title
 
+QUICK = 60  # items of each task in a quick evaluation
 SEEDS_TRIED = 20
 LARGEST_SEED = 2**53  # a browser's numbers are exact up to here
 

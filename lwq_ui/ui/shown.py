@@ -30,12 +30,14 @@ from .comparison.contenders import (
 )
 from .comparison.html import alike_html, comparison_html
 from .components.curvechart import as_json
-from .layout import BY_QUANTIZER, QUICK, THREE, Parts
+from .layout import BY_QUANTIZER, Parts
 from .memorypanel import MemoryPanel
 from .modelcard import loaded_card, scored_html
+from .paper_views import THREE
 from .quantizerpanel import QuantizerPanel, levels_of
-from .selection import Selection, orders_of, ready
-from .state import Level, OtherModel, Page, Session
+from .selection import QUICK, Selection, orders_of, ready
+from .server import Server
+from .session import Level, OtherModel, Session
 from .status import error_html
 from .tables import NOTHING_YET, results_table
 from .target import context_choices, kept_context
@@ -55,9 +57,9 @@ class Plan:
 
 
 class Shown(MemoryPanel, QuantizerPanel):
-    def __init__(self, parts: Parts, page: Page):
+    def __init__(self, parts: Parts, server: Server):
         self.parts = parts
-        self.page = page
+        self.server = server
 
     # ---- what the controls ask for
 
@@ -161,7 +163,7 @@ class Shown(MemoryPanel, QuantizerPanel):
 
     def measured(self, evaluations: Iterable[Evaluation], v: Values) -> list[Evaluation]:
         """On as many items as chosen."""
-        limit, tasks = limit_of(v[self.parts.quick]), self.page.tasks
+        limit, tasks = limit_of(v[self.parts.quick]), self.server.tasks
         return [
             e
             for e in evaluations
@@ -190,7 +192,9 @@ class Shown(MemoryPanel, QuantizerPanel):
         packed already."""
         info, _ = ready(session)
         why = quantizer.missing()
-        return why if why and packing_cost(info, quantizer, splits, self.page.store).missing else ""
+        return (
+            why if why and packing_cost(info, quantizer, splits, self.server.store).missing else ""
+        )
 
     def feasible(self, session: Session, v: Values, plan: Plan, tasks: Sequence[str]) -> Plan:
         """Without the quantizers that cannot pack here what is still to measure. Raises UserError
@@ -207,7 +211,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         return Plan(splits, tuple(left_out))
 
     def titles(self, evaluations: Iterable[Evaluation]) -> dict[str, str]:
-        shipped = {name: task.title for name, task in self.page.tasks.items()}
+        shipped = {name: task.title for name, task in self.server.tasks.items()}
         return shipped | {e.task: e.task for e in evaluations if e.task not in shipped}
 
     def chosen(self, evaluations: Sequence[Evaluation], v: Values) -> str | None:
@@ -255,7 +259,7 @@ class Shown(MemoryPanel, QuantizerPanel):
     def other_models(self, session: Session) -> Updates:
         every = [
             (f"{m.model_id} ({m.dtype})", model_key(m))
-            for m in self.page.other_models(ready(session)[0])
+            for m in self.server.other_models(ready(session)[0])
         ]
         visible: Any = True if every else "hidden"
         return {

@@ -10,13 +10,14 @@ import tiny
 from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.run import Run
-from lwq_ui.ui.state import Choice, Shelf
+from lwq_ui.ui.session import ModelChoice
+from lwq_ui.ui.shelf import Shelf
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
 def test_files_that_were_saved_again_are_loaded_again(tmp_path: Path, name: str, run: Run) -> None:
     folder = tiny.save(tiny.build("llama"), tmp_path / "model")
-    shelf, choice = Shelf(), Choice(str(folder))
+    shelf, choice = Shelf(), ModelChoice(str(folder))
     shelf.come("somebody")
     first = shelf.load(choice, run)
     shelf.assign("somebody", choice, first)

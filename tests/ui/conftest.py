@@ -123,14 +123,14 @@ def idle(world: SimpleNamespace) -> Iterator[None]:
 @pytest.fixture
 def visit(world: SimpleNamespace, idle: None, open_page: Callable[..., Any]) -> Callable[..., Any]:
     """visit() -> the page of a new user, with the demo model ready."""
-    from lwq_ui.ui.state import Choice
+    from lwq_ui.ui.session import ModelChoice
 
     def visit(**options: Any) -> Any:
         page = open_page(world.url, **{"viewport": {"width": 1280, "height": 900}, **options})
         wait_for_status(page, READY)
         settle(page)
         world.shelf.come("nobody")  # keeps the demo model in memory from test to test
-        world.shelf.join("nobody", Choice())
+        world.shelf.join("nobody", ModelChoice())
         return page
 
     return visit

@@ -25,7 +25,7 @@ from lwq_ui.ui.comparison.contenders import (
 )
 from lwq_ui.ui.comparison.html import alike_html, comparison_html
 from lwq_ui.ui.selection import Selection
-from lwq_ui.ui.state import Choice, Session
+from lwq_ui.ui.session import ModelChoice, Session
 
 N = 6
 TITLES = {"perplexity": "Perplexity and divergence", "pairs": "Grammar pairs"}
@@ -162,7 +162,7 @@ def session(**sensitivity):
     layer = LayerSpec((WeightSpec("w", 64, 128),), 0)
     info = ModelInfo("m", None, "f" * 64, "Llama", "bfloat16", 1, 1000, 100, None, (layer,) * N)
     lim = Scores("lim", tuple(float(N - i) for i in range(N)), "text", 1, 1, 0.1)
-    return Session(Choice("m"), info, None, {"lim": lim}, sensitivity.get("known", {}))
+    return Session(ModelChoice("m"), info, None, {"lim": lim}, sensitivity.get("known", {}))
 
 
 def test_every_order_that_can_be_had_competes_at_the_same_budget():

@@ -32,9 +32,11 @@ from lwq_ui.engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from lwq_ui.ui import events
 from lwq_ui.ui.blocks import UNREADABLE
 from lwq_ui.ui.events import Handlers
-from lwq_ui.ui.layout import THREE, VIEWS, build
+from lwq_ui.ui.layout import build
+from lwq_ui.ui.paper_views import THREE, VIEWS
 from lwq_ui.ui.selection import LARGEST_SEED, Selection, from_config, from_split
-from lwq_ui.ui.state import Choice, Page, Session
+from lwq_ui.ui.server import Server
+from lwq_ui.ui.session import ModelChoice, Session
 from lwq_ui.ui.values import check
 
 ANN = SimpleNamespace(session_hash="ann")
@@ -67,13 +69,13 @@ def session(layers: int = LAYERS) -> Session:
         )
         for split in some
     )
-    return Session(Choice("somebody/small"), model(layers), scores=known, evaluations=measured)
+    return Session(ModelChoice("somebody/small"), model(layers), scores=known, evaluations=measured)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """The page's events, and a value of every control that is possible."""
-    page = Page(Settings(cache=tmp_path_factory.mktemp("cache")))
+    page = Server(Settings(cache=tmp_path_factory.mktemp("cache")))
     parts = build(page)
     events.wire(parts, page)
     controls = {c for fn in parts.demo.fns.values() for c in fn.inputs}

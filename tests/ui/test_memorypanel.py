@@ -23,7 +23,8 @@ from page import pick, press, settle
 from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import build
 from lwq_ui.ui.selection import Selection
-from lwq_ui.ui.state import Choice, Page, Session
+from lwq_ui.ui.server import Server
+from lwq_ui.ui.session import ModelChoice, Session
 from lwq_ui.ui.target import (
     NO_CARD,
     OWN_SIZE,
@@ -72,7 +73,7 @@ def model(**known) -> ModelInfo:
 
 def session(info: ModelInfo | None = None) -> Session:
     lim = Scores("lim", tuple(-i / N for i in range(N)), "text", 1, 1, 0.0)
-    return Session(Choice("somebody/8B"), info or model(), scores={"lim": lim})
+    return Session(ModelChoice("somebody/8B"), info or model(), scores={"lim": lim})
 
 
 def on(size: float, **usage) -> Selection:
@@ -202,7 +203,7 @@ def test_the_context_stays_within_what_the_model_takes():
 
 
 def test_another_model_is_fitted_into_the_same_card(tmp_path):
-    page = Page(Settings(cache=tmp_path))
+    page = Server(Settings(cache=tmp_path))
     page.devices = DEVICES
     made = build(page)
     do = Handlers(made, page)

@@ -15,6 +15,7 @@ from lwq_ui.core.schema import LayerSpec, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import records
+from lwq_ui.engine.banks.files import bank_folder, packed_path
 from lwq_ui.engine.banks.packing_cost import packing_cost
 from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 
@@ -28,7 +29,8 @@ from lwq_ui.ui.events import Handlers
 from lwq_ui.ui.layout import build
 from lwq_ui.ui.quantizerpanel import packing_text, quantizer_typed
 from lwq_ui.ui.selection import Selection, from_split
-from lwq_ui.ui.state import Choice, Page, Session
+from lwq_ui.ui.server import Server
+from lwq_ui.ui.session import ModelChoice, Session
 from lwq_ui.ui.target import Target
 
 N = 8
@@ -60,7 +62,7 @@ def model(width: int = 256) -> ModelInfo:
 
 def session() -> Session:
     lim = Scores("lim", tuple(-i / N for i in range(N)), "text", 1, 1, 0.0)
-    return Session(Choice("somebody/small"), model(), scores={"lim": lim})
+    return Session(ModelChoice("somebody/small"), model(), scores={"lim": lim})
 
 
 # ---- what the controls say
@@ -99,7 +101,7 @@ def test_a_split_of_another_quantizers_levels_is_refused(known):
 
 
 def test_sensitivity_of_chosen_options_is_found_again(known, tmp_path):
-    page, info = Page(Settings(cache=tmp_path)), model()
+    page, info = Server(Settings(cache=tmp_path)), model()
     for name, level in (("quanto:group=64", 2), ("outliers", LOW), ("gone", 2)):
         quantizer = quantizer_named("quanto" if name == "gone" else name)
         key = records.scores_key(info, "sensitivity", page.shipped_text, None, quantizer, level)
@@ -113,10 +115,10 @@ def test_sensitivity_of_chosen_options_is_found_again(known, tmp_path):
 
 
 def pack(store: Store, name: str, level: float, layers: range) -> None:
-    folder = records.bank_folder(model(), quantizer_named(name), store)
+    folder = bank_folder(model(), quantizer_named(name), store)
     folder.mkdir(parents=True, exist_ok=True)
     for layer in layers:
-        records.packed_path(folder, layer, level).touch()
+        packed_path(folder, layer, level).touch()
 
 
 def test_what_packing_takes_is_told_before_and_after(known, tmp_path):
@@ -150,7 +152,7 @@ def test_what_packing_takes_is_told_before_and_after(known, tmp_path):
 
 
 def test_the_handlers_say_the_whole_name_or_why_not(known, tmp_path):
-    page = Page(Settings(cache=tmp_path))
+    page = Server(Settings(cache=tmp_path))
     made = build(page)
     do = Handlers(made, page)
     v = {c: getattr(c, "value", None) for c in vars(made).values() if hasattr(c, "_id")}

@@ -14,7 +14,7 @@ from ...core.memory import average_bits, format_gib
 from ...core.orderings import ORDERINGS, ordering_title, rank_layers
 from ...engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer
 from ..selection import Selection, ready
-from ..state import Session
+from ..session import Session
 from ..wording import plain_title
 
 
