@@ -47,7 +47,7 @@ def make(folder: Path, gib: float) -> None:
     from transformers import LlamaConfig
 
     from lwq_ui.core.settings import Settings
-    from lwq_ui.engine.models.checkpoint import skeleton
+    from lwq_ui.engine.models.skeleton import skeleton
 
     width = int((gib * GIB / 2 / LAYERS / 11) ** 0.5) // 128 * 128  # 11 widths squared in a layer
     config = LlamaConfig(

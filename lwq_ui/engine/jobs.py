@@ -35,7 +35,7 @@ from .configs import check_fingerprint, other_weights, quantizer_of
 from .devices import local_devices, release_memory, resolve_device
 from .fit import Fit, what_fits
 from .layer_pass import Rider
-from .models import loading
+from .models import description, loading
 from .models.loading import LoadedModel
 from .peak import peak_memory
 from .quantizers import DEFAULT_QUANTIZER, Quantizer
@@ -63,7 +63,7 @@ def describe(model_id: str, dtype: str, run: Run) -> ModelInfo:
     if known is None:
         headers = source.headers(run) if source.has_weights else None
         run.progress("Reading the config", None)
-        known = loading.describe(source, dtype, headers)
+        known = description.describe(source, dtype, headers)
         run.store.write(records.info_key(source.fingerprint(), dtype), known.to_json())
     return known
 
@@ -88,7 +88,7 @@ def look(model_id: str, dtype: str, run: Run) -> Looked:
     source = find(model_id, run, weights=False)
     headers = source.headers(run)
     run.progress("Reading the config", None)
-    info = loading.describe(source, dtype, headers, None if source.is_hashed() else "")
+    info = description.describe(source, dtype, headers, None if source.is_hashed() else "")
     device = resolve_device("auto")
     usage = Workload(default_context(info))
     devices = what_fits(info, DEFAULT_QUANTIZER, local_devices(), usage) if info.token_bytes else []

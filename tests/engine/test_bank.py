@@ -34,8 +34,9 @@ from lwq_ui.engine import jobs
 from lwq_ui.engine.banks import bank as bank_module
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.layers import find_layers
-from lwq_ui.engine.models.loading import LoadedModel, describe
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.peak import own_bytes
 from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 from lwq_ui.engine.quantizers.quanto import Quanto

@@ -27,7 +27,7 @@ from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source, find
 from lwq_ui.engine.models import loading
-from lwq_ui.engine.models.loading import describe
+from lwq_ui.engine.models.description import describe
 
 Tensors = dict[str, Tensor]
 Edit = Callable[[Tensors], None]

@@ -22,8 +22,9 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.layers import layer_weights
-from lwq_ui.engine.models.loading import LoadedModel, describe
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.sweeps.sweep import Request, Sweep
 

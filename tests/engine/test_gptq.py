@@ -26,7 +26,8 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
-from lwq_ui.engine.models.loading import LoadedModel, describe
+from lwq_ui.engine.models.description import describe
+from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import gptq, quantizer_named
 from lwq_ui.engine.quantizers.gptq import GPTQ, PARTS
 from lwq_ui.engine.quantizers.gptq_format import GPTQWeight

@@ -818,5 +818,5 @@ def test_the_model_is_described_without_its_weights(
     for _ in range(2):
         found = jobs.describe(folder, "auto", run)
         assert found == load
-    monkeypatch.setattr(jobs.loading, "describe", lambda *args: pytest.fail("described again"))
+    monkeypatch.setattr(jobs.description, "describe", lambda *args: pytest.fail("described again"))
     assert jobs.describe(folder, "auto", run) == load

@@ -20,8 +20,9 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, layer_pass
 from lwq_ui.engine.banks.bank import Bank
-from lwq_ui.engine.models.layers import LayersInMemory, StreamedLayers
+from lwq_ui.engine.models.layers import LayersInMemory
 from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.models.streaming import StreamedLayers
 from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers import pass_scores
 from lwq_ui.engine.sealed import check_seal

@@ -25,7 +25,8 @@ from lwq_ui.engine import jobs, records
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.devices import resolve_device
 from lwq_ui.engine.models import loading
-from lwq_ui.engine.models.loading import describe, load
+from lwq_ui.engine.models.description import describe
+from lwq_ui.engine.models.loading import load
 
 
 @pytest.fixture

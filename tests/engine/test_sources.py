@@ -31,7 +31,8 @@ from lwq_ui.engine.checkpoints import source as sources
 from lwq_ui.engine.checkpoints.headers import local_headers
 from lwq_ui.engine.checkpoints.hub import HubFile
 from lwq_ui.engine.checkpoints.source import Source, find
-from lwq_ui.engine.models.loading import describe, load
+from lwq_ui.engine.models.description import describe
+from lwq_ui.engine.models.loading import load
 
 SETTINGS = Settings(cache=Path("unused"))
 

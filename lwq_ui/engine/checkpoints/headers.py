@@ -127,17 +127,19 @@ def local_headers(folder: Path, model_id: str) -> Headers:
     names, weight_map = safe_files(folder, on_disk(folder), model_id)
     sizes = {name: (folder / name).stat().st_size for name in names}
     tensors = {
-        name: file_header(name, sizes[name], partial(read_file, folder / name), model_id)
+        name: file_header(name, sizes[name], partial(read_part, folder, name), model_id)
         for name in names
     }
     return joined(tensors, sizes, weight_map, model_id)
 
 
-def read_file(path: Path, start: int, end: int) -> bytes:
+def read_part(folder: Path, file: str, start: int, end: int) -> bytes:
+    """Returns bytes of a file. Raises UserError where it cannot be read."""
+    path = folder / file
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(end - start)
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(end - start)
     except OSError as e:
         raise UserError(f"The file {path} cannot be read: {reason(e)}.") from e
 

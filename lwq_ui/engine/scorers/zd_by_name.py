@@ -15,7 +15,7 @@ from ...core.errors import UserError
 from ...core.run import Run
 from ..checkpoints.headers import FLOATS, PACKED_NAME, Headers
 from ..checkpoints.source import quantized_already
-from ..models.checkpoint import check_finite
+from ..finite import check_finite
 from .zd import share_above_one_std
 
 
