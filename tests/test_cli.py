@@ -547,7 +547,7 @@ def test_what_is_known_is_written_where_the_user_stops(
         return measure(self, sweep, limit)
 
     monkeypatch.setattr(Harness, "measure", interrupted)
-    monkeypatch.setattr("lwq_ui.cli.Commands._say_forecast", lambda *_: None)
+    monkeypatch.setattr("lwq_ui.cli.sweep.print_forecast", lambda *_: None)
     path = tmp_path / "sweep.json"
     names = [f"--quantizer=quanto{group}" for group in ("", ":group=64", ":group=32")]
     assert main([*FEW, "--limit", "3", "--task", "endings", *names, "--json", str(path)]) == 1
@@ -610,8 +610,10 @@ def test_devices_and_links_stay_what_they_are(
 def test_a_place_that_cannot_be_written_is_said_before_the_work(
     config: Path, failing: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lwq_ui.cli.Commands._load", lambda *_: pytest.fail("loaded"))
-    monkeypatch.setattr("lwq_ui.cli.Commands._load_for", lambda *_: pytest.fail("loaded"))
+    from lwq_ui.engine import jobs
+
+    monkeypatch.setattr(jobs, "load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(jobs, "load_for", lambda *_: pytest.fail("loaded"))
     (tmp_path / "file").write_text("mine")
     for place in (tmp_path, tmp_path / "file" / "x"):
         assert str(place) in failing("score", "demo", "--json", str(place))

@@ -7,7 +7,7 @@ UserError or Stopped. The command line calls them directly; the page runs them i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -396,6 +396,16 @@ class Forecast:
     calibrating: float
     splits: int
     unknown: tuple[str, ...]
+
+    @staticmethod
+    def of_all(forecasts: Collection[Forecast]) -> Forecast:
+        """Returns the forecast of several evaluations, one after the other."""
+        return Forecast(
+            sum(f.seconds for f in forecasts),
+            sum(f.calibrating for f in forecasts),
+            sum(f.splits for f in forecasts),
+            tuple(dict.fromkeys(name for f in forecasts for name in f.unknown)),
+        )
 
 
 def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecast:

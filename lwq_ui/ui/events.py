@@ -485,12 +485,7 @@ class Handlers(Shown):
                 )
                 for k, (q, splits) in enumerate(plan.splits.items())
             ]
-            return jobs.Forecast(
-                sum(one.seconds for one in each),
-                sum(one.calibrating for one in each),
-                sum(one.splits for one in each),
-                tuple(dict.fromkeys(name for one in each for name in one.unknown)),
-            )
+            return jobs.Forecast.of_all(each)
 
         found = yield from self.follow(request, work)
         parts = [self.counted(session, v)]

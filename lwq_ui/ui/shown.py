@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.memory import UNTOUCHED, ModelCost
 from ..core.orderings import ALIKE, ORDERINGS, SCORERS
 from ..core.schema import Evaluation, ModelInfo
-from ..engine.banks.packing_cost import packing_cost
+from ..engine.banks.packing_cost import why_not_packed
 from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from ..engine.tasks.presets import expand
 from .charts import ChartData, ModelResults, results_figure
@@ -191,10 +191,7 @@ class Shown(MemoryPanel, QuantizerPanel):
         """Why layers that the splits need cannot be packed here; empty where they can, or are
         packed already."""
         info, _ = ready(session)
-        why = quantizer.missing()
-        return (
-            why if why and packing_cost(info, quantizer, splits, self.server.store).missing else ""
-        )
+        return why_not_packed(info, quantizer, splits, self.server.store)
 
     def feasible(self, session: Session, v: Values, plan: Plan, tasks: Sequence[str]) -> Plan:
         """Without the quantizers that cannot pack here what is still to measure. Raises UserError

@@ -53,6 +53,15 @@ def packing_cost(
     return PackingCost(len(wanted), len(missing), size, seconds)
 
 
+def why_not_packed(
+    info: ModelInfo, quantizer: Quantizer, splits: Iterable[Split], store: Store
+) -> str:
+    """Returns why the quantizer cannot work here, or nothing where it need not: all that the splits
+    ask for is packed."""
+    why = quantizer.missing()
+    return why if why and packing_cost(info, quantizer, splits, store).missing else ""
+
+
 @cache
 def speed(device: str = "cpu") -> Machine:
     """How fast the device computes: measured in some milliseconds, once. A GPU is only asked where

@@ -10,9 +10,12 @@ import sys
 import tempfile
 from typing import Any, TextIO
 
-from .core.errors import reason
-from .core.outputs import write_file
-from .core.store import dumps
+from ..core.errors import reason
+from ..core.outputs import write_file
+from ..core.store import dumps
+
+ERASE = "\r\x1b[K"  # to the start of the line, and nothing after it
+PACKAGE = __name__.partition(".")[0]
 
 
 class Terminal:
@@ -20,44 +23,48 @@ class Terminal:
     standard error is a file."""
 
     def __init__(self) -> None:
-        self.out = sys.stderr
         self.last = ""
 
     def __call__(self, what: str, done: float | None) -> None:
         share = "" if done is None else f" {done:4.0%}"
         with contextlib.suppress(OSError):  # a closed terminal ends no work
-            if self.out.isatty():
-                self.out.write(f"\r\x1b[K{what}{share}")
+            if sys.stderr.isatty():
+                sys.stderr.write(f"{ERASE}{what}{share}")
             elif what != self.last:
-                self.out.write(f"{what}\n")
+                sys.stderr.write(f"{what}\n")
             self.last = what
-            self.out.flush()
+            sys.stderr.flush()
 
-    def end(self) -> None:
-        with contextlib.suppress(OSError):
-            if self.last and self.out.isatty():
-                self.out.write("\r\x1b[K")
+
+def erase_progress() -> None:
+    with contextlib.suppress(OSError):
+        if sys.stderr.isatty():
+            sys.stderr.write(ERASE)
+
+
+def print_note(text: str) -> None:
+    """Writes a line to standard error, where the progress stands."""
+    erase_progress()
+    print(text, file=sys.stderr)
 
 
 class Warnings(logging.Handler):
-    """Writes this program's warnings to standard error, once, below the progress. What libraries do
-    with their logs does not matter."""
+    """Writes this program's warnings to standard error, once. What libraries do with their logs
+    does not matter."""
 
-    def __init__(self, progress: Terminal):
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.progress.end()
-        print(self.format(record), file=sys.stderr)
+        print_note(self.format(record))
 
     def __enter__(self) -> None:
-        log = logging.getLogger(__package__)
+        log = logging.getLogger(PACKAGE)
         log.addHandler(self)
         log.propagate = False
 
     def __exit__(self, *_: object) -> None:
-        log = logging.getLogger(__package__)
+        log = logging.getLogger(PACKAGE)
         log.removeHandler(self)
         log.propagate = True
 

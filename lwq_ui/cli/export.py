@@ -1,0 +1,25 @@
+"""`export`: write a config in another format."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..core.config import EXPORTS
+from ..core.run import Run
+from ..engine.configs import read_config
+from .arguments import CONFIG, add_command
+from .results import Result
+
+HELP = "write a config in another format"
+
+
+def add_parser(commands: Any) -> None:
+    parser = add_command(commands, "export", HELP, CONFIG)
+    parser.add_argument("--to", required=True, choices=list(EXPORTS))
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace, run: Run) -> Result:
+    config = read_config(args.config)
+    return Result(config.to_json(), EXPORTS[args.to](config).rstrip("\n"))

@@ -1,0 +1,132 @@
+"""`split`: which layers get how many bits, as a config."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..core.budget import weights_budget
+from ..core.choice import Choice
+from ..core.config import Config
+from ..core.errors import UserError
+from ..core.memory import UNTOUCHED, average_bits, format_gib
+from ..core.orderings import DEFAULT_ORDERING, ORDERINGS
+from ..core.run import Run
+from ..engine import records
+from ..engine.quantizers import Quantizer
+from ..engine.tasks import tasks
+from .arguments import (
+    DEVICE,
+    DTYPE,
+    MODEL,
+    QUANTIZER,
+    TEXT,
+    WORKLOAD,
+    add_command,
+    chosen_levels,
+    chosen_workload,
+    level_names,
+    number,
+    pin,
+    size,
+)
+from .results import Result
+from .score import scores_for
+from .terminal import print_note
+
+HELP = "which layers get how many bits"
+
+
+def add_parser(commands: Any) -> None:
+    parser = add_command(commands, "split", HELP, MODEL, DEVICE, DTYPE, TEXT, QUANTIZER, WORKLOAD)
+    parser.add_argument(
+        "--ordering",
+        choices=[o.name for o in ORDERINGS.values() if not o.prunes],
+        default=DEFAULT_ORDERING,
+    )
+    parser.add_argument(
+        "--levels",
+        type=level_names,
+        metavar="HIGH,LOW",
+        help="(default: the quantizer's usual ones)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the ordering 'random'")
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--budget", type=size, metavar="SIZE", help="such as 3.2GiB")
+    budget.add_argument(
+        "--gpu",
+        type=size,
+        metavar="SIZE",
+        help="a card of 8GiB: what KV cache (--context, --batch) and activations leave",
+    )
+    budget.add_argument("--average-bits", type=number, metavar="BITS")
+    budget.add_argument("--low-layers", type=int, metavar="N")
+    parser.add_argument("--pin", type=pin, action="append", default=[], metavar="LAYER=LEVEL")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace, run: Run) -> Result:
+    from ..engine import jobs
+
+    high, low = chosen_levels(args.levels, [args.quantizer])
+    info = jobs.describe(args.model, args.dtype, run)
+    scores = scores_for(args, run, info, args.ordering, args.quantizer, low)
+    pins = chosen_pins(args.pin, args.quantizer)
+    choice = Choice(info, args.quantizer, (high, low), args.ordering, args.seed, scores, pins)
+    choice = choice.with_budget(chosen_budget(args, choice))
+    if note := limit_note(choice):
+        print_note(note)
+    evaluations = records.known_evaluations(info, tasks(run.settings), run.store)
+    config = choice.config(evaluations)
+    return Result(config.to_json(), split_text(config))
+
+
+def chosen_pins(arguments: list[tuple[int, str]], quantizer: Quantizer) -> dict[int, float]:
+    """Returns the level of each pinned layer. Raises UserError where one has two levels."""
+    pins: dict[int, float] = {}
+    for layer, name in arguments:
+        level = UNTOUCHED if name == str(UNTOUCHED) else quantizer.level_named(name)
+        if pins.setdefault(layer, level) != level:
+            raise UserError(f"Layer {layer} is pinned to two levels. Choose one of them.")
+    return pins
+
+
+def chosen_budget(args: argparse.Namespace, choice: Choice) -> int:
+    """Returns bytes. Raises UserError where no split has what was asked for."""
+    table = choice.table
+    if args.gpu is not None:
+        workload = chosen_workload(args, choice.info)
+        return weights_budget(args.gpu, choice.info, workload, table.bytes[0])
+    if args.average_bits is not None:
+        return table.bytes[table.position_for_average_bits(args.average_bits)]
+    if args.low_layers is not None:
+        return table.bytes[table.position_for_low_layers(args.low_layers)]
+    budget: int = args.budget
+    return budget
+
+
+def limit_note(choice: Choice) -> str:
+    """Returns a sentence where the budget leaves nothing to choose, or else nothing."""
+    (high, low), position, free = choice.levels, choice.position, len(choice.table.raised)
+    if not free:
+        return "Every layer is pinned: budget and ordering change nothing."
+    if position == 0:
+        return (
+            f"Every layer that is not pinned has {low:g} bits: this budget is at the smallest "
+            "split, and the ordering changes nothing."
+        )
+    if position == free:
+        return (
+            f"Every layer that is not pinned has {high:g} bits: this budget is enough "
+            "for the largest split, and the ordering changes nothing."
+        )
+    return ""
+
+
+def split_text(config: Config) -> str:
+    total = config.bytes["total"]
+    return (
+        f"{' '.join(f'{b:g}' for b in config.bits_per_layer)}\n"
+        f"{average_bits(config.bits_per_layer):.4g} bits on average, "
+        f"{format_gib(total)} ({total:,} bytes)"
+    )
