@@ -41,7 +41,6 @@ from .peak import peak_memory
 from .quantizers import DEFAULT_QUANTIZER, Quantizer
 from .scorers import level_scores, pass_scores
 from .scorers.zd_by_name import zd_by_name
-from .sweeps.rehearsal import Rehearsal, Rehearsed
 from .sweeps.sweep import Sweep
 from .tasks import task_named
 from .tasks.base import Task
@@ -425,12 +424,11 @@ def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecas
             lacking |= set(left)
             bank = bank_of(loaded, quantizer, run.store)
             journal = records.journal_folder(loaded.info, task, quantizer, run.store)
-            task.measure(Rehearsal(bank, left, run, journal), measurement.limit)
-        except Rehearsed as e:
-            if e.seconds is None:
+            time_needed = task.forecast(Sweep(bank, left, run, journal), measurement.limit)
+            if time_needed is None:
                 unknown.append(name)
             else:
-                seconds += e.seconds
+                seconds += time_needed
         except Stopped:
             raise
         except Exception:  # said when it is measured

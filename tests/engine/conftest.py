@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval would start a process per core for a bootstrap
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test asks the network
 
 import pytest

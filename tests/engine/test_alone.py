@@ -12,12 +12,13 @@ import torch
 from lm_eval.api.instance import Instance
 
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.models.prefix_sharing import leak
 from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers import pass_scores
-from lwq_ui.engine.sweeps.sweep import Request, Sweep
-from lwq_ui.engine.tasks.lm_eval_runner import SweepLM
+from lwq_ui.engine.sweeps.sweep import Sweep
+from lwq_ui.engine.tasks.lm_eval_model import SweepLM
 
 SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 128}
 LONG = {

@@ -33,6 +33,7 @@ from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks import bank as bank_module
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.layers import find_layers
@@ -41,7 +42,7 @@ from lwq_ui.engine.peak import own_bytes
 from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 from lwq_ui.engine.quantizers.quanto import Quanto
 from lwq_ui.engine.quantizers.quanto_optimizers import ClipOptimizer, GroupwiseHqqOptimizer
-from lwq_ui.engine.sweeps.sweep import Request, Sweep
+from lwq_ui.engine.sweeps.sweep import Sweep
 
 Loaded = Callable[..., LoadedModel]
 SPLIT = (2, 16, 8, 4)

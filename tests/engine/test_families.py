@@ -21,12 +21,13 @@ from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.layers import layer_weights
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.scorers import pass_scores
-from lwq_ui.engine.sweeps.sweep import Request, Sweep
+from lwq_ui.engine.sweeps.sweep import Sweep
 
 MAKERS: dict[str, Callable[[Path, str], LoadedModel]] = {"memory": tiny.load, "stream": tiny.stream}
 QUANTO = tiny.QUANTO

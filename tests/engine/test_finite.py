@@ -17,12 +17,13 @@ from lwq_ui.core.schema import Evaluation, Metric, Scores
 from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.layer_pass import Rider, run_pass
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.models.walk import LayerWalk
 from lwq_ui.engine.scorers.lim import LIM
 from lwq_ui.engine.scorers.zd import share_above_one_std
-from lwq_ui.engine.sweeps.sweep import Request, Sweep
+from lwq_ui.engine.sweeps.sweep import Sweep
 from lwq_ui.engine.texts import Text
 
 TASKS = ["perplexity", "endings", "last_word", "minimal_pairs"]

@@ -19,11 +19,11 @@ import tiny
 
 from lwq_ui.core import store as store_module
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
-from lwq_ui.engine.sweeps import sweep as sweep_module
 from lwq_ui.engine.sweeps.journal import FIELDS, MOST_FILES, Journal, Scored, digest
-from lwq_ui.engine.sweeps.sweep import Request, Sweep
+from lwq_ui.engine.sweeps.sweep import Sweep
 
 SPLITS = [(4, 4, 4, 4), (4, 4, 2, 2), (16, 16, 16, 16), (2, 0, 2, 4)]
 MORE = [(2, 2, 2, 2), (4, 0, 4, 8)]
@@ -40,11 +40,7 @@ def questions(n: int) -> list[Request]:
 
 
 @pytest.fixture
-def bank(loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch) -> Bank:
-    """Its sweeps have several shards."""
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 60)
-    monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 3e7})
-    monkeypatch.setattr(sweep_module, "TOKENS", {"cpu": 0})
+def bank(loaded_of: Callable[..., LoadedModel]) -> Bank:
     return Bank(loaded_of("llama"), tiny.QUANTO)
 
 
@@ -64,7 +60,9 @@ def steps(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def score(
     bank: Bank, splits: list[tuple[int, ...]], asked: list[Request], journal: Path | None, div=True
 ) -> Scored:
-    return Sweep(bank, splits, tiny.run(), journal).score(asked, "x", divergence=div)
+    """In several shards."""
+    limits = tiny.limits(bank.loaded, batch_tokens=60, operations=3e7)
+    return Sweep(bank, splits, tiny.run(), journal, limits).score(asked, "x", divergence=div)
 
 
 def same(a: Scored, b: Scored) -> bool:
@@ -86,10 +84,7 @@ from pathlib import Path
 from threading import Event
 sys.path.insert(0, {here!r})
 import test_journal as t, tiny
-from lwq_ui.engine.sweeps import journal, sweep
-sweep.batch_tokens = lambda *_: 60
-sweep.OPERATIONS = {{"cpu": 3e7}}
-sweep.TOKENS = {{"cpu": 0}}
+from lwq_ui.engine.sweeps import journal
 write, left = journal.keep, [{shards}]
 def dying(path, content):
     write(path, content)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lwq_ui.engine.batches.prefix_trees import Request, Rows, batch_rows, pack, tree, visible
+from lwq_ui.engine.batches.prefix_trees import Rows, batch_rows, pack, tree, visible
+from lwq_ui.engine.batches.request import Request
 
 
 def test_a_tree() -> None:

@@ -17,11 +17,14 @@ import torch
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.models.loading import LoadedModel
-from lwq_ui.engine.sweeps import sweep as sweep_module
 from lwq_ui.engine.sweeps.journal import FIELDS
-from lwq_ui.engine.sweeps.rehearsal import Rehearsal, Rehearsed
-from lwq_ui.engine.sweeps.sweep import Part, Request, Scored, Sweep, out_of_memory
+from lwq_ui.engine.sweeps.limits import Limits
+from lwq_ui.engine.sweeps.plan import Part
+from lwq_ui.engine.sweeps.shard_walk import ShardWalk
+from lwq_ui.engine.sweeps.sweep import Scored, Scoring, Sweep
+from lwq_ui.failures import out_of_memory
 
 UNTOUCHED = (16, 16, 16, 16)
 # They share prefixes of every length, and some nothing at all.
@@ -66,11 +69,10 @@ def expected(bank: Bank, composed: Any, request: Request) -> tuple[float, ...]:
     )
 
 
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_pieces(loaded: LoadedModel) -> Limits:
     """Room for two or three batches a shard, and for three positions a block of logits."""
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 50)
-    monkeypatch.setattr(sweep_module, "free_memory", lambda device: 100 * 64 * 4 * 8 / 0.25)
-    monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": 3 * tiny.VOCABULARY})
+    states = 100 * 64 * 4 * 8
+    return tiny.limits(loaded, batch_tokens=50, state_bytes=states, logits=3 * tiny.VOCABULARY)
 
 
 def branching() -> list[Request]:
@@ -85,8 +87,14 @@ def branching() -> list[Request]:
     return [*found, Request(other[:-1], other[1:])]
 
 
-def check_all(bank: Bank, splits: list[tuple[int, ...]], asked: list[Request]) -> Scored:
-    scored = Sweep(bank, splits, tiny.run()).score(asked, "x", divergence=True)
+def check_all(
+    bank: Bank,
+    splits: list[tuple[int, ...]],
+    asked: list[Request],
+    limits: Limits | None = None,
+) -> Scored:
+    sweep = Sweep(bank, splits, tiny.run(), limits=limits)
+    scored = sweep.score(asked, "x", divergence=True)
     for c, split in enumerate(splits):
         composed = bank.compose(split, tiny.run())
         for r, request in enumerate(asked):
@@ -105,14 +113,13 @@ ARCHITECTURES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt_neox",
 def test_every_split_equals_its_composed_model(
     name: str, loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_pieces(monkeypatch)
     loaded = loaded_of(name)
     bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)
     shards: list[Part] = []
-    walk = Sweep._walk
-    monkeypatch.setattr(Sweep, "_walk", lambda self, s: shards.append(s) or walk(self, s))
-    scored = check_all(bank, SPLITS, asked)
+    score = ShardWalk.score
+    monkeypatch.setattr(ShardWalk, "score", lambda self: shards.append(self.shard) or score(self))
+    scored = check_all(bank, SPLITS, asked, small_pieces(loaded))
     assert len(shards) > 1 and max(len(s.batches) for s in shards) > 1
     assert scored.greedy[:, REFERENCE].sum() == 6
     assert (scored.divergence[:, REFERENCE] == 0).all()
@@ -120,11 +127,8 @@ def test_every_split_equals_its_composed_model(
 
 
 def branches_of(loaded: LoadedModel, asked: list[Request]) -> list[bool]:
-    sweep = Rehearsal(Bank(loaded, tiny.QUANTO), SPLITS, tiny.run())
-    seen: list[bool] = []
-    sweep._compute = lambda parts: seen.extend(b.branches for p in parts for b in p.batches)
-    sweep.score(asked, "x")
-    return seen
+    plan = Sweep(Bank(loaded, tiny.QUANTO), SPLITS, tiny.run()).plan(asked)
+    return [batch.branches for part in plan.parts for batch in part.batches]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -165,20 +169,14 @@ def test_an_architecture_that_takes_no_trees_gets_rows_of_their_own(
     check_all(Bank(loaded, tiny.QUANTO), SPLITS[-3:], asked)
 
 
-def test_batches_shards_and_blocks_do_not_matter(
-    loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_shards_and_blocks_do_not_matter(loaded_of: Callable[..., LoadedModel]) -> None:
     loaded = loaded_of("llama")
     bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded) + branching()
     found = []
     for tokens, memory, logits in ((1, 1, 1), (64, 10**6, 10**4), (4096, 2**32, 2**24)):
-        monkeypatch.setattr(
-            sweep_module, "batch_tokens", lambda info, device, tokens=tokens: tokens
-        )
-        monkeypatch.setattr(sweep_module, "free_memory", lambda device, memory=memory: memory)
-        monkeypatch.setattr(sweep_module, "LOGITS", {"cpu": logits})
-        sweep = Sweep(bank, SPLITS, tiny.run())
+        limits = tiny.limits(loaded, batch_tokens=tokens, state_bytes=memory / 4, logits=logits)
+        sweep = Sweep(bank, SPLITS, tiny.run(), limits=limits)
         found.append(sweep.score(asked, "x", divergence=True))
     for other in found[1:]:
         np.testing.assert_allclose(other.logprob, found[0].logprob, rtol=1e-5)
@@ -188,15 +186,14 @@ def test_batches_shards_and_blocks_do_not_matter(
 
 
 def test_a_batch_depends_on_no_other_split_and_shard(
-    loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+    loaded_of: Callable[..., LoadedModel],
 ) -> None:
     bank = Bank(loaded_of("llama"), tiny.QUANTO)
     asked = requests(bank.loaded) + branching()
     whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
-    monkeypatch.setattr(sweep_module, "OPERATIONS", {"cpu": 0})
-    monkeypatch.setattr(sweep_module, "TOKENS", {"cpu": 0})
+    limits = tiny.limits(bank.loaded, operations=0)
     for c, split in enumerate(SPLITS):
-        alone = Sweep(bank, [split], tiny.run()).score(asked, "x", divergence=True)
+        alone = Sweep(bank, [split], tiny.run(), limits=limits).score(asked, "x", divergence=True)
         for name in FIELDS:
             assert (getattr(alone, name)[:, 0] == getattr(whole, name)[:, c]).all()
 
@@ -232,11 +229,10 @@ def test_without_a_reference_nothing_diverges(loaded_of: Callable[..., LoadedMod
 
 
 def test_progress_goes_up_and_a_stop_is_heard_anywhere(
-    loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+    loaded_of: Callable[..., LoadedModel],
 ) -> None:
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 30)
-    monkeypatch.setattr(sweep_module, "free_memory", lambda device: 160_000)
     bank = Bank(loaded_of("llama"), tiny.QUANTO)
+    limits = tiny.limits(bank.loaded, batch_tokens=30, state_bytes=40_000)
     tokens = tiny.documents(20, 21, 10)
     asked = [Request(t[:-1], t[1:]) for t in tokens]
     texts: list[str] = []
@@ -246,11 +242,11 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
         texts.append(what)
         seen.append(done)
 
-    Sweep(bank, SPLITS[:1], tiny.run(progress=note)).score(asked, "Task")
+    Sweep(bank, SPLITS[:1], tiny.run(progress=note), limits=limits).score(asked, "Task")
     assert texts[0] == "Task: 1 split, layer 1 of 4"
     texts.clear()
     seen.clear()
-    Sweep(bank, SPLITS[:2], tiny.run(progress=note)).score(asked, "Task")
+    Sweep(bank, SPLITS[:2], tiny.run(progress=note), limits=limits).score(asked, "Task")
     assert texts[0] == "Task: 2 splits, layer 1 of 4" and texts[-1].endswith("layer 4 of 4")
     assert seen == sorted(seen) and seen[0] == 0 and seen[-1] == pytest.approx(1)
     for at in range(0, len(seen) - 1, 3):
@@ -263,7 +259,8 @@ def test_progress_goes_up_and_a_stop_is_heard_anywhere(
 
         live = live_tensors()
         with pytest.raises(Stopped) as stopped:
-            Sweep(bank, SPLITS[:2], tiny.run(progress=progress, stop=stop)).score(asked, "x")
+            run = tiny.run(progress=progress, stop=stop)
+            Sweep(bank, SPLITS[:2], run, limits=limits).score(asked, "x")
         assert live_tensors() <= live  # though the exception keeps its frames
         assert stopped.tb is not None
 
@@ -281,17 +278,17 @@ def test_where_memory_runs_out_the_shard_is_halved(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """First the batches, then the splits, and what is scored stays scored."""
-    monkeypatch.setattr(sweep_module, "batch_tokens", lambda info, device: 50)
     loaded = loaded_of("llama")
     bank = Bank(loaded, tiny.QUANTO)
     asked = requests(loaded)
-    whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x", divergence=True)
-    step, walk, shards, seen = loaded.walk.step, Sweep._walk, [], []
+    limits = tiny.limits(loaded, batch_tokens=50)
+    whole = Sweep(bank, SPLITS, tiny.run(), limits=limits).score(asked, "x", divergence=True)
+    step, score, shards, seen = loaded.walk.step, ShardWalk.score, [], []
     most = 3
 
-    def walking(self: Sweep, shard: Part) -> Any:
-        shards.append((len(shard.batches), len(shard.places)))
-        return walk(self, shard)
+    def scoring(self: ShardWalk) -> Any:
+        shards.append((len(self.shard.batches), len(self.shard.places)))
+        return score(self)
 
     def stepping(i: int, hidden: Any, *rest: Any) -> Any:
         batches, splits = shards[-1]
@@ -299,9 +296,10 @@ def test_where_memory_runs_out_the_shard_is_halved(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return step(i, hidden, *rest)
 
-    monkeypatch.setattr(Sweep, "_walk", walking)
+    monkeypatch.setattr(ShardWalk, "score", scoring)
     monkeypatch.setattr(loaded.walk, "step", stepping)
-    sweep = Sweep(bank, SPLITS, tiny.run(progress=lambda what, done: seen.append(done)), tmp_path)
+    run = tiny.run(progress=lambda what, done: seen.append(done))
+    sweep = Sweep(bank, SPLITS, run, tmp_path, limits)
     scored = sweep.score(asked, "x", divergence=True)
     assert shards[0][0] > 1 and shards[0][1] == len(SPLITS)
     assert (1, len(SPLITS)) in shards and (1, most) in shards
@@ -310,7 +308,7 @@ def test_where_memory_runs_out_the_shard_is_halved(
     assert seen == sorted(seen) and seen[-1] == pytest.approx(1)
     most = 0
     with pytest.raises(UserError, match="too little memory to run"):
-        Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
+        Sweep(bank, SPLITS, tiny.run(), limits=limits).score(asked, "x")
     monkeypatch.setattr(
         loaded.walk, "step", lambda *a: (_ for _ in ()).throw(RuntimeError("something else"))
     )
@@ -358,7 +356,7 @@ def test_memory_that_runs_out_after_the_layers_halves_the_shard_too(
     asked = requests(loaded)
     whole = Sweep(bank, SPLITS, tiny.run()).score(asked, "x")
     failed: list[str] = []
-    target, name = (loaded.walk, "tail") if place == "tail" else (Sweep, "_keep")
+    target, name = (loaded.walk, "tail") if place == "tail" else (Scoring, "_keep")
     real = getattr(target, name)
 
     def short(*arguments: Any) -> Any:
@@ -374,7 +372,7 @@ def test_memory_that_runs_out_after_the_layers_halves_the_shard_too(
     np.testing.assert_allclose(scored.logprob, whole.logprob, rtol=1e-5)
 
 
-def test_a_rehearsal_tells_the_time_and_scores_nothing(
+def test_a_forecast_tells_the_time_and_scores_nothing(
     loaded_of: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     loaded = loaded_of("llama")
@@ -385,11 +383,9 @@ def test_a_rehearsal_tells_the_time_and_scores_nothing(
     monkeypatch.setattr(loaded.walk, "step", lambda i, *rest: steps.append(i) or step(i, *rest))
 
     def forecast(asked: list[Request], divergence: bool = True) -> float:
-        with pytest.raises(Rehearsed) as rehearsed:
-            Rehearsal(bank, SPLITS, tiny.run(), tmp_path).score(asked, "x", divergence)
-        return rehearsed.value.seconds
+        return Sweep(bank, SPLITS, tiny.run(), tmp_path).forecast(asked, "x", divergence)
 
-    loaded.walk.shares_prefixes  # noqa: B018  (its own check is no part of a rehearsal)
+    loaded.walk.shares_prefixes  # noqa: B018  (its own check is no part of a forecast)
     assert 0 < forecast(asked) < 60
     assert len(steps) <= 6 * 4 and len(set(steps)) == 1
     assert not list(tmp_path.iterdir())

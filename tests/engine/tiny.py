@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,6 +22,7 @@ from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import QUANTIZERS
+from lwq_ui.engine.sweeps.limits import Limits
 
 QUANTO = QUANTIZERS["quanto"]
 NOWHERE = Path(os.devnull) / "cache"
@@ -150,6 +152,11 @@ def documents(*lengths: int, seed: int = 0) -> list[list[int]]:
     return [
         torch.randint(5, VOCABULARY, (length,), generator=generator).tolist() for length in lengths
     ]
+
+
+def limits(loaded: LoadedModel, **changes: Any) -> Limits:
+    """The usual limits of a sweep, with changes."""
+    return replace(Limits.usual(loaded.info, loaded.device), **changes)
 
 
 @torch.no_grad()

@@ -18,15 +18,7 @@ import torch
 from torch import Tensor
 
 from .padded import group
-
-
-@dataclass(frozen=True)
-class Request:
-    """A sequence to run and the tokens to score: the last len(targets) positions of `tokens`
-    predict `targets`."""
-
-    tokens: Sequence[int]
-    targets: Sequence[int]
+from .request import Request
 
 
 @dataclass(frozen=True)

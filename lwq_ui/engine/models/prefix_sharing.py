@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from ..batches.prefix_trees import Request, Rows, tree
+from ..batches.prefix_trees import Rows, tree
+from ..batches.request import Request
 from .steps import LayerSteps
 
 COMMON = 12  # tokens that the three sequences of the trial have in common

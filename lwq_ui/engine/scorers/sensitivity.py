@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...core.memory import UNTOUCHED
 from ...core.run import Run
 from ..banks.bank import Bank
-from ..batches.prefix_trees import Request
+from ..batches.request import Request
 from ..sweeps.sweep import Sweep
 from .base import LevelScorer
 

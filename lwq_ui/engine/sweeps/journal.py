@@ -16,7 +16,7 @@ import numpy as np
 from ...core.allocation import Split
 from ...core.diskspace import mark_used, set_aside
 from ...core.store import keep
-from ..batches.prefix_trees import Request
+from ..batches.request import Request
 
 log = logging.getLogger(__name__)
 

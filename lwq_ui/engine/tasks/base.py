@@ -22,9 +22,10 @@ class Measured:
 
 
 class Task(ABC):
-    """`measure` scores all of a sweep's splits in one walk, in their order; `limit` bounds the
-    items. `data` identifies the task's data and definition in the cache's keys. `size` is None
-    where it is not known before the data is there."""
+    """A way to measure all splits of a sweep in one walk.
+
+    `size` is the number of items, None where it is not known before the data is there.
+    """
 
     name: str
     title: str
@@ -32,19 +33,30 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def data(self) -> str: ...
+    def data(self) -> str:
+        """What identifies the task's data and definition in the cache's keys."""
+
+    @abstractmethod
+    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
+        """Returns the results of the sweep's splits, in their order, on at most `limit` items.
+
+        Raises UserError where the task cannot be measured, and Stopped.
+        """
+
+    @abstractmethod
+    def forecast(self, sweep: Sweep, limit: int | None) -> float | None:
+        """Returns the seconds that `measure` would take, None where nobody can know before."""
 
     def limited(self, limit: int | None) -> int | None:
-        """The limit as results carry it: None where it is known to cover every item."""
+        """Returns the limit as results carry it: None where it is known to cover every item."""
         return None if limit is None or (self.size and limit >= self.size) else limit
 
     def first_items(self, limit: int | None) -> int | None:
-        """A part of the items to show early results of; None where going on from a part would cost
-        more than doing all at once."""
+        """Returns how many items to show early results of.
+
+        Returns None where going on from a part would cost more than doing all at once.
+        """
         if self.size is None:
             return None
         most = min(limit or self.size, self.size)
         return most // 4 if most >= 16 else None
-
-    @abstractmethod
-    def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]: ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from contextlib import nullcontext
-from threading import Lock
 from typing import Any
 
 import datasets
@@ -14,7 +13,10 @@ from lm_eval.tasks import TaskManager
 
 from ...core.errors import UserError
 from .lm_eval_errors import why
+from .lm_eval_overrides import OFFLINE
 from .lm_eval_registry import registry
+
+datasets.disable_progress_bars()
 
 
 def load_rows(config: dict[str, Any], rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -30,8 +32,10 @@ def load_rows(config: dict[str, Any], rows: list[dict[str, Any]], name: str) -> 
 
 @functools.lru_cache(maxsize=16)  # a forecast, a part of the items and all of them ask one by one
 def load_registered(name: str) -> dict[str, Any]:
-    """Returns lm-eval's {"tasks", "groups"} of a name in its registry, with their data. Raises
-    UserError where the data cannot be had."""
+    """Returns lm-eval's {"tasks", "groups"} of a name in its registry, with their data.
+
+    Raises UserError where the data cannot be had.
+    """
     chosen = hub.HF_HUB_OFFLINE and not OFFLINE.inside
     with nullcontext() if chosen or reachable() else OFFLINE:
         try:
@@ -41,43 +45,24 @@ def load_registered(name: str) -> dict[str, Any]:
     return set_up(loaded, name)
 
 
-class Offline:
-    """While any thread is inside, the Hub is not asked. Threads that are left behind (see `apart`)
-    overlap, so the first one in sets the switch, and the last one out sets it back."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.inside = 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.inside:
-                self.before = hub.HF_HUB_OFFLINE
-            self.inside += 1
-            hub.HF_HUB_OFFLINE = True
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                hub.HF_HUB_OFFLINE = self.before
-
-
-OFFLINE = Offline()
-
-
 def reachable() -> bool:
-    """Whether the Hub answers. Without it every data set, be it in the local cache, costs half a
-    minute of retries before it is looked for there, and mmlu has 57; told to be offline, none."""
+    """Returns whether the Hub answers.
+
+    Where it does not, every data set costs half a minute of retries before it is looked for in the
+    local cache, and mmlu has 57. Told to be offline, none does.
+    """
     try:
         get_session().head(hub.ENDPOINT, timeout=5)
-    except Exception:  # of whatever HTTP library huggingface_hub uses
+    except Exception:  # huggingface_hub changes its HTTP library, and so the errors
         return False
     return True
 
 
 def set_up(loaded: dict[str, Any], name: str) -> dict[str, Any]:
-    """What lm-eval's `simple_evaluate` does and refuses before it calls `evaluate`."""
+    """Does and refuses what lm-eval's `simple_evaluate` does before it calls `evaluate`.
+
+    Raises UserError for a task that cannot be measured here.
+    """
     for part in loaded["tasks"].values():
         if getattr(part, "UNSAFE_CODE", False):
             raise UserError(f"The task '{name}' runs code that the model writes: not done here.")

@@ -31,6 +31,11 @@ class LmEvalTask(Task):
 
         return run_task(self.name, self.title, self.load, sweep, limit)
 
+    def forecast(self, sweep: Sweep, limit: int | None) -> float | None:
+        from .lm_eval_runner import forecast_task
+
+        return forecast_task(self.name, self.title, self.load, sweep, limit)
+
 
 class Harness(LmEvalTask):
     """A task of lm-evaluation-harness, defined by a YAML file whose data lies beside it.

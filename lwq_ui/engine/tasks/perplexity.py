@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...core.allocation import Split
 from ...core.errors import UserError
 from ...core.schema import Metric, split_name
+from ..batches.request import Request
 from ..texts import Text, tokenize
 from .base import Measured, Task
 
@@ -19,8 +21,11 @@ LARGEST_EXPONENT = 600.0  # e to this, and its standard error, are still numbers
 
 
 class Passages(Task):
-    """Perplexity, KL divergence from the unquantized model in nats per token, and the share of
-    tokens whose most likely prediction is the unquantized model's. Items are passages."""
+    """Measures perplexity, and how far a split is from the unquantized model: the KL divergence in
+    nats per token, and the share of tokens with the same most likely prediction.
+
+    Items are passages.
+    """
 
     name = "perplexity"
     title = "Perplexity and divergence"
@@ -34,41 +39,51 @@ class Passages(Task):
         return self.text.digest
 
     def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
-        from ..sweeps.sweep import Request
-
-        text = Text(self.text.name, self.text.documents[:limit])
-        sequences = tokenize(sweep.bank.loaded, text)
-        requests = [Request(s[:-1], s[1:]) for s in sequences]
+        requests = self._requests(sweep, limit)
         scored = sweep.score(requests, self.title, divergence=True)
-        tokens = [float(len(s) - 1) for s in sequences]
+        tokens = [float(len(request.targets)) for request in requests]
         measured = []
-        for c in range(len(sweep.splits)):
+        for c, split in enumerate(sweep.splits):
             items = {
                 "tokens": tokens,
                 "negative_log_likelihood": (-scored.logprob[:, c]).tolist(),
                 "kl_divergence": scored.divergence[:, c].tolist(),
                 "top1_agreement": scored.agreement[:, c].tolist(),
             }
-            nats = per_token(items["negative_log_likelihood"], tokens)
-            if nats.value > LARGEST_EXPONENT:
-                raise UserError(
-                    f"At {split_name(sweep.splits[c])} a token costs {nats.value:.0f} nats: the "
-                    "perplexity is too large to be a number. This split does not predict text."
-                )
-            perplexity = math.exp(nats.value)
-            error = None if nats.stderr is None else perplexity * nats.stderr
-            metrics = {
-                "perplexity": Metric(perplexity, error, nats.n),
-                "kl_divergence": per_token(items["kl_divergence"], tokens),
-                "top1_agreement": per_token(items["top1_agreement"], tokens),
-            }
-            measured.append(Measured(metrics, items))
+            measured.append(Measured(metrics_of(items, split), items))
         return measured
+
+    def forecast(self, sweep: Sweep, limit: int | None) -> float:
+        return sweep.forecast(self._requests(sweep, limit), self.title, divergence=True)
+
+    def _requests(self, sweep: Sweep, limit: int | None) -> list[Request]:
+        text = Text(self.text.name, self.text.documents[:limit])
+        return [Request(s[:-1], s[1:]) for s in tokenize(sweep.bank.loaded, text)]
+
+
+def metrics_of(items: Mapping[str, Sequence[float]], split: Split) -> dict[str, Metric]:
+    """Returns the metrics of one split. Raises UserError where the perplexity is no number."""
+    tokens = items["tokens"]
+    nats = per_token(items["negative_log_likelihood"], tokens)
+    if nats.value > LARGEST_EXPONENT:
+        raise UserError(
+            f"At {split_name(split)} a token costs {nats.value:.0f} nats: the perplexity is too "
+            "large to be a number. This split does not predict text."
+        )
+    perplexity = math.exp(nats.value)
+    error = None if nats.stderr is None else perplexity * nats.stderr
+    return {
+        "perplexity": Metric(perplexity, error, nats.n),
+        "kl_divergence": per_token(items["kl_divergence"], tokens),
+        "top1_agreement": per_token(items["top1_agreement"], tokens),
+    }
 
 
 def per_token(sums: Sequence[float], tokens: Sequence[float]) -> Metric:
-    """Mean over all tokens, with the standard error of a ratio of sums over passages (tokens of
-    one passage are not independent of each other)."""
+    """Returns the mean over all tokens, with the standard error of a ratio of sums over passages.
+
+    Tokens of one passage are not independent of each other.
+    """
     n = len(sums)
     total = sum(tokens)
     mean = sum(sums) / total
