@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..core.config import EXPORTS
 from ..core.run import Run
 from ..engine.configs import read_config
+from ..engine.exports import CONFIG_EXPORTS
 from .arguments import CONFIG, add_command
 from .results import Result
 
@@ -16,10 +16,10 @@ HELP = "write a config in another format"
 
 def add_parser(commands: Any) -> None:
     parser = add_command(commands, "export", HELP, CONFIG)
-    parser.add_argument("--to", required=True, choices=list(EXPORTS))
+    parser.add_argument("--to", required=True, choices=list(CONFIG_EXPORTS))
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace, run: Run) -> Result:
     config = read_config(args.config)
-    return Result(config.to_json(), EXPORTS[args.to](config).rstrip("\n"))
+    return Result(config.to_json(), CONFIG_EXPORTS[args.to].text(config).rstrip("\n"))

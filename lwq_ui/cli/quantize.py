@@ -11,6 +11,7 @@ from ..core.memory import format_gib
 from ..core.outputs import check_folder
 from ..core.run import Run
 from ..engine.configs import quantizer_of, read_config
+from ..engine.exports import model_export
 from .arguments import CONFIG, CONFIG_MODEL, DEVICE, add_command
 from .results import Result
 
@@ -35,5 +36,5 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     out = jobs.quantize(loaded, config, out, run)
     size = sum(f.stat().st_size for f in out.glob("*.safetensors"))
     data = {"folder": str(out), "safetensors_bytes": size, "bytes": dict(config.bytes)}
-    reader = quantizer_of(config).writes
+    reader = model_export(quantizer_of(config)).reader
     return Result(data, f"Wrote {out}: {format_gib(size)} of weights. {reader}.")

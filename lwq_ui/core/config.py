@@ -121,9 +121,6 @@ def parse_config(text: str | bytes) -> Config:
     return Config.from_json(data)
 
 
-EXPORTS: dict[str, Callable[[Config], str]] = {"json": format_config}
-
-
 def check_schema(data: Any) -> None:
     """Raises UserError where the data is no JSON object of this schema."""
     if not isinstance(data, dict):

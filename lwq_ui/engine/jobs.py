@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from ..core.allocation import Split, whole
 from ..core.budget import Workload, default_context
-from ..core.config import EXPORTS, Config
+from ..core.config import Config, format_config
 from ..core.cost import model_cost
 from ..core.errors import Stopped, Unexplained, UserError
 from ..core.memory import UNTOUCHED
@@ -33,6 +33,7 @@ from .banks.packing_cost import packing_cost
 from .checkpoints.source import Source, find
 from .configs import check_fingerprint, other_weights, quantizer_of
 from .devices import local_devices, release_memory, resolve_device
+from .exports import model_export
 from .fit import Fit, what_fits
 from .layer_pass import Rider
 from .models import description, loading
@@ -493,19 +494,21 @@ def quantize(
     out: Path,
     run: Run,
 ) -> Path:
-    """Writes the quantized model as a folder that another program loads by itself (which, says the
-    quantizer). The folder appears only when it is complete."""
+    """Writes the quantized model as a folder that another program loads by itself. Returns the
+    folder, which appears only when it is complete. Raises UserError where no program reads what
+    the quantizer packs."""
     check_fingerprint(config, loaded.info)
     split = config.bits_per_layer
     bank = bank_of(loaded, quantizer_of(config), run.store)
     check_folder(out, model_cost(loaded.info, bank.quantizer).total(split))
-    bank.quantizer.check_write(bank, split)
+    export = model_export(bank.quantizer)
+    export.check(loaded, bank.quantizer, split)
     bank.fill([split], run)
     run.progress("Writing the model", None)
     try:
         with new_folder(out) as part:
-            bank.quantizer.write(bank, split, part, run)
-            (part / "lwq.json").write_text(EXPORTS["json"](config), encoding="utf-8")
+            export.write(bank, split, part, run)
+            (part / "lwq.json").write_text(format_config(config), encoding="utf-8")
             loaded.walk.source.check_unchanged()
             run.check()
     except (OSError, SafetensorError) as e:  # safetensors' own error is no OSError

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
@@ -158,7 +158,7 @@ def passing(
     record: PassRecord,
     doing: str = "Scoring",
     within: range | None = None,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Does what `run_pass` does, and yields each layer once its riders have their values.
 
     The layer counts as passed, and is in the record, when the next one is asked for. Layers after

@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from ..core.allocation import Split
-from ..core.config import EXPORTS, Config
+from ..core.config import Config
 from ..core.duration import duration
 from ..core.errors import Stopped, UserError
 from ..core.memory import GIB, UNTOUCHED
@@ -22,6 +22,7 @@ from ..core.orderings import ORDERINGS, QUICK_SCORERS
 from ..core.run import Run
 from ..core.schema import Evaluation, ModelInfo, Scores, split_name
 from ..engine.configs import check_fingerprint, quantizer_of, read_config
+from ..engine.exports import CONFIG_EXPORTS
 from ..engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
@@ -823,7 +824,7 @@ class Handlers(Shown):
         config = self.selection(v).config(v[p.session])
         average = sum(config.bits_per_layer) / config.num_layers
         name = f"lwq-{Path(config.model_id).name}-{average:.2f}bit.json"
-        content = EXPORTS["json"](config).encode()
+        content = CONFIG_EXPORTS["json"].text(config).encode()
         # Into the folder that Gradio serves from: a file beside it would be copied there, and stay.
         return {p.file: save_bytes_to_cache(content, name, p.file.GRADIO_CACHE)}
 

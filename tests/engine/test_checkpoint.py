@@ -26,6 +26,7 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.description import describe
 
@@ -331,7 +332,7 @@ def test_what_is_written_of_it_is_read_again(
     folder = edited(edit, tie_word_embeddings=tied)
     loaded = (tiny.stream if stream else tiny.load)(folder)
     bank, split, out = Bank(loaded, tiny.QUANTO), (2, 8, 4, 8), tmp_path / "out"
-    bank.quantizer.write(bank, split, out, tiny.run())
+    model_export(bank.quantizer).write(bank, split, out, tiny.run())
     config = AutoConfig.from_pretrained(out)
     assert config.tie_word_embeddings == (copies == 1)
     with init_empty_weights():

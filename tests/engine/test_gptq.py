@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.exports import model_export
+from lwq_ui.engine.exports.gptq_checkpoint import GPTQCheckpoint
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import gptq, quantizer_named
@@ -123,7 +126,7 @@ TOKENS = tiny.documents(24, seed=3)[0]
 def reference(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoints 'high' and 'mixed', our own one 'written', and loaded.pt."""
     out = tmp_path_factory.mktemp("reference")
-    bank.quantizer.write(bank, SPLIT, out / "written", tiny.run())
+    model_export(bank.quantizer).write(bank, SPLIT, out / "written", tiny.run())
     job = {
         "model": str(bank.loaded.folder),
         "sequences": GPTQ(documents=4, tokens=48).sequences(bank.loaded),
@@ -179,7 +182,7 @@ def test_the_written_checkpoint_holds_the_banks_tensors(bank: Bank, reference: P
 
 def test_gptqmodel_loads_the_written_checkpoint_by_itself(bank: Bank, reference: Path) -> None:
     kinds, theirs = torch.load(reference / "loaded.pt")
-    projections = [w.name.removesuffix(".weight") for w in gptq.weights_of(bank, 0)]
+    projections = [w.name.removesuffix(".weight") for w in gptq.weights_of(bank.loaded, 0)]
     assert kinds == {
         f"model.layers.{layer}.{name}": [bits, bits in GPTQ.symmetric]
         for layer, bits in ((0, 4), (2, 2))
@@ -230,7 +233,7 @@ def test_bytes_of_shapes_that_nothing_divides(
     fill(bank, (level,))
     cost = model_cost(describe(Source("x", folder)), quantizer_named(name))
     assert bank.packed_bytes(0, level, tiny.run()) == cost.layers[0].packed[level]
-    for w in gptq.weights_of(bank, 0):
+    for w in gptq.weights_of(bank.loaded, 0):
         error = relative(bank.dense(0, level, tiny.run())[w.name].float(), w.parameter.float())
         assert error < (0.01 if level == 8 else 0.8)
 
@@ -240,7 +243,7 @@ def test_transposed_weights(gptqmodel: None, folder_of: Callable[..., Path]) -> 
     loaded = tiny.load(folder_of("gpt2", n_layer=1))
     bank = Bank(loaded, quantizer_named("gptq:group=32,documents=2,tokens=48"))
     fill(bank, (4,))
-    for w in gptq.weights_of(bank, 0):
+    for w in gptq.weights_of(bank.loaded, 0):
         dense = bank.dense(0, 4, tiny.run())[w.name]
         assert dense.shape == w.parameter.shape and dense.dtype == w.parameter.dtype
         assert relative(dense, w.parameter) < 0.2
@@ -304,13 +307,22 @@ def test_from_the_disk_nothing_is_calibrated(bank: Bank, monkeypatch: pytest.Mon
             assert torch.equal(dense, bank.dense(1, level, tiny.run())[name])
 
 
-def test_a_damaged_continuation_is_not_used(bank: Bank, tmp_path: Path) -> None:
-    quantizer = bank.quantizer
-    broken = Bank(bank.loaded, quantizer, tmp_path)
-    path = gptq.state_path(broken, 4)
-    assert path and gptq.reached(broken, 4) == 0
+def test_a_damaged_continuation_is_not_used(tmp_path: Path) -> None:
+    path = gptq.state_path(tmp_path, 4)
+    assert path and gptq.reached(tmp_path, 4) == 0
     path.write_bytes(b"half a file")
-    assert gptq.reached(broken, 4) == 0
+    assert gptq.reached(tmp_path, 4) == 0
+
+
+def test_the_process_ends_with_whoever_takes_the_layers(
+    gptqmodel: None, loaded: LoadedModel
+) -> None:
+    quantizer = quantizer_named(NAME)
+    assert isinstance(quantizer, GPTQ)
+    with closing(quantizer.calibrate(loaded, [(2, 4)], tiny.run(), None)) as layers:
+        layer, level, packed = next(layers)
+        assert (layer, level) == (0, 4) and len(packed) == 7 and len(workers()) == 1
+    assert workers() == []
 
 
 def test_the_worker_ends_with_the_program(tmp_path: Path) -> None:
@@ -419,20 +431,18 @@ def test_without_the_package(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatc
         fill(Bank(loaded, quantizer), (4,) * 3)
 
 
-def test_what_cannot_be_written(bank: Bank, tmp_path: Path) -> None:
+def test_what_cannot_be_written(loaded: LoadedModel) -> None:
+    export = model_export(quantizer_named(NAME))
     with pytest.raises(UserError, match="pruned"):
-        bank.quantizer.write(bank, (4, 0, 2), tmp_path / "a", tiny.run())
+        export.check(loaded, quantizer_named(NAME), (4, 0, 2))
     with pytest.raises(UserError, match="nothing to quantize"):
-        bank.quantizer.write(bank, (16, 16, 16), tmp_path / "b", tiny.run())
-    assert list(tmp_path.iterdir()) == []
+        export.check(loaded, quantizer_named(NAME), (16, 16, 16))
+    export.check(loaded, quantizer_named(NAME), SPLIT)
 
 
-def test_large_checkpoints_are_several_files(
-    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bank.quantizer.write(bank, MIXED, tmp_path / "one", tiny.run())
-    monkeypatch.setattr(gptq, "SHARD", 200_000)
-    bank.quantizer.write(bank, MIXED, tmp_path / "many", tiny.run())
+def test_large_checkpoints_are_several_files(bank: Bank, tmp_path: Path) -> None:
+    model_export(bank.quantizer).write(bank, MIXED, tmp_path / "one", tiny.run())
+    GPTQCheckpoint(shard_bytes=200_000).write(bank, MIXED, tmp_path / "many", tiny.run())
     whole = load_file(tmp_path / "one" / "model.safetensors")
     index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
     files = sorted((tmp_path / "many").glob("*.safetensors"))

@@ -20,6 +20,7 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, layer_pass
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.models.layers import LayersInMemory
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.models.streaming import StreamedLayers
@@ -264,7 +265,7 @@ def test_a_streamed_model_is_composed_and_written_as_one_in_memory_is(
         bank = Bank(make(folder_of(name)), tiny.QUANTO, tmp_path / make.__name__)
         logits.append(tiny.logits(bank.compose(split, tiny.run()), tokens))
         folder = tmp_path / f"{make.__name__}-written"
-        bank.quantizer.write(bank, split, folder, tiny.run())
+        model_export(bank.quantizer).write(bank, split, folder, tiny.run())
         written.append(load_file(folder / "model.safetensors"))
         assert (folder / "quanto_qmap.json").exists()
     assert torch.equal(*logits)

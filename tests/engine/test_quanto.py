@@ -31,9 +31,10 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.core.settings import ROOT
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.exports import model_export
+from lwq_ui.engine.exports.quanto_checkpoint import odd_for_a_cpu
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.quantizers import quanto_optimizers as own
-from lwq_ui.engine.quantizers.quanto import odd_for_a_cpu
 from lwq_ui.engine.quantizers.quanto_optimizers import ClipOptimizer, GroupwiseHqqOptimizer
 
 QTYPES = {2: qint2, 4: qint4}
@@ -256,7 +257,7 @@ def test_what_is_written_is_read_by_optimum_quanto_alone(
     loaded = tiny.load(folder_of("llama", "bfloat16", **widths))
     bank = Bank(loaded, quantizer_named(family))
     split = (2, 8, 4, 16)
-    bank.quantizer.write(bank, split, tmp_path, tiny.run())
+    model_export(bank.quantizer).write(bank, split, tmp_path, tiny.run())
     config = AutoConfig.from_pretrained(tmp_path)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
@@ -277,11 +278,10 @@ def test_groups_that_optimum_quanto_cannot_read_are_not_written(
     with pytest.raises(
         UserError, match=r"loads only groups of 128.*Choose groups of 128, or export"
     ):
-        bank.quantizer.write(bank, (4, 2, 16, 8), tmp_path, tiny.run())
-    assert not list(tmp_path.iterdir())
-    bank.quantizer.write(
-        bank, (8, 16, 16, 8), tmp_path, tiny.run()
-    )  # without groups there is nothing to mix up
+        model_export(bank.quantizer).check(loaded, bank.quantizer, (4, 2, 16, 8))
+    without_groups = (8, 16, 16, 8)  # there is nothing to mix up
+    model_export(bank.quantizer).check(loaded, bank.quantizer, without_groups)
+    model_export(bank.quantizer).write(bank, without_groups, tmp_path, tiny.run())
     assert (tmp_path / "quanto_qmap.json").exists()
 
 

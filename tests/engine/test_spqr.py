@@ -25,7 +25,8 @@ from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import calibrated, quantizer_named
 from lwq_ui.engine.quantizers import spqr_algorithm as algorithm
 from lwq_ui.engine.quantizers import spqr_calibration as calibration
-from lwq_ui.engine.quantizers.spqr import PER_MILLE, SpQR, outlier_count
+from lwq_ui.engine.quantizers.spqr import SpQR
+from lwq_ui.engine.quantizers.spqr_format import PER_MILLE, outlier_count
 from lwq_ui.engine.texts import Text
 
 HIGH, LOW = 3.945, 3.657
@@ -450,8 +451,8 @@ def test_padding_does_not_count(folder_of: Folder, monkeypatch: pytest.MonkeyPat
         lambda h: found.append(h.clone()) or algorithm.inverse_root(h),
     )
     documents = tiny.documents(30, 24, 27, 7)
-    bank = Bank(loaded, quantizer_named(SMALL))
-    calibration.pack_layers(bank, [(0, LOW), (1, LOW)], documents, tiny.run())
+    packed = calibration.pack_layers(loaded, [(0, LOW), (1, LOW)], documents, tiny.run(), None)
+    assert [(layer, level) for layer, level, _ in packed] == [(0, LOW), (1, LOW)]
     names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
     assert len(found) == 2 * len(names)  # q, k and v share one, and so do gate and up
     for i in range(2):

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lwq_ui.core.allocation import Split
@@ -17,13 +18,13 @@ from lwq_ui.core.orderings import ORDERINGS, rank_layers
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, WeightSpec
 from lwq_ui.engine.quantizers import Machine, Option
-from lwq_ui.engine.quantizers.calibrated import TEXT_OPTIONS, Calibrated
+from lwq_ui.engine.quantizers.calibrated import TEXT_OPTIONS, Calibrated, PackedLayers
 from lwq_ui.engine.quantizers.quanto import Quanto
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lwq_ui.engine.banks.bank import Bank
+    from lwq_ui.engine.models.loading import LoadedModel
 
 N = 24
 TITLES = {"perplexity": "Perplexity and divergence", "minimal_pairs": "Grammar pairs"}
@@ -149,17 +150,23 @@ class Outliers(Calibrated):
     ) -> float:
         return 2.0 * len(wanted)
 
-    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
+    def calibrate(
+        self,
+        loaded: LoadedModel,
+        wanted: Sequence[tuple[int, float]],
+        run: Run,
+        folder: Path | None,
+    ) -> PackedLayers:
         from lwq_ui.engine.models.layers import layer_weights
 
         for done, (i, level) in enumerate(wanted):
             if run.stop.wait(type(self).pause):
                 raise Stopped
-            of = f"layer {i} of {bank.loaded.info.num_layers}"
+            of = f"layer {i} of {loaded.info.num_layers}"
             run.progress(f"Made-up outliers at {self.level_title(level)}: {of}", done / len(wanted))
-            with bank.loaded.walk.source.at_hand(i) as layer:
+            with loaded.walk.source.at_hand(i) as layer:
                 packed = {w.name: self.packed(w.matrix(), level) for w in layer_weights(layer)}
-            bank.keep(i, level, packed)
+            yield i, level, packed
 
     def packed(self, matrix: Tensor, level: float) -> dict[str, Tensor]:
         return {"all": matrix.detach().clone(), "more": matrix.new_zeros(self.extra(level)).char()}

@@ -13,8 +13,8 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ from ..finite import not_numbers
 from ..layer_pass import Rider
 from ..models.layers import LayerWeight, find_layers, layer_weights, nbytes
 from ..quantizers import Quantizer
+from ..quantizers.base import PerMatrix
+from ..quantizers.calibrated import Calibrated
 from ..sealed import check_seal, sealed
 from .files import packed_path
 
@@ -90,7 +92,8 @@ class Bank:
         wanted = to_pack(splits)
         lacking = [w for w in wanted if not self.has(*w)]
         if self.quantizer.calibrated and lacking:
-            self._calibrate(lacking, run)
+            for _ in self._calibrate(lacking, run):
+                pass
         wanted = [w for w in wanted if w not in self._packed] if self._keeps else lacking
         for done, (layer, level) in enumerate(wanted):
             run.check()
@@ -154,17 +157,6 @@ class Bank:
             composed.generation_config.use_cache = False
         return composed
 
-    def outside_of_linear(self, split: Split) -> str:
-        """A quantized weight that is in no nn.Linear, which other programs cannot load; empty where
-        there is none."""
-        for layer, weights, level in zip(
-            self.loaded.walk.layers, self._weights, split, strict=True
-        ):
-            for w in weights:
-                if level != UNTOUCHED and not isinstance(module_of(layer, w), nn.Linear):
-                    return w.name
-        return ""
-
     def _check_room(self, split: Split, to_write: bool) -> None:
         """Whether the composed model of a streamed one fits: its layers must all be quantized, and
         weights outside of nn.Linear are de-quantized in it."""
@@ -192,25 +184,42 @@ class Bank:
             )
 
     def _pack(self, layer: int, level: float, run: Run) -> dict[str, Any]:
-        if self.quantizer.calibrated:  # deleted meanwhile, or never filled
-            self._calibrate([(layer, level)], run)
-            return self._packed.get((layer, level)) or self._read(layer, level) or {}
-        self.make_room(layer, level)
-        with torch.no_grad(), self.loaded.walk.source.at_hand(layer):
-            packed = {w.name: self.quantizer.pack(w.matrix(), level) for w in self._weights[layer]}
-        return self.keep(layer, level, packed)
+        quantizer = self.quantizer
+        if isinstance(quantizer, PerMatrix):
+            self._make_room([(layer, level)])
+            with torch.no_grad(), self.loaded.walk.source.at_hand(layer):
+                packed = {w.name: quantizer.pack(w.matrix(), level) for w in self._weights[layer]}
+            return self._keep(layer, level, packed)
+        # It was never filled, or somebody has deleted the layer since.
+        layers = self._calibrate([(layer, level)], run)
+        return {(i, at): packed for i, at, packed in layers if i == layer}[layer, level]
 
-    def _calibrate(self, wanted: Sequence[tuple[int, float]], run: Run) -> None:
-        if why := self.quantizer.missing():
-            raise UserError(why)
-        self.quantizer.calibrate(self, wanted, run)
+    def _calibrate(
+        self, wanted: Sequence[tuple[int, float]], run: Run
+    ) -> Iterator[tuple[int, float, dict[str, Any]]]:
+        """Yields these (layer, level), calibrated and kept, with others packed on the way."""
+        quantizer = self.quantizer
+        if not isinstance(quantizer, Calibrated):
+            raise TypeError(f"{quantizer.title} is neither PerMatrix nor Calibrated")
+        if message := quantizer.missing():
+            raise UserError(message)
+        missing = set(wanted)
+        self._make_room(missing)
+        with closing(quantizer.calibrate(self.loaded, wanted, run, self.folder)) as layers:
+            for layer, level, packed in layers:
+                yield layer, level, self._keep(layer, level, packed)
+                del packed  # not held while the next one is packed
+                missing.discard((layer, level))
+                self._make_room(missing)
 
-    def make_room(self, layer: int, level: float) -> None:
-        """Room on the disk for a layer, before work goes into packing it. Raises UserError."""
-        if self.folder and self.space:
-            self.space.make_room(sum(self._sizes(layer, level).values()), self.folder)
+    def _make_room(self, layers: Collection[tuple[int, float]]) -> None:
+        """Makes room on the disk for any one of these (layer, level), before work goes into packing
+        it. Raises UserError."""
+        if self.folder and self.space and layers:
+            needed = max(sum(self._sizes(layer, level).values()) for layer, level in layers)
+            self.space.make_room(needed, self.folder)
 
-    def keep(self, layer: int, level: float, packed: dict[str, Any]) -> dict[str, Any]:
+    def _keep(self, layer: int, level: float, packed: dict[str, Any]) -> dict[str, Any]:
         """Takes in a packed layer: weight name -> packed weight. Raises UserError where it cannot
         be written, for scales that are not numbers, and where the weights have changed since."""
         self.loaded.walk.source.check_unchanged()

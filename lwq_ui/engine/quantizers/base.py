@@ -3,19 +3,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
-from ...core.run import Run
 from ...core.schema import ModelInfo, WeightSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
-    from ...core.allocation import Split
-    from ..banks.bank import Bank
 
 Pair = tuple[float, float]
 
@@ -45,21 +41,41 @@ class Machine:
 
 
 class Quantizer(ABC):
-    """Packs weight matrices at levels.
+    """Packs weight matrices at levels. It knows neither where packed layers are kept nor for whom.
 
-    `levels` are the numbers of bits it has, `pairs` the (high, low) ones that are offered, the
-    usual one first. `options` lists what can be chosen; `chosen` has a value for each. The `name`
-    is the family's, followed by every choice that is not the default: 'gptq:group=32'.
+    A new one derives from PerMatrix, or from Calibrated (calibrated.py) where it has to look at
+    what passes through the model:
 
-    `meaning` explains it to a user, in a sentence or two.
+        class Halves(PerMatrix):
+            family, heading, meaning = "halves", "Halves", "Keeps every weight in 16 bits."
+            levels, pairs, group_size = (16,), ((16, 16),), 0
 
-    `packed_bytes` is its own formula, and must equal the bytes of the tensors that are stored. A
-    packed weight is whatever the quantizer likes, as long as `tensors` lists what it stores,
-    `restore` makes it again from them, `dense` gives back the matrix [rows, columns] in its first
-    dtype, and `module` puts it into a module of the model.
+            def packed_bytes(self, weight, level, dtype_bytes):
+                return 2 * weight.numel
 
-    Most look at one matrix: they have `pack`. One that is `calibrated` looks at what passes through
-    the model, and packs layers in a pass of its own: see calibrated.py.
+            def seconds(self, info, wanted, machine):
+                return 0.0
+
+            def pack(self, matrix, level):
+                return matrix.half()
+
+            def tensors(self, packed):
+                return {"half": packed}
+
+            def restore(self, tensors, spec, level):
+                return tensors["half"]
+
+            def dense(self, packed):
+                return packed.float()
+
+    `family` is its name on the command line, in configs and in cache keys, `heading` its title on
+    the page. `meaning` explains it to a user in a sentence or two. `levels` are the numbers of bits
+    that it has, `pairs` the (high, low) ones that are offered, the usual one first. `options` are
+    what can be chosen; `chosen` has a value for each. The `name` is the family's, followed by every
+    choice that is not the default: 'gptq:group=32'.
+
+    A packed weight may be any object. `tensors` lists what is stored of it, `restore` makes it
+    again from those, and `dense` returns the matrix [rows, columns] in its first dtype.
     """
 
     family: ClassVar[str]
@@ -69,7 +85,6 @@ class Quantizer(ABC):
     pairs: ClassVar[tuple[Pair, ...]]
     options: ClassVar[Mapping[str, Option]] = {}
     calibrated: ClassVar[bool] = False
-    writes: ClassVar[str] = ""  # what the folder is that `write` makes, and who reads it
 
     def __init__(self, **chosen: int):
         self.chosen = {key: chosen.get(key, o.default) for key, o in self.options.items()}
@@ -117,52 +132,44 @@ class Quantizer(ABC):
         return UserError(f"{self.title} has no {text} bits, only {levels}.")
 
     @abstractmethod
-    def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int: ...
+    def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:
+        """Returns the bytes of the tensors that are stored of a weight, by a formula."""
 
     @abstractmethod
     def seconds(
         self, info: ModelInfo, wanted: Sequence[tuple[int, float]], machine: Machine
     ) -> float:
-        """About how long it takes to pack these (layer, level)."""
-
-    def pack(self, matrix: Tensor, level: float) -> Any:
-        raise NotImplementedError
-
-    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
-        """Packs these (layer, level) and hands each to `bank.keep`. Raises Stopped: what was kept
-        by then stays. Raises UserError where this model cannot be calibrated. Only called where
-        nothing is `missing`."""
-        raise NotImplementedError
+        """Returns about how many seconds it takes to pack these (layer, level)."""
 
     @abstractmethod
-    def tensors(self, packed: Any) -> dict[str, Tensor]: ...
+    def tensors(self, packed: Any) -> dict[str, Tensor]:
+        """Returns what is stored of a packed weight, by names without '|'."""
 
     @abstractmethod
-    def restore(self, tensors: dict[str, Tensor], spec: WeightSpec, level: float) -> Any: ...
+    def restore(self, tensors: dict[str, Tensor], spec: WeightSpec, level: float) -> Any:
+        """Returns the packed weight that `tensors` gave these of. They may lie in mapped files."""
 
     @abstractmethod
-    def dense(self, packed: Any) -> Tensor: ...
+    def dense(self, packed: Any) -> Tensor:
+        """Returns the de-quantized matrix [rows, columns] in its first dtype."""
 
     def module(
         self, linear: nn.Linear, packed: Any, level: float, to_write: bool = False
     ) -> nn.Module:
-        """A module that computes with the packed weight, in place of `linear`, or that is only
-        written to disk. `linear` may be of a streamed layer, without its weight. This one
-        de-quantizes at every call: less memory, not faster."""
+        """Returns a module that computes with the packed weight in place of `linear`, or one that
+        is only written to disk. `linear` may be of a streamed layer, without its weight. This one
+        de-quantizes at every call: it takes less memory, and is not faster."""
         from .packed_linear import PackedLinear
 
-        return PackedLinear(self, packed, linear.bias)
-
-    def check_write(self, bank: Bank, split: Split) -> None:
-        """Raises UserError where no program reads a folder of this split: before it is packed."""
-        raise UserError(
-            f"No program reads a folder of {self.heading}. Export the config as JSON instead."
-        )
-
-    def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
-        """The model at this split as a folder that another program reads. Raises UserError as
-        `check_write` does."""
-        self.check_write(bank, split)
+        return PackedLinear(partial(self.dense, packed), self.tensors(packed), linear.bias)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "group_size": self.group_size, "options": dict(self.details)}
+
+
+class PerMatrix(Quantizer):
+    """Packs a matrix by looking at that matrix alone."""
+
+    @abstractmethod
+    def pack(self, matrix: Tensor, level: float) -> Any:
+        """Returns a matrix [rows, columns], packed. The matrix is only read."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.run import Run
@@ -13,8 +14,10 @@ from ..texts import MAX_DOCUMENTS, MAX_TOKENS, Text, shipped_calibration, tokeni
 from .base import Option, Quantizer
 
 if TYPE_CHECKING:
-    from ..banks.bank import Bank
     from ..models.loading import LoadedModel
+
+PackedLayers = Generator[tuple[int, float, dict[str, Any]], None, None]
+"""Yields (layer, level, weight name -> packed weight)."""
 
 TEXT_OPTIONS: Mapping[str, Option] = {
     "documents": Option("Documents", "{} documents", MAX_DOCUMENTS, most=MAX_DOCUMENTS),
@@ -28,12 +31,31 @@ def shipped_text() -> Text:
 
 
 class Calibrated(Quantizer):
-    """Calibrates on the shipped text: the first `documents` of it, cut at `tokens` each."""
+    """Packs layers by looking at what passes through the model, in a pass of its own.
+
+    It calibrates on the shipped text: the first `documents` of it, cut at `tokens` each."""
 
     calibrated = True
 
     @abstractmethod
-    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None: ...
+    def calibrate(
+        self,
+        loaded: LoadedModel,
+        wanted: Sequence[tuple[int, float]],
+        run: Run,
+        folder: Path | None,
+    ) -> PackedLayers:
+        """Yields each of these (layer, level) as soon as it is packed, and others that are packed
+        on the way. Whoever takes one keeps it before asking for the next, and closes the generator
+        where no more are taken:
+
+            with closing(quantizer.calibrate(loaded, [(0, 4), (1, 4)], run, None)) as layers:
+                for layer, level, packed in layers:
+                    keep(layer, level, packed)
+
+        `folder` is where it may keep what it needs to go on after a stop; None for nowhere. Raises
+        Stopped, and UserError where this model cannot be calibrated. Only called where nothing is
+        `missing`."""
 
     @property
     def text(self) -> Text:

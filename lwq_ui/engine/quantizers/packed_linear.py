@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from .base import Quantizer
-
 
 class PackedLinear(nn.Module):
-    """[..., columns] -> [..., rows]; the weight is de-quantized at every call, so it takes its
-    packed bytes between calls and a matrix of its first dtype while it computes."""
+    """[..., columns] -> [..., rows]. `dense` de-quantizes the weight at every call. So it takes its
+    packed `tensors` between calls, and a matrix of its first dtype while it computes."""
 
-    def __init__(self, quantizer: Quantizer, packed: Any, bias: nn.Parameter | None):
+    def __init__(
+        self,
+        dense: Callable[[], Tensor],
+        tensors: Mapping[str, Tensor],
+        bias: nn.Parameter | None,
+    ):
         super().__init__()
-        self.quantizer = quantizer
-        self.packed = packed
-        for part, tensor in quantizer.tensors(packed).items():
-            self.register_buffer(part, tensor)
+        self.dense = dense
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
         self.bias = bias
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.quantizer.dense(self.packed), self.bias)
+        return nn.functional.linear(x, self.dense(), self.bias)

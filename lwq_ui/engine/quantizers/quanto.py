@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core.errors import UserError
-from ...core.memory import PRUNED, affine_bytes, group_size, symmetric_bytes
-from ...core.run import Run
+from ...core.memory import affine_bytes, group_size, symmetric_bytes
 from ...core.schema import ModelInfo, WeightSpec
-from .base import Machine, Option, Quantizer
+from .base import Machine, Option, PerMatrix
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
-
-    from ...core.allocation import Split
-    from ..banks.bank import Bank
 
 
 log = logging.getLogger(__name__)
 
-LOADED_GROUP = 128  # optimum-quanto's QModuleMixin knows no other, and stores none
 
-
-class Quanto(Quantizer):
+class Quanto(PerMatrix):
     """Paper section 3.3.1: scale and shift of a group from its plain minimum and maximum. At 8 bits
     optimum-quanto is symmetric."""
 
@@ -42,7 +32,6 @@ class Quanto(Quantizer):
     options: ClassVar[Mapping[str, Option]] = {
         "group": Option("Group size", "groups of {}", 128, choices=(128, 64, 32))
     }
-    writes = "optimum-quanto loads it by itself"
     passes = 200  # over a weight's bytes to pack it: about what it takes, for the forecast
 
     @property
@@ -137,38 +126,6 @@ class Quanto(Quantizer):
         quantized.weight = torch.nn.Parameter(packed, requires_grad=False)
         return quantized
 
-    def check_write(self, bank: Bank, split: Split) -> None:
-        if PRUNED in split:
-            raise UserError(
-                "optimum-quanto cannot store a model with pruned layers. Export the config as JSON "
-                "instead."
-            )
-        if self.group_size != LOADED_GROUP and {2, 4} & set(split):
-            raise UserError(
-                f"optimum-quanto loads only groups of {LOADED_GROUP} again, not of "
-                f"{self.group_size}. Choose groups of {LOADED_GROUP}, or export the config as JSON "
-                "instead."
-            )
-        if outside := bank.outside_of_linear(split):
-            raise UserError(
-                f"optimum-quanto cannot store {outside} of {bank.loaded.info.architecture}: it "
-                "is not an nn.Linear. Export the config as JSON instead."
-            )
-
-    def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
-        """As optimum-quanto saves a model: safetensors, config and quanto_qmap.json, with the
-        tokenizer."""
-        from optimum.quanto import quantization_map
-
-        self.check_write(bank, split)
-        if odd := odd_for_a_cpu(bank.loaded.info, split):
-            log.warning("%s", odd)
-        composed = bank.compose(split, run, to_write=True)
-        composed.save_pretrained(folder)
-        bank.loaded.tokenizer.save_pretrained(folder)
-        qmap = json.dumps(quantization_map(composed), indent=1)
-        (folder / "quanto_qmap.json").write_text(qmap, encoding="utf-8")
-
     @staticmethod
     def _qtype(level: float) -> Any:
         from optimum import quanto
@@ -178,21 +135,6 @@ class Quanto(Quantizer):
     def _group(self, columns: int) -> int | None:
         size = group_size(columns, self.group_size)
         return None if size == columns else size
-
-
-def odd_for_a_cpu(info: ModelInfo, split: Split) -> str:
-    """A sentence where optimum-quanto's kernels for a CPU do not take weights of this model, which
-    this program computes in another way. Empty where they do."""
-    for layer, level in zip(info.layers, split, strict=True):
-        for w in layer.weights:
-            rows = level == 4 and w.rows % 16 and w.columns > LOADED_GROUP
-            if info.dtype == "bfloat16" and (rows or (level == 8 and w.columns % 16)):
-                return (
-                    f"optimum-quanto may fail with this model on a CPU, or end the process: its "
-                    f"kernels take multiples of 16 only, and {w.name} has {w.rows} by {w.columns}. "
-                    "Load the folder on a GPU."
-                )
-    return ""
 
 
 class SearchedQuanto(Quanto):

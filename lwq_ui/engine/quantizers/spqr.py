@@ -8,36 +8,23 @@ spqr_algorithm.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
 from ...core.run import Run
 from ...core.schema import ModelInfo, WeightSpec
 from .base import Machine, Option, Pair
-from .calibrated import TEXT_OPTIONS, Calibrated
+from .calibrated import TEXT_OPTIONS, Calibrated, PackedLayers
+from .spqr_format import GROUP, PER_MILLE, column_bytes, outlier_count, share, three_bit_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..banks.bank import Bank
+    from ..models.loading import LoadedModel
 
-BITS = 3  # of a weight, and of a group's scale and zero
-GROUP = 16  # weights of a row that share scale and zero; rows whose scales share statistics
-
-PER_MILLE: Mapping[float, int] = {
-    3.945: 10,
-    3.913: 9,
-    3.881: 8,
-    3.849: 7,
-    3.817: 6,
-    3.785: 5,
-    3.753: 4,
-    3.721: 3,
-    3.689: 2,
-    3.657: 1,
-}
-"""Level -> outliers in a thousand weights. The level is the average bits as SpQR counts them:
-3 + (3 + 3) / 16 + 64 / (16 * 16) + 32 * share, an outlier being a value and a column of 16 bits."""
+PASSES = 100  # over a weight's float32 to pack it: about what it takes, for the forecast
+COLUMN_SECONDS = 6e-5  # to start the operations on one column, on any device
 
 
 class SpQR(Calibrated):
@@ -112,12 +99,18 @@ class SpQR(Calibrated):
         started = COLUMN_SECONDS * columns
         return operations / machine.operations + moved / machine.bytes + started
 
-    def calibrate(self, bank: Bank, wanted: Sequence[tuple[int, float]], run: Run) -> None:
-        """In one pass over the layers up to the last one wanted; one that is stopped goes on where
-        it was. Raises UserError for the fused experts of a mixture."""
+    def calibrate(
+        self,
+        loaded: LoadedModel,
+        wanted: Sequence[tuple[int, float]],
+        run: Run,
+        folder: Path | None,
+    ) -> PackedLayers:
+        """Packs in one pass over the layers up to the last one wanted. A pass that is stopped goes
+        on where it was. Raises UserError for the fused experts of a mixture."""
         from .spqr_calibration import pack_layers
 
-        pack_layers(bank, wanted, self.sequences(bank.loaded), run)
+        return pack_layers(loaded, wanted, self.sequences(loaded), run, folder)
 
     def tensors(self, packed: Any) -> dict[str, Tensor]:
         return packed.tensors
@@ -129,25 +122,3 @@ class SpQR(Calibrated):
 
     def dense(self, packed: Any) -> Tensor:
         return packed.dense()
-
-
-PASSES = 100  # over a weight's float32 to pack it: about what it takes, for the forecast
-COLUMN_SECONDS = 6e-5  # to start the operations on one column, on any device
-
-
-def share(level: float) -> str:
-    return f"{PER_MILLE[level] / 10:g} %"
-
-
-def outlier_count(numel: int, level: float) -> int:
-    """Outliers of a matrix of so many weights, rounded to the nearest."""
-    return (numel * PER_MILLE[level] + 500) // 1000
-
-
-def three_bit_bytes(values: int) -> int:
-    """Eight values in three bytes, the last eight filled up."""
-    return -(-values // 8) * 3
-
-
-def column_bytes(columns: int) -> int:
-    return 2 if columns <= 2**16 else 4

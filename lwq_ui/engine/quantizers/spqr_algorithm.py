@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .spqr import BITS, GROUP, column_bytes
+from .spqr_format import BITS, GROUP, column_bytes
 
 MOST = 2**BITS - 1
 DAMPING = 0.01  # of the Hessian's mean diagonal, as in GPTQ

@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...core.errors import UserError
 from ...core.run import Run
-from ..banks.bank import Bank
 from ..layer_pass import PassRecord, Rider, passing
 from ..models.layers import LayerWeight, layer_weights
-from .spqr import outlier_count
+from ..models.loading import LoadedModel
+from .calibrated import PackedLayers
 from .spqr_algorithm import Packed, gains, inverse_root, most_useful, packed
+from .spqr_format import outlier_count
 
 
 def pack_layers(
-    bank: Bank,
+    loaded: LoadedModel,
     wanted: Sequence[tuple[int, float]],
     sequences: Sequence[Sequence[int]],
     run: Run,
-) -> None:
-    """Packs these (layer, level) into the bank. `sequences` are token ids. Raises UserError and
-    Stopped."""
+    folder: Path | None,
+) -> PackedLayers:
+    """Yields these (layer, level), packed. `sequences` are token ids. A pass that ends early is
+    kept in `folder`. Raises UserError and Stopped."""
     levels: dict[int, list[float]] = defaultdict(list)
     for layer, level in wanted:
         levels[layer].append(level)
     for i in levels:
-        for w in layer_weights(bank.loaded.walk.layers[i]):
+        for w in layer_weights(loaded.walk.layers[i]):
             if w.parameter.ndim > 2:
                 raise unseen(w.name)
-    path = bank.folder / f"pass-{bank.loaded.device}.safetensors" if bank.folder else None
-    within = range(min(levels), max(levels) + 1)
-    rider = SpQRPacking(bank, levels, run)
+    path = folder / f"pass-{loaded.device}.safetensors" if folder else None
     record = PassRecord(1, path)
-    for _ in passing(bank.loaded, [rider], sequences, run, record, "Packing", within):
-        pass
+    within = range(min(levels), max(levels) + 1)
+    rider = SpQRPacking(levels, run)
+    layers = passing(loaded, [rider], sequences, run, record, "Packing", within)
+    with closing(layers):
+        for i in layers:
+            for level in levels.get(i, ()):
+                yield i, level, rider.packed.pop(level)
 
 
 class Hessians:
@@ -103,14 +109,15 @@ def unseen(name: str) -> UserError:
 
 
 class SpQRPacking(Rider):
-    """Sees what enters the weights of a layer, then packs it at every level asked for."""
+    """Sees what enters the weights of a layer, then packs it at every level asked for: `packed` has
+    the layer at hand, level -> weight name -> packed weight."""
 
     needs_states = True
 
-    def __init__(self, bank: Bank, levels: dict[int, list[float]], run: Run):
-        self.bank = bank
+    def __init__(self, levels: Mapping[int, Sequence[float]], run: Run):
         self.levels = levels
         self.run = run
+        self.packed: dict[float, dict[str, Packed]] = {}
         self.layer = -1
         self.hessians = Hessians([])
 
@@ -121,10 +128,8 @@ class SpQRPacking(Rider):
         return self.hessians.watching(real)
 
     def value(self) -> None:
-        i, levels = self.layer, self.levels.get(self.layer, [])
-        for level in levels:
-            self.bank.make_room(i, level)
-        made: dict[float, dict[str, Packed]] = {level: {} for level in levels}
+        levels = self.levels.get(self.layer, ())
+        self.packed = {level: {} for level in levels}
         for hessian, weights in self.hessians.by_input():
             root = inverse_root(hessian)
             for w in weights:
@@ -133,7 +138,5 @@ class SpQRPacking(Rider):
                 for level in levels:
                     self.run.check()
                     outlier = most_useful(gain, outlier_count(matrix.numel(), level))
-                    made[level][w.name] = packed(matrix, root, outlier)
-        for level, layer in made.items():
-            self.bank.keep(i, level, layer)
+                    self.packed[level][w.name] = packed(matrix, root, outlier)
         self.hessians = Hessians([])
