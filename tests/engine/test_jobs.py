@@ -29,6 +29,7 @@ from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.configs import read_config
+from lwq_ui.engine.exports.quanto_checkpoint import QuantoCheckpoint
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
@@ -644,14 +645,12 @@ def test_what_no_program_reads_is_refused_before_the_work(
 def test_a_disk_that_fills_up_while_writing(
     error: Exception,
     loaded: LoadedModel,
-    store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     run: Run,
 ) -> None:
     """safetensors has an error of its own, which is no OSError."""
-    bank = jobs.bank_of(loaded, tiny.QUANTO, store)
-    monkeypatch.setattr(bank.quantizer, "write", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(QuantoCheckpoint, "write", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(UserError, match=r"out' cannot be written: .*No space left on device"):
         jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / "out", run)
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
