@@ -564,7 +564,7 @@ def test_a_scorer_that_fails_fails_alone(
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(jobs, "level_scores", fail)
+    monkeypatch.setattr(jobs.scoring, "level_scores", fail)
     both = ["--scorer", "sensitivity", "--scorer", "zd", "--max-tokens", "77"]
     assert main(["score", "demo", *both, "--json", "-"]) == 1
     out, err = capfd.readouterr()

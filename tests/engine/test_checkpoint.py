@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.core.run import Run
@@ -343,6 +344,6 @@ def test_what_is_written_of_it_is_read_again(
     tokens = tiny.documents(20)[0]
     expected = tiny.logits(bank.compose(split, tiny.run()), tokens)
     assert torch.equal(tiny.logits(model.eval(), tokens), expected)
-    cost = jobs.model_cost(loaded.info, tiny.QUANTO)
+    cost = model_cost(loaded.info, tiny.QUANTO)
     scales = 2 * 2 * 7 * sum(level != UNTOUCHED for level in split)  # of activations, always stored
     assert sum(t.nbytes for t in state.values()) == cost.total(split) + scales

@@ -28,8 +28,10 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
+from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.configs import read_config
 from lwq_ui.engine.exports.quanto_checkpoint import QuantoCheckpoint
+from lwq_ui.engine.models import description, loading
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
@@ -103,7 +105,7 @@ def test_cached_scores_equal_fresh_ones(
         len(loaded.tokenizer(d)["input_ids"][:128]) for d in text.documents
     )
     assert (fresh["zd"].calibration, fresh["zd"].tokens) == (None, 0)
-    monkeypatch.setattr(jobs, "pass_scores", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(jobs.scoring, "pass_scores", lambda *args: pytest.fail("computed again"))
     assert score(loaded, text, run) == fresh
     with pytest.raises(pytest.fail.Exception):
         score(loaded, Text("a few", text.documents[:4]), run)
@@ -130,7 +132,7 @@ def test_sensitivity_is_cached_per_level_and_quantizer(
     assert (fresh.quantizer, fresh.level, fresh.tokens) == ("quanto", 2, 300)
     finer, other = sensitivity(low=4), sensitivity(quantizer=HQQ)
     assert sum(finer.values) < sum(fresh.values) != sum(other.values)
-    monkeypatch.setattr(jobs, "level_scores", None)  # from here on the store must answer
+    monkeypatch.setattr(jobs.scoring, "level_scores", None)  # from here on the store must answer
     assert (sensitivity(), sensitivity(low=4)) == (fresh, finer)
     chosen = tiny.QUANTO
     known = records.known_scores(loaded.info, text, store, 300, chosen, 2)
@@ -165,7 +167,7 @@ def test_cached_evaluations_equal_fresh_ones(
     assert numbers(other) == numbers(fresh)
     for task in tasks(settings).values():
         monkeypatch.setattr(type(task), "measure", lambda *args: pytest.fail("measured again"))
-    monkeypatch.setattr(jobs, "bank_of", lambda *args: pytest.fail("a bank for nothing"))
+    monkeypatch.setattr(jobs.evaluating, "bank_of", lambda *args: pytest.fail("a bank for nothing"))
     cached = evaluate(loaded, run)
     assert cached.computed == 0
     assert cached.evaluations == fresh.evaluations
@@ -276,7 +278,7 @@ def test_a_quantizer_that_cannot_pack_keeps_what_is_known(
     def fail(*_: Any) -> None:
         raise UserError("GPTQ needs the package gptqmodel.")
 
-    monkeypatch.setattr(jobs.Bank, "fill", fail)
+    monkeypatch.setattr(Bank, "fill", fail)
     done = evaluate(loaded, run)
     assert {(e.task, e.split) for e in done.evaluations} == {
         (task, SPLITS[0]) for task in ("perplexity", "endings")
@@ -607,12 +609,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     (tmp_path / "link").symlink_to("full")
-    monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
     for name in ("file", "file/out", "full", "link", "missing/out"):
         with pytest.raises(UserError):
             jobs.quantize(loaded, config_of(loaded, SPLITS[0]), tmp_path / name, run)
     monkeypatch.setattr(
-        jobs, "check_folder", lambda out, needed: (_ for _ in ()).throw(UserError(f"{needed}"))
+        jobs.writing,
+        "check_folder",
+        lambda out, needed: (_ for _ in ()).throw(UserError(f"{needed}")),
     )
     config = config_of(loaded, SPLITS[0])
     with pytest.raises(UserError, match=f"^{config.bytes['total']}$"):
@@ -627,7 +631,7 @@ def test_what_no_program_reads_is_refused_before_the_work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs.Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(Bank, "fill", lambda *_: pytest.fail("worked for nothing"))
     quantizer = quantizer_named(name)
     config = Choice(loaded.info, quantizer, quantizer.pairs[0], "first", budget=10**9).config()
     with pytest.raises(UserError, match="as JSON instead"):
@@ -705,7 +709,7 @@ def test_a_config_whose_model_lies_elsewhere(
     with pytest.raises(UserError) as error:  # what was asked for is not there either
         load_for(config, str(tmp_path / "nowhere"), settings)
     assert "--model" not in str(error.value) and "nowhere" in str(error.value)
-    monkeypatch.setattr(jobs, "load_source", lambda *_: pytest.fail("loaded for nothing"))
+    monkeypatch.setattr(jobs.loading, "load_source", lambda *_: pytest.fail("loaded for nothing"))
     with pytest.raises(UserError, match="made for other weights"):
         load_for(config, str(folder_of("qwen3")), settings)
 
@@ -812,10 +816,10 @@ def test_the_model_is_described_without_its_weights(
     folder = str(folder_of("llama"))
     load = tiny.load(Path(folder)).info
     monkeypatch.setattr(
-        jobs.loading.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read")
+        loading.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("read")
     )
     for _ in range(2):
         found = jobs.describe(folder, "auto", run)
         assert found == load
-    monkeypatch.setattr(jobs.description, "describe", lambda *args: pytest.fail("described again"))
+    monkeypatch.setattr(description, "describe", lambda *args: pytest.fail("described again"))
     assert jobs.describe(folder, "auto", run) == load

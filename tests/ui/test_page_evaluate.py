@@ -181,14 +181,14 @@ def test_an_error_in_the_program_is_one_sentence(world, page, monkeypatch):
 def test_a_task_that_cannot_be_had_does_not_keep_the_others(world, page, tiny, monkeypatch):
     from lwq_ui.engine import jobs
 
-    shipped = jobs.task_named
+    shipped = jobs.evaluating.task_named
 
     def named(name, settings):
         if name == "piqa":
             raise UserError("The data of 'piqa' cannot be downloaded: check the network.")
         return shipped(name, settings)
 
-    monkeypatch.setattr(jobs, "task_named", named)
+    monkeypatch.setattr(jobs.evaluating, "task_named", named)
     load_model(page, tiny)
     wait_for_status(page, "is loaded and scored")
     measure_only(page, "Grammar pairs")

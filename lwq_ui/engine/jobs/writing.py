@@ -1,0 +1,86 @@
+"""What a quantized model weighs, what it writes, and the folder that it is written into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ...core.allocation import Split
+from ...core.config import Config, format_config
+from ...core.cost import model_cost
+from ...core.outputs import check_folder, new_folder, unwritable
+from ...core.run import Run
+from ..configs import check_fingerprint, quantizer_of
+from ..exports import model_export
+from ..generation import fitted, write_on
+from ..models.loading import LoadedModel
+from ..quantizers import Quantizer
+from .banks import bank_of
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Bytes of a model at a split: `estimated` by formula, `measured` from its tensors."""
+
+    estimated: int
+    measured: int
+
+
+def truth(loaded: LoadedModel, split: Split, quantizer: Quantizer, run: Run) -> Truth:
+    """Packs what the split lacks, and returns what it weighs. Raises UserError where the disk is
+    full."""
+    measured = bank_of(loaded, quantizer, run.store).measured_bytes(split, run)
+    return Truth(model_cost(loaded.info, quantizer).total(split), measured)
+
+
+def generate(
+    loaded: LoadedModel,
+    split: Split,
+    quantizer: Quantizer,
+    prompt: str,
+    seed: int,
+    max_tokens: int,
+    run: Run,
+) -> Iterator[tuple[str, str]]:
+    """Yields what the unquantized and the quantized model have written, as either goes on.
+
+    An unquantized model that is streamed does not fit into memory and writes nothing.
+    """
+    loaded.walk.source.check_unchanged()
+    tokens, most = fitted(loaded, prompt, max_tokens)
+    bank = bank_of(loaded, quantizer, run.store)
+    bank.fill([split], run)
+    quantized = bank.compose(split, run)
+    run.progress("Writing", None)
+    writing = [quantized] if loaded.streamed else [loaded.model, quantized]
+    for texts in write_on(writing, loaded, tokens, seed, most, run):
+        yield "" if loaded.streamed else texts[0], texts[-1]
+    run.check()
+
+
+def quantize(loaded: LoadedModel, config: Config, out: Path, run: Run) -> Path:
+    """Writes the quantized model as a folder that another program loads by itself.
+
+    Returns the folder, which appears only when it is complete. Raises UserError where no program
+    reads what the quantizer packs.
+    """
+    check_fingerprint(config, loaded.info)
+    split = config.bits_per_layer
+    bank = bank_of(loaded, quantizer_of(config), run.store)
+    check_folder(out, model_cost(loaded.info, bank.quantizer).total(split))
+    export = model_export(bank.quantizer)
+    export.check(loaded, bank.quantizer, split)
+    bank.fill([split], run)
+    run.progress("Writing the model", None)
+    try:
+        with new_folder(out) as part:
+            export.write(bank, split, part, run)
+            (part / "lwq.json").write_text(format_config(config), encoding="utf-8")
+            loaded.walk.source.check_unchanged()
+            run.check()
+    except (OSError, SafetensorError) as e:  # safetensors' own error is no OSError
+        raise unwritable(out, e) from e
+    return out
