@@ -76,7 +76,7 @@ TEXT = parent("--text", metavar="PATH", help="calibration text (default: shipped
 TEXT.add_argument("--max-tokens", type=positive, metavar="N", help="calibrate on N tokens")
 
 QUANTIZER_HELP = f"{', '.join(QUANTIZERS)}; with options as in quanto:group=64"
-QUANTIZER_NAME: dict[str, Any] = {"type": quantizer, "metavar": "NAME[:OPTION=N,...]"}
+QUANTIZER_NAME: dict[str, Any] = {"type": quantizer, "metavar": "NAME[:OPTION=VALUE,...]"}
 QUANTIZER = parent("--quantizer", default=DEFAULT_QUANTIZER, help=QUANTIZER_HELP, **QUANTIZER_NAME)
 
 TASKS = parent("--task", action="append", required=True, metavar="NAME")

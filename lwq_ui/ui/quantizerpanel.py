@@ -15,7 +15,14 @@ from ..core.memory import format_gib
 from ..core.schema import ModelInfo
 from ..core.store import Store
 from ..engine.banks.packing_cost import packing_cost
-from ..engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Option, Quantizer, quantizer_named
+from ..engine.quantizers import (
+    DEFAULT_QUANTIZER,
+    QUANTIZERS,
+    Option,
+    Quantizer,
+    Value,
+    quantizer_named,
+)
 from .components.changing import ChangingRadio
 from .components.heatmap import as_level
 from .status import error_html
@@ -47,12 +54,11 @@ def build_quantizer(made: dict[str, Any], note: str) -> None:
                 "elem_id": f"option-{key}",
                 "min_width": 80,
             }
+            shown |= {"value": option.default, **values_of(option)}
             if option.choices:  # another quantizer's, for a moment, while its own are on their way
-                made["options"][key] = gr.Dropdown(
-                    list(option.choices), value=option.default, allow_custom_value=True, **shown
-                )
+                made["options"][key] = gr.Dropdown(allow_custom_value=True, **shown)
             else:
-                made["options"][key] = gr.Number(option.default, precision=0, **shown)
+                made["options"][key] = gr.Number(**shown)
     made["drawn"] = gr.State(chosen.name)  # the name that the levels and the bar are of
     made["levels"] = ChangingRadio(
         pair_choices(chosen),
@@ -69,6 +75,15 @@ def all_options() -> dict[str, Option]:
     for quantizer in QUANTIZERS.values():
         options = {**quantizer.options, **options}
     return options
+
+
+def values_of(option: Option) -> dict[str, Any]:
+    """Returns what an option's field must be told of the values that it can have."""
+    if option.choices:
+        return {"choices": list(option.choices)}
+    if option.is_whole:
+        return {"precision": 0, "step": 1}
+    return {"precision": None, "step": (option.most - option.least) / 100}
 
 
 def pair_choices(chosen: Quantizer) -> list[tuple[str, str]]:
@@ -94,21 +109,18 @@ def quantizer_typed(family: str, typed: Mapping[str, Any]) -> Quantizer:
     """Returns the quantizer with all options, from what is `typed` in their fields. Raises
     UserError for what is impossible."""
     options = QUANTIZERS[family].options
-    chosen = (f"{key}={read_option(option, typed[key])}" for key, option in options.items())
+    chosen = (
+        f"{key}={option.format(read_option(option, typed[key]))}" for key, option in options.items()
+    )
     return quantizer_named(f"{family}:{','.join(chosen)}")
 
 
-def read_option(option: Option, typed: Any) -> int:
-    """Raises UserError for a value that the option cannot have."""
+def read_option(option: Option, typed: Any) -> Value:
+    """Returns the value that is typed. Raises UserError where the option cannot have it."""
     try:
-        number = float(typed)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (number.is_integer() and option.check(int(number))):
-        choices = ", ".join(map(str, option.choices))
-        fits = f"one of {choices}" if choices else f"a whole number from 1 to {option.most}"
-        raise UserError(f"{option.title}: choose {fits}.")
-    return int(number)
+        return option.parse(typed)
+    except ValueError:
+        raise UserError(f"{option.title}: choose {option.expected}.") from None
 
 
 def packing_text(
@@ -187,10 +199,9 @@ class QuantizerPanel:
         for key, component in p.options.items():
             shown[component] = gr.update(visible=False)
             if option := chosen.options.get(key):
-                choices: dict[str, Any] = (
-                    {"choices": list(option.choices)} if option.choices else {}
+                shown[component] = gr.update(
+                    visible=True, value=chosen.chosen[key], **values_of(option)
                 )
-                shown[component] = gr.update(visible=True, value=chosen.chosen[key], **choices)
         return shown
 
     def packing(self, session: Session, selection: Selection, v: Mapping[Any, Any]) -> str:

@@ -181,6 +181,22 @@ class Outliers(Calibrated):
         return packed["all"]
 
 
+class Shrunk(Quanto):
+    """Has a word and a fraction to choose."""
+
+    family = "shrunk"
+    heading = "Made-up shrinking"
+    meaning = "Makes weights smaller."
+    options: ClassVar[Mapping[str, Option]] = {
+        "kind": Option("Kind", "shrunk {}", "evenly", choices=("evenly", "never")),
+        "share": Option("Share", "by {}", 0.25, least=0, most=1),
+    }
+
+    @property
+    def group_size(self) -> int:
+        return 64
+
+
 class Absent(Quanto):
     family = "absent"
     heading = "Made-up package"

@@ -21,7 +21,7 @@ from lwq_ui.engine.quantizers import QUANTIZERS, quantizer_named
 
 pytest.importorskip("gradio")
 
-from made_up import Absent, Outliers
+from made_up import Absent, Outliers, Shrunk
 from page import WAIT, export, load_config, measure_only, pick, settle
 
 import app
@@ -41,7 +41,7 @@ ABSENT = Absent().missing()
 @contextmanager
 def made_up_quantizers():
     with pytest.MonkeyPatch.context() as patch:
-        for quantizer in (Outliers(), Absent()):
+        for quantizer in (Outliers(), Shrunk(), Absent()):
             patch.setitem(QUANTIZERS, quantizer.family, quantizer)
         yield
 
@@ -78,6 +78,11 @@ def test_what_is_typed_makes_the_canonical_name(known):
     for key, wrong in (("documents", 0), ("tokens", None), ("group", "48"), ("documents", "ten")):
         with pytest.raises(UserError, match=r"^(Documents|Tokens|Group).*: choose .*\.$"):
             quantizer_typed("outliers", {**usual, key: wrong})
+    shrunk = {"kind": "never", "share": 0.125}
+    assert quantizer_typed("shrunk", shrunk).name == "shrunk:kind=never,share=0.125"
+    for key, wrong in (("kind", 64), ("share", None), ("share", 1.5)):
+        with pytest.raises(UserError, match=r"^(Kind|Share): choose (one of evenly|a number from)"):
+            quantizer_typed("shrunk", {**shrunk, key: wrong})
 
 
 def test_the_slider_keeps_its_place_with_another_quantizer(known):
@@ -177,6 +182,13 @@ def test_the_handlers_say_the_whole_name_or_why_not(known, tmp_path):
     back = do.another_quantizer({**another, made.quantizer: "quanto", made.drawn: "outliers"})
     assert not back[documents]["visible"] and back[made.levels]["value"] == "4,2"
 
+    kind, share = made.options["kind"], made.options["share"]
+    words = {**v, made.quantizer: "shrunk", kind: "never", share: 0.125}
+    shown = do.another_quantizer(words)
+    assert shown[made.drawn] == "shrunk:kind=never,share=0.125"
+    assert shown[kind]["choices"] == ["evenly", "never"] and shown[kind]["value"] == "never"
+    assert shown[share]["precision"] is None and shown[share]["value"] == 0.125
+
     wrong = {**another, made.drawn: "outliers", documents: 0, group: 64}
     assert "Documents: choose a whole number" in do.another_quantizer(wrong)[made.packing]
     assert do.counted(wrong[made.session], wrong).startswith("Documents: choose")
@@ -269,6 +281,27 @@ def test_options_levels_and_fractions_on_the_page(world, page):
     page.click("#evaluate")
     shows(page, "#error [role=alert]", ABSENT)
     assert not world.worker.busy
+
+
+@pytest.mark.browser
+def test_a_word_and_a_fraction_are_chosen_on_the_page(page):
+    page = page()
+    assert not page.locator("#option-share").is_visible()
+    pick(page, "#quantizer", "Made-up shrinking")
+    page.locator("#option-share input").wait_for()
+    pick(page, "#option-kind", "never")
+    page.fill("#option-share input", "2")
+    shows(page, "#packing [role=alert]", "Share: choose a number from 0 to 1.")
+    page.fill("#option-share input", "0.125")
+    page.wait_for_selector("#packing [role=alert]", state="detached")
+    settle(page)
+    _, config = export(page)
+    assert config["quantizer"]["name"] == "shrunk:kind=never,share=0.125"
+    other = {**config, "quantizer": {"name": "shrunk:share=0.0625"}}
+    load_config(page, other)
+    shows(page, "#status .idle span", "The config is loaded.")
+    assert page.locator("#option-share input").input_value() == "0.0625"
+    assert page.locator("#option-kind input").input_value() == "evenly"
 
 
 @pytest.mark.browser

@@ -1,12 +1,12 @@
 """Quantizers: weight matrices + levels -> packed weights. A new one is one file and one entry in
-QUANTIZERS. Importing this room loads no torch, so bytes are known before torch is."""
+QUANTIZERS. Importing this room loads no torch, so that bytes are known before torch is loaded."""
 
 from __future__ import annotations
 
 from functools import cache
 
 from ...core.errors import UserError
-from .base import Machine, Option, Quantizer
+from .base import Machine, Option, Quantizer, Value
 from .gptq import GPTQ
 from .quanto import Quanto, QuantoClip, QuantoHQQ
 from .spqr import SpQR
@@ -19,27 +19,30 @@ DEFAULT_QUANTIZER = QUANTIZERS["quanto"]
 
 @cache
 def quantizer_named(name: str) -> Quantizer:
-    """'quanto', or with what is chosen otherwise than by default: 'quanto:group=64'. Raises
-    UserError naming what there is."""
-    family, _, told = name.partition(":")
+    """Returns the quantizer of a name: a family's, such as 'quanto', or one with what is chosen
+    otherwise than by default, such as 'quanto:group=64'. Raises UserError naming what there is."""
+    family, _, choices = name.partition(":")
     if family not in QUANTIZERS:
         raise UserError(
             f"There is no quantizer '{family}'. Choose one of: {', '.join(QUANTIZERS)}."
         )
-    known = QUANTIZERS[family]
-    chosen: dict[str, int] = {}
-    for part in filter(None, told.split(",")):
-        key, _, value = part.partition("=")
-        option = known.options.get(key)
+    quantizer = QUANTIZERS[family]
+    chosen: dict[str, Value] = {}
+    for choice in filter(None, choices.split(",")):
+        key, _, text = choice.partition("=")
+        option = quantizer.options.get(key)
         if option is None:
-            there = ", ".join(known.options) or "none"
-            raise UserError(f"{known.title} has no option '{key}', only: {there}.")
-        if not (value.isdecimal() and len(value) < 10 and option.check(int(value))):
-            fits = ", ".join(map(str, option.choices)) or f"a number from 1 to {option.most}"
-            raise UserError(f"{key}={value} is not possible for {known.title}: it takes {fits}.")
-        if chosen.setdefault(key, int(value)) != int(value):
+            keys = ", ".join(quantizer.options) or "none"
+            raise UserError(f"{quantizer.title} has no option '{key}', only: {keys}.")
+        try:
+            value = option.parse(text)
+        except ValueError:
+            raise UserError(
+                f"{key}={text} is not possible for {quantizer.title}: it takes {option.expected}."
+            ) from None
+        if chosen.setdefault(key, value) != value:
             raise UserError(f"{family} is given two values of {key}. Choose one of them.")
-    return type(known)(**chosen)
+    return type(quantizer)(**chosen)
 
 
 __all__ = [
@@ -48,5 +51,6 @@ __all__ = [
     "Machine",
     "Option",
     "Quantizer",
+    "Value",
     "quantizer_named",
 ]

@@ -1,3 +1,5 @@
+"""What a quantizer is, and what of it can be chosen."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -14,27 +16,76 @@ if TYPE_CHECKING:
 
 
 Pair = tuple[float, float]
+"""A high and a low level, in bits."""
+
+Value = int | float | str
+"""What is chosen of an option."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """Something of a quantizer that can be chosen: one of `choices`, or any whole number from 1 to
-    `most`. `told` says a chosen value in the quantizer's title: 'groups of {}'."""
+    """Something of a quantizer that can be chosen: one of `choices`, or a number in a range.
+
+    The default's type says which values there are: words, whole numbers, or fractions.
+
+        Option("Group size", "groups of {}", 128, choices=(128, 64, 32))
+        Option("Rounding", "rounded {}", "nearest", choices=("nearest", "down"))
+        Option("Documents", "{} documents", 50, most=50)
+        Option("Damping", "{} damping", 0.01, least=0, most=1)
+
+    `title` labels it on the page. `phrase` says a value in the quantizer's title. Words have no
+    commas. Options that have one key in several quantizers are all choices, or all ranges: the page
+    has one field for them.
+    """
 
     title: str
-    told: str
-    default: int
-    choices: tuple[int, ...] = ()
-    most: int = 0
+    phrase: str
+    default: Value
+    choices: tuple[Value, ...] = ()
+    least: float = 1
+    most: float = 0
 
-    def check(self, value: int) -> bool:
-        return value in self.choices if self.choices else 1 <= value <= self.most
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.default, int)
+
+    @property
+    def expected(self) -> str:
+        """Says which values are possible: 'a whole number from 1 to 50'."""
+        if self.choices:
+            return f"one of {', '.join(map(self.format, self.choices))}"
+        return f"a {'whole ' * self.is_whole}number from {self.least:g} to {self.most:g}"
+
+    def parse(self, value: object) -> Value:
+        """Returns the value that is meant: by a text, as in '--quantizer', or by what a field of
+        the page holds, which may be a number, a text or None. Raises ValueError where that is not
+        a value of this option."""
+        parsed = value if isinstance(self.default, str) else self._number(value)
+        if parsed is not None and self.choices:
+            if parsed in self.choices:
+                return self.choices[self.choices.index(parsed)]
+        elif isinstance(parsed, int | float) and self.least <= parsed <= self.most:
+            return parsed
+        raise ValueError(f"{value!r} is not {self.expected}")
+
+    def _number(self, value: object) -> int | float | None:
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+        if self.is_whole:
+            return int(number) if number.is_integer() else None
+        return number
+
+    def format(self, value: Value) -> str:
+        """Returns the text that `parse` reads as this value: '64', '0.01', 'nearest'."""
+        return str(value).removesuffix(".0")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast this machine computes, roughly: multiplications and additions of large matrices, and
-    bytes that elementwise work reads and writes, both per second."""
+    """About how fast this machine computes. `operations` are multiplications and additions of large
+    matrices per second, `bytes` those that elementwise work reads and writes per second."""
 
     operations: float
     bytes: float
@@ -68,11 +119,12 @@ class Quantizer(ABC):
             def dense(self, packed):
                 return packed.float()
 
-    `family` is its name on the command line, in configs and in cache keys, `heading` its title on
-    the page. `meaning` explains it to a user in a sentence or two. `levels` are the numbers of bits
-    that it has, `pairs` the (high, low) ones that are offered, the usual one first. `options` are
-    what can be chosen; `chosen` has a value for each. The `name` is the family's, followed by every
-    choice that is not the default: 'gptq:group=32'.
+    `family` is its name on the command line, in configs and in cache keys. `heading` is its title
+    on the page, and `meaning` explains it to a user in a sentence or two. `levels` are the numbers
+    of bits that it has. `pairs` are the (high, low) levels that are offered, the usual pair first.
+
+    `options` are what can be chosen, and `chosen` has a value for each. `name` is the family's,
+    followed by every choice that is not the default: 'gptq:group=32'.
 
     A packed weight may be any object. `tensors` lists what is stored of it, `restore` makes it
     again from those, and `dense` returns the matrix [rows, columns] in its first dtype.
@@ -86,13 +138,19 @@ class Quantizer(ABC):
     options: ClassVar[Mapping[str, Option]] = {}
     calibrated: ClassVar[bool] = False
 
-    def __init__(self, **chosen: int):
-        self.chosen = {key: chosen.get(key, o.default) for key, o in self.options.items()}
-        changed = {k: v for k, v in self.chosen.items() if v != self.options[k].default}
-        told = ",".join(f"{key}={value}" for key, value in changed.items())
-        self.name = f"{self.family}:{told}" if told else self.family
-        titles = (self.options[key].told.format(value) for key, value in changed.items())
-        self.title = ", ".join([self.heading, *titles])
+    def __init__(self, **chosen: Value):
+        self.chosen: dict[str, Any] = {
+            key: chosen.get(key, option.default) for key, option in self.options.items()
+        }
+        changed = {
+            key: option.format(self.chosen[key])
+            for key, option in self.options.items()
+            if self.chosen[key] != option.default
+        }
+        choices = ",".join(f"{key}={text}" for key, text in changed.items())
+        self.name = f"{self.family}:{choices}" if choices else self.family
+        phrases = (self.options[key].phrase.format(text) for key, text in changed.items())
+        self.title = ", ".join([self.heading, *phrases])
 
     def __eq__(self, other: object) -> bool:
         """Quantizers of one name pack alike."""
@@ -103,15 +161,16 @@ class Quantizer(ABC):
 
     @property
     @abstractmethod
-    def group_size(self) -> int: ...
+    def group_size(self) -> int:
+        """The weights of a row that share a scale; 0 where there are no groups."""
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """Everything else that its packed layers depend on, beside model and level."""
+        """All that its packed layers depend on beside its name, the model and the level."""
         return {}
 
     def missing(self) -> str:
-        """Why it cannot pack anything on this machine, as a sentence; empty where it can."""
+        """Returns why it cannot pack anything on this machine, as a sentence; "" where it can."""
         return ""
 
     def level_title(self, level: float) -> str:
@@ -121,7 +180,8 @@ class Quantizer(ABC):
         return " / ".join(f"{level:g}" for level in pair)
 
     def level_named(self, text: str) -> float:
-        """'4' -> 4. Raises UserError for a level that it has not."""
+        """Returns the level that a text means: '4' -> 4. Raises UserError where it is none of
+        these."""
         for level in self.levels:
             if text == f"{level:g}":
                 return level
@@ -133,7 +193,8 @@ class Quantizer(ABC):
 
     @abstractmethod
     def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:
-        """Returns the bytes of the tensors that are stored of a weight, by a formula."""
+        """Returns the bytes of the tensors that are stored of a weight, by a formula. Nothing is
+        packed for that."""
 
     @abstractmethod
     def seconds(
@@ -143,11 +204,11 @@ class Quantizer(ABC):
 
     @abstractmethod
     def tensors(self, packed: Any) -> dict[str, Tensor]:
-        """Returns what is stored of a packed weight, by names without '|'."""
+        """Returns what is stored of a packed weight, by names that have no '|'."""
 
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor], spec: WeightSpec, level: float) -> Any:
-        """Returns the packed weight that `tensors` gave these of. They may lie in mapped files."""
+        """Returns the packed weight that these tensors are of. They may lie in mapped files."""
 
     @abstractmethod
     def dense(self, packed: Any) -> Tensor:
@@ -156,9 +217,11 @@ class Quantizer(ABC):
     def module(
         self, linear: nn.Linear, packed: Any, level: float, to_write: bool = False
     ) -> nn.Module:
-        """Returns a module that computes with the packed weight in place of `linear`, or one that
-        is only written to disk. `linear` may be of a streamed layer, without its weight. This one
-        de-quantizes at every call: it takes less memory, and is not faster."""
+        """Returns a module that computes with the packed weight in place of `linear`. With
+        `to_write` it is only written to disk. `linear` may be of a streamed layer, without its
+        weight.
+
+        This module de-quantizes at every call. It takes less memory, and is not faster."""
         from .packed_linear import PackedLinear
 
         return PackedLinear(partial(self.dense, packed), self.tensors(packed), linear.bias)
@@ -172,4 +235,4 @@ class PerMatrix(Quantizer):
 
     @abstractmethod
     def pack(self, matrix: Tensor, level: float) -> Any:
-        """Returns a matrix [rows, columns], packed. The matrix is only read."""
+        """Returns the packed form of a matrix [rows, columns], which it must not change."""
