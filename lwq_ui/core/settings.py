@@ -9,6 +9,7 @@ from .errors import UserError
 from .memory import parse_size
 
 ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "assets"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Settings:
     is how many bytes of disk packed layers may take."""
 
     cache: Path
-    assets: Path = ROOT / "assets"
+    assets: Path = ASSETS
     bank_limit: int = DEFAULT_LIMIT
 
     @property

@@ -55,7 +55,11 @@ class Text:
 
 
 def shipped_calibration(settings: Settings) -> Text:
-    return read_folder(settings.assets / "calibration", "shipped calibration text")
+    return read_calibration(settings.assets)
+
+
+def read_calibration(assets: Path) -> Text:
+    return read_folder(assets / "calibration", "shipped calibration text")
 
 
 def held_out_passages(settings: Settings) -> Text:

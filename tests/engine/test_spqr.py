@@ -20,6 +20,7 @@ from lwq_ui.core.allocation import to_pack
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.models.layers import layer_weights, nbytes
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import calibrated, quantizer_named
@@ -429,7 +430,7 @@ def test_what_is_stopped_goes_on_and_what_is_on_disk_is_not_packed_again(
     again = Bank(maker(folder), quantizer, tmp_path / "bank")
     fill(again, (LOW,) * 4)
     assert same(whole, again, 2, LOW)
-    assert torch.isfinite(tiny.logits(again.compose((LOW,) * 4, tiny.run()), [1, 2, 3])).all()
+    assert torch.isfinite(tiny.logits(compose(again, (LOW,) * 4, tiny.run()), [1, 2, 3])).all()
 
 
 def inputs(loaded: LoadedModel, module: torch.nn.Module, documents: list[list[int]]) -> Tensor:
@@ -502,11 +503,10 @@ def test_a_weight_that_sees_some_tokens_only_is_refused() -> None:
 
 def test_text_and_tokens_are_part_of_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["spqr", "spqr:documents=4", "spqr:tokens=99", SMALL]
-    told = {json.dumps(quantizer_named(name).to_json()) for name in names}
-    quantizer = SpQR()
-    before = quantizer.to_json()
-    monkeypatch.setattr(calibrated, "shipped_text", lambda: Text("other", ("Words.",) * 50))
-    assert len(told) == 4 and quantizer.to_json() != before
+    descriptions = {json.dumps(quantizer_named(name).to_json()) for name in names}
+    before = SpQR().to_json()
+    monkeypatch.setattr(calibrated, "read_calibration", lambda _: Text("other", ("Words.",) * 50))
+    assert len(descriptions) == 4 and SpQR().to_json() != before
 
 
 def test_levels_have_names_in_percent() -> None:

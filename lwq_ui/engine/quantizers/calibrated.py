@@ -1,16 +1,16 @@
-"""Quantizers that look at what passes through the model: what they share."""
+"""What quantizers share that look at what passes through the model."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.run import Run
-from ...core.settings import Settings
-from ..texts import MAX_DOCUMENTS, MAX_TOKENS, Text, shipped_calibration, tokenize
+from ...core.settings import ASSETS
+from ..texts import MAX_DOCUMENTS, MAX_TOKENS, Text, read_calibration, tokenize
 from .base import Option, Quantizer
 
 if TYPE_CHECKING:
@@ -25,15 +25,11 @@ TEXT_OPTIONS: Mapping[str, Option] = {
 }
 
 
-@cache
-def shipped_text() -> Text:
-    return shipped_calibration(Settings.from_environment())
-
-
 class Calibrated(Quantizer):
     """Packs layers by looking at what passes through the model, in a pass of its own.
 
-    It calibrates on the shipped text: the first `documents` of it, cut at `tokens` each."""
+    It calibrates on the first `documents` of the text that comes with the program, cut at `tokens`
+    each. So TEXT_OPTIONS are among its options."""
 
     calibrated = True
 
@@ -46,30 +42,30 @@ class Calibrated(Quantizer):
         folder: Path | None,
     ) -> PackedLayers:
         """Yields each of these (layer, level) as soon as it is packed, and others that are packed
-        on the way. Whoever takes one keeps it before asking for the next, and closes the generator
-        where no more are taken:
+        on the way. Its consumer keeps each before it asks for the next, and closes the generator
+        in the end:
 
             with closing(quantizer.calibrate(loaded, [(0, 4), (1, 4)], run, None)) as layers:
                 for layer, level, packed in layers:
                     keep(layer, level, packed)
 
-        `folder` is where it may keep what it needs to go on after a stop; None for nowhere. Raises
-        Stopped, and UserError where this model cannot be calibrated. Only called where nothing is
-        `missing`."""
+        In `folder` it may keep what it needs to go on after a stop; None means nowhere. It is only
+        called where nothing is `missing`. Raises Stopped, and UserError where this model cannot be
+        calibrated."""
 
-    @property
+    @cached_property
     def text(self) -> Text:
-        whole = shipped_text()
+        whole = read_calibration(ASSETS)
         return Text(whole.name, whole.documents[: self.chosen["documents"]])
 
     @property
     def details(self) -> Mapping[str, Any]:
-        text = self.text
         return {
-            "text": text.digest,
-            "documents": len(text.documents),
+            "text": self.text.digest,
+            "documents": len(self.text.documents),
             "tokens": self.chosen["tokens"],
         }
 
     def sequences(self, loaded: LoadedModel) -> list[list[int]]:
+        """Returns the text's token ids, a list for each document."""
         return tokenize(loaded, self.text, self.chosen["tokens"])
