@@ -73,7 +73,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     scores = scores_for(args, run, info, args.ordering, args.quantizer, low)
     pins = chosen_pins(args.pin, args.quantizer)
     choice = Choice(info, args.quantizer, (high, low), args.ordering, args.seed, scores, pins)
-    choice = choice.with_budget(chosen_budget(args, choice))
+    choice = with_chosen_budget(args, choice)
     if note := limit_note(choice):
         print_note(note)
     evaluations = records.known_evaluations(info, tasks(run.settings), run.store)
@@ -91,18 +91,18 @@ def chosen_pins(arguments: list[tuple[int, str]], quantizer: Quantizer) -> dict[
     return pins
 
 
-def chosen_budget(args: argparse.Namespace, choice: Choice) -> int:
-    """Returns bytes. Raises UserError where no split has what was asked for."""
+def with_chosen_budget(args: argparse.Namespace, choice: Choice) -> Choice:
+    """Returns the same choice with the budget. Raises UserError where no split has it."""
     table = choice.table
     if args.gpu is not None:
         workload = chosen_workload(args, choice.info)
-        return weights_budget(args.gpu, choice.info, workload, table.bytes[0])
+        least = table.bytes[0]
+        return choice.with_budget(weights_budget(args.gpu, choice.info, workload, least))
     if args.average_bits is not None:
-        return table.bytes[table.position_for_average_bits(args.average_bits)]
+        return choice.at_position(table.position_for_average_bits(args.average_bits))
     if args.low_layers is not None:
-        return table.bytes[table.position_for_low_layers(args.low_layers)]
-    budget: int = args.budget
-    return budget
+        return choice.at_position(table.position_for_low_layers(args.low_layers))
+    return choice.with_budget(args.budget)
 
 
 def limit_note(choice: Choice) -> str:

@@ -77,6 +77,10 @@ class Choice:
         vars(other).update({k: v for k, v in vars(self).items() if k in BESIDE_BUDGET})
         return other
 
+    def at_position(self, position: int) -> Choice:
+        """Returns the same choice with just the budget of this place in the table."""
+        return self.with_budget(self.table.bytes[position])
+
     def config(self, evaluations: Iterable[Evaluation] = ()) -> Config:
         """Returns the config that repeats the split, with those `evaluations` that are of it.
 

@@ -94,7 +94,8 @@ def test_the_split_is_the_one_that_its_parts_give(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_config_says_what_the_choice_is(seed: int) -> None:
     choice = made_up(seed)
-    choice = choice.with_budget(choice.table.bytes[len(choice.table.raised) // 2])
+    choice = choice.at_position(len(choice.table.raised) // 2)
+    assert choice.position == len(choice.table.raised) // 2
     config = choice.config()
     scorer = ORDERINGS[choice.ordering].scorer
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
