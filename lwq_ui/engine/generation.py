@@ -1,4 +1,4 @@
-"""Two models write on from the same prompt, with the same random numbers."""
+"""Lets two models write on from the same prompt, with the same random numbers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ TOP_K = 40
 
 
 class SeededSampling(LogitsProcessor):
-    """Turns greedy search into sampling: the most likely token after adding Gumbel noise is a draw
-    from the softmax. The noise comes from a generator of our own, so two models that sample with
-    one seed meet the same random numbers, and differ only where their predictions do."""
+    """Turns greedy search into sampling.
+
+    The most likely token after adding Gumbel noise is a draw from the softmax. The noise comes from
+    a generator of our own. So two models with one seed meet the same random numbers, and differ
+    only where their predictions do.
+    """
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)
@@ -57,6 +60,8 @@ class OnlyNumbers(LogitsProcessor):
 
 
 class StopWhen(StoppingCriteria):
+    """Ends generation when the event is set."""
+
     def __init__(self, stop: threading.Event):
         self.stop = stop
 
@@ -65,7 +70,7 @@ class StopWhen(StoppingCriteria):
 
 
 class Tokens(BaseStreamer):
-    """Hands every new token to a callback; the prompt comes first and is left out."""
+    """Hands every new token to a callback. The prompt comes first and is left out."""
 
     def __init__(self, receive: Any):
         self.receive = receive
@@ -80,10 +85,12 @@ class Tokens(BaseStreamer):
         pass
 
 
-def fitted(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[int], int]:
-    """Tokens of the prompt and the number of tokens to write, so that both together have room. A
-    long prompt loses its beginning, but keeps at least half of the room. Raises UserError where
-    there is no token to begin with, or the model has no embedding for one."""
+def fit_prompt(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[int], int]:
+    """Returns the prompt's tokens and the number of tokens to write, which fit the model together.
+
+    A long prompt loses its beginning, but keeps at least half of the room. Raises UserError where
+    there is no token to begin with, or the model has no embedding for one.
+    """
     longest = loaded.max_tokens(MOST_TOKENS)
     ids = token_ids(loaded, prompt, verbose=False)
     if not ids:
@@ -107,8 +114,11 @@ def write_on(
     max_tokens: int,
     run: Run,
 ) -> Iterator[list[str]]:
-    """The texts so far, one per model, whenever one grows. `prompt` and `max_tokens` are what
-    `fitted` gives. Raises UserError where a model computes values that are not numbers."""
+    """Yields the texts so far, one per model, whenever one grows.
+
+    `prompt` and `max_tokens` come from `fit_prompt`. Raises UserError where a model computes values
+    that are not numbers.
+    """
     tokenizer = loaded.tokenizer
     ids = torch.tensor([list(prompt)], device=models[0].device)
     news: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()

@@ -43,7 +43,7 @@ NO_SPACE = re.compile(r"\S")
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, each of them one sequence. `unused_bytes` of what they come from are in none."""
+    """Documents, each of them one sequence. `unused_bytes` of their source are in no document."""
 
     name: str
     documents: tuple[str, ...]
@@ -63,12 +63,12 @@ def read_calibration(assets: Path) -> Text:
 
 
 def held_out_passages(settings: Settings) -> Text:
-    """Never calibrated on."""
+    """Returns the passages that nothing is calibrated on."""
     return read_folder(settings.assets / "passages", "held-out passages", most=None)
 
 
 def read_folder(folder: Path, name: str, most: int | None = MAX_DOCUMENTS) -> Text:
-    """The first `most` .txt files, each of them one document."""
+    """Returns the first `most` .txt files, each of them one document. Raises UserError for none."""
     paths = sorted(folder.glob("*.txt"))
     if not paths:
         raise UserError(f"The folder '{folder}' has no .txt files.")
@@ -80,8 +80,10 @@ def read_folder(folder: Path, name: str, most: int | None = MAX_DOCUMENTS) -> Te
 
 
 def read(path: Path, most: int = MOST_READ) -> str:
-    """The first `most` characters of a text in UTF-8, with or without a byte order mark. Raises
-    UserError for anything else."""
+    """Returns the first `most` characters of a text in UTF-8, with or without a byte order mark.
+
+    Raises UserError for anything else.
+    """
     try:
         if not (path.is_file() or path.is_dir()) and path.exists():
             raise UserError(f"'{path}' is neither a file nor a folder.")  # a pipe would wait
@@ -101,8 +103,10 @@ def not_text(path: Path) -> UserError:
 
 
 def calibration_text(choice: str | None, settings: Settings) -> Text:
-    """The shipped text (None), PG19 ('pg19'), or the user's own file or folder of .txt files.
-    Raises UserError where there is none."""
+    """Returns the shipped text (None), PG19 ('pg19'), or the user's file or folder of .txt files.
+
+    Raises UserError where there is none.
+    """
     if choice is None:
         return shipped_calibration(settings)
     if choice == PG19:
@@ -129,13 +133,15 @@ def calibration_text(choice: str | None, settings: Settings) -> Text:
 
 
 def document_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each document that a long text is cut into. They leave out only white space.
+    """Yields start and end of each document that a long text is cut into.
 
-    A document is worth WORDS words at most. It ends at the best of the CUTS in its second half."""
+    They leave out only white space. A document is worth WORDS words at most. It ends at the best of
+    the CUTS in its second half.
+    """
     start = 0
-    while there := NO_SPACE.search(text, start):
-        start = there.start()
-        end = reach(text, start)
+    while match := NO_SPACE.search(text, start):
+        start = match.start()
+        end = words_end(text, start)
         if end < len(text):
             for pattern in CUTS:
                 if cuts := [m.end() for m in pattern.finditer(text, (start + end) // 2, end)]:
@@ -145,13 +151,14 @@ def document_spans(text: str) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def reach(text: str, start: int) -> int:
-    """Where WORDS words from `start` on end, in any script.
+def words_end(text: str, start: int) -> int:
+    """Returns where WORDS words from `start` on end, in any script.
 
-    Tokenizers make about as many tokens of a character that takes three bytes in UTF-8 (Chinese,
-    Japanese, Thai, Hindi) as of an English word, and of one that takes two bytes (Russian, Arabic)
-    twice as many as of one that takes one. So a word is WORD ASCII characters, or fewer others. Of
-    words that white space separates there are WORDS at most, too."""
+    A word is WORD characters of ASCII, or fewer others, by what tokenizers make of them. A
+    character of three bytes in UTF-8 (Chinese, Japanese, Thai, Hindi) takes about as many tokens as
+    an English word. One of two bytes (Russian, Arabic) takes twice as many as one of ASCII. Words
+    that white space separates are WORDS at most, too.
+    """
     worth = words = 0
     between = True
     for at in range(start, min(len(text), start + WORDS * WORD)):
@@ -165,7 +172,10 @@ def reach(text: str, start: int) -> int:
 
 
 def pg19() -> Text:
-    """The first 50 books of PG19's test part, the paper's calibration text. Needs the network."""
+    """Returns the first 50 books of PG19's test part, the paper's calibration text.
+
+    Raises UserError without a network.
+    """
     try:
         import datasets
 
@@ -181,9 +191,12 @@ def pg19() -> Text:
 def tokenize(
     loaded: LoadedModel, text: Text, longest: int = MAX_TOKENS, most: int | None = None
 ) -> list[list[int]]:
-    """Every document as one sequence, tokenized as the tokenizer does by default and cut at
-    `longest` tokens, or what the model takes; `most` bounds the tokens of all documents together.
-    Raises UserError where the model has no embedding for a token, or nothing is left."""
+    """Returns each document as one sequence, as the tokenizer makes it by default.
+
+    A sequence is cut at `longest` tokens, or what the model takes. `most` bounds the tokens of all
+    documents together. Raises UserError where the model has no embedding for a token, or nothing is
+    left.
+    """
     sequences: list[list[int]] = []
     left = most
     longest = loaded.max_tokens(longest)
@@ -213,20 +226,20 @@ def tokenize(
 
 
 def cut_short(loaded: LoadedModel, documents: Iterable[str]) -> int:
-    """How many documents have more tokens than `tokenize` takes of one."""
+    """Returns how many documents have more tokens than `tokenize` takes of one."""
     longest = loaded.max_tokens(MAX_TOKENS)
     return sum(len(token_ids(loaded, d, verbose=False)) > longest for d in documents)
 
 
 def token_ids(loaded: LoadedModel, text: str, **options: Any) -> list[int]:
-    """As the tokenizer does by default. Raises UserError where it cannot."""
+    """Returns the tokens that the tokenizer makes by default. Raises UserError where it fails."""
     with tokenizing(loaded):
         return loaded.tokenizer(text, **options)["input_ids"]
 
 
 @contextmanager
 def tokenizing(loaded: LoadedModel) -> Iterator[None]:
-    """Makes one sentence of what a tokenizer raises: its files may hold anything."""
+    """Raises UserError for what a tokenizer raises inside: its files may hold anything."""
     try:
         yield
     except (UserError, Stopped):
@@ -254,8 +267,11 @@ def check_tokens(ids: Sequence[int], loaded: LoadedModel) -> None:
 
 
 def first_token(loaded: LoadedModel) -> int | None:
-    """The token that begins a text, by lm-eval's rule: the tokenizer's beginning of text, or its
-    end of text. Where it has neither, the config's. None where the model has none of them."""
+    """Returns the token that begins a text, by lm-eval's rule.
+
+    That is the tokenizer's beginning of text, or its end of text. Where it has neither, the
+    config's follow. Returns None where the model has none of them.
+    """
     config = loaded.model.config.get_text_config(decoder=True)
     for owner in (loaded.tokenizer, config):
         for name in ("bos_token_id", "eos_token_id"):
@@ -267,5 +283,5 @@ def first_token(loaded: LoadedModel) -> int | None:
 
 
 def embeddings(model: Any) -> int:
-    """The number of tokens that a model has an embedding for."""
+    """Returns the number of tokens that a model has an embedding for."""
     return model.get_input_embeddings().weight.shape[0]

@@ -1,4 +1,4 @@
-"""Sequences of different lengths -> padded batches."""
+"""Groups sequences of different lengths into padded batches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ MOST_PADDING = 0.25  # of the longest row of a batch
 
 @dataclass(frozen=True)
 class Batch:
-    """`rows` are token ids, longest first; `index` says which sequence each row was."""
+    """Rows that are computed together.
+
+    `rows` are token ids, longest first. `index` says which sequence each row was.
+    """
 
     rows: tuple[Sequence[int], ...]
     index: tuple[int, ...]
 
     def tensors(self, device: str) -> tuple[Tensor, Tensor]:
-        """ids [batch, tokens], padded right, and a mask of the same shape that is true on real
-        tokens. Attention is causal, so real tokens never see the padding: but NaN, which times
-        nothing is NaN. So it is a token of the text, where another might overflow."""
+        """Returns ids [batch, tokens], padded right, and a mask of this shape, true on real tokens.
+
+        Attention is causal, so real tokens give the padding no weight. But zero times NaN is NaN.
+        So the padding repeats a token of the text, where another one might overflow.
+        """
         longest = len(self.rows[0])
         ids = torch.zeros(len(self.rows), longest, dtype=torch.long)
         real = torch.zeros(len(self.rows), longest, dtype=torch.bool)
@@ -37,8 +42,11 @@ class Batch:
 def batches(
     sequences: Sequence[Sequence[int]], most_tokens: int, kinds: Sequence[bytes] | None = None
 ) -> list[Batch]:
-    """Longest first, each batch at most `most_tokens` (or one sequence), little padding and one of
-    the `kinds` of rows (see LayerWalk.kinds)."""
+    """Returns batches, longest first, with little padding.
+
+    Each has at most `most_tokens`, or one sequence. Its rows are of one of the `kinds` (see
+    LayerWalk.kinds).
+    """
     groups = group([len(s) for s in sequences], most_tokens, kinds)
     return [Batch(tuple(sequences[i] for i in g), tuple(g)) for g in groups]
 
@@ -46,7 +54,7 @@ def batches(
 def group(
     lengths: Sequence[int], most_tokens: int, kinds: Sequence[bytes] | None = None
 ) -> list[list[int]]:
-    """Which rows of these lengths and kinds make a batch together, longest first."""
+    """Returns which rows of these lengths and kinds make a batch together, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: list[list[int]] = []
     for i in order:
@@ -63,9 +71,11 @@ def group(
 
 
 def batch_tokens(info: ModelInfo, device: str) -> int:
-    """Tokens that one layer computes at a time: enough to keep the device busy, few enough that a
-    job can stop within two seconds, which it only can between two layers, and that on a CPU what
-    lies between two operations stays in its cache."""
+    """Returns the number of tokens that one layer computes at a time.
+
+    They are enough to keep the device busy, and few enough that a job can stop within two seconds:
+    it stops between two layers. On a CPU, what lies between two operations stays in its cache.
+    """
     weights = max(sum(w.numel for w in layer.weights) for layer in info.layers)
     most, operations = (1024, 2e10) if device == "cpu" else (8192, 2e12)
     return int(min(most, max(512, operations / (2 * weights))))

@@ -1,9 +1,10 @@
-"""Requests -> batches of rows. Sequences that begin alike (one context and its continuations, the
-same examples before every question, minimal pairs) lie in one row as a prefix tree, and what they
-share is computed once.
+"""Batches of rows, in which sequences that begin alike share a row.
+
+Such are one context and its continuations, the same examples before each question, or minimal
+pairs. They lie in one row as a prefix tree, and what they share is computed once.
 
 A tree is written in depth-first order. A token sees its ancestors and itself, and its position is
-its depth, so that it computes what it would compute in a row of its own.
+its depth. So it computes what it would compute in a row of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from .request import Request
 
 @dataclass(frozen=True)
 class Tree:
-    """Token `j` of the row stands at depth `depth[j]`, and the tokens below it end before `end[j]`:
-    token `i` sees it where j <= i < end[j]. `paths` has each sequence's tokens in the row."""
+    """Sequences in one row.
+
+    Token `j` of the row stands at depth `depth[j]`, and the tokens below it end before `end[j]`.
+    Token `i` sees it where j <= i < end[j]. `paths` has the places of each sequence's tokens.
+    """
 
     tokens: list[int]
     depth: list[int]
@@ -38,8 +42,8 @@ class Tree:
 
 @dataclass
 class Row:
-    """Which sequences a row has, in lexicographic order; its length, and that of its longest
-    sequence."""
+    """`members` are the sequences of a row, in lexicographic order. `depth` is the length of the
+    longest."""
 
     members: list[int]
     length: int
@@ -47,34 +51,38 @@ class Row:
 
 
 def tree(sequences: Sequence[Sequence[int]]) -> Tree:
-    """`sequences` in lexicographic order, so that those that share a beginning are neighbours."""
-    made = Tree([], [], [], [])
+    """Returns the tree of sequences that come in lexicographic order.
+
+    In this order, sequences that share a beginning are neighbours.
+    """
+    row = Tree([], [], [], [])
     path: list[int] = []
     previous: Sequence[int] = ()
     for sequence in sequences:
         shared = common(previous, sequence)
         for j in path[shared:]:
-            made.end[j] = len(made.tokens)
-        new = range(len(made.tokens), len(made.tokens) + len(sequence) - shared)
+            row.end[j] = len(row.tokens)
+        new = range(len(row.tokens), len(row.tokens) + len(sequence) - shared)
         path = [*path[:shared], *new]
-        made.tokens.extend(sequence[shared:])
-        made.depth.extend(range(shared, len(sequence)))
-        made.end.extend([0] * len(new))
-        made.paths.append(path)
+        row.tokens.extend(sequence[shared:])
+        row.depth.extend(range(shared, len(sequence)))
+        row.end.extend([0] * len(new))
+        row.paths.append(path)
         previous = sequence
     for j in path:
-        made.end[j] = len(made.tokens)
-    return made
+        row.end[j] = len(row.tokens)
+    return row
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of tokens that both begin with."""
+    """Returns the number of tokens that both begin with."""
     shortest = min(len(a), len(b))
     return next((k for k in range(shortest) if a[k] != b[k]), shortest)
 
 
 def visible(end: Tensor) -> Tensor:
-    """end [batch, tokens] as in Tree -> [batch, tokens, tokens], which tokens each one sees."""
+    """Returns [batch, tokens, tokens]: which tokens each one sees. `end` [batch, tokens] is that
+    of Tree."""
     place = torch.arange(end.shape[1], device=end.device)
     return (place <= place[:, None]) & (place[:, None] < end[:, None])
 
@@ -85,9 +93,12 @@ def pack(
     longest: int,
     deepest: int,
 ) -> list[Row]:
-    """`cost` of a row follows from its length. A sequence joins a row only where that costs less
-    than a row of its own, and the row stays at most `longest`. A sequence of `deepest` tokens or
-    more shares a row only with its own beginnings, which need no branch."""
+    """Returns rows of few tokens. `cost` gives the cost of a row of some length.
+
+    A sequence joins a row where that costs less than a row of its own. The row then has at most
+    `longest` tokens. A sequence of `deepest` tokens or more shares a row only with its own
+    beginnings, which need no branch.
+    """
     rows: list[Row] = []
     row = Row([], 0, 0)
     previous: tuple[int, ...] = ()
@@ -109,12 +120,13 @@ def pack(
 
 
 class Rows:
-    """A padded batch. `index` says which requests it scores: `rows` has those of each row, in
-    lexicographic order.
+    """A padded batch of trees.
 
-    Positions that predict targets are counted over the flattened batch, and `at` lists each of them
+    `index` says which requests it scores. `rows` has those of each row, in lexicographic order.
+
+    Positions that predict targets are counted over the flattened batch. `at` lists each of them
     once, in order. Target k of all is predicted at `at[source[k]]` and belongs to the request
-    `index[owner[k]]`; `source` goes up.
+    `index[owner[k]]`. `source` goes up.
     """
 
     def __init__(self, requests: Sequence[Request], rows: Sequence[Sequence[int]]):
@@ -128,7 +140,7 @@ class Rows:
         self.end = np.tile(np.arange(1, self.length + 1, dtype=np.int32), (len(rows), 1))
         lengths = np.array([len(t.tokens) for t in trees])
         self.real = np.arange(self.length) < lengths[:, None]  # [rows, tokens], false on padding
-        found: list[tuple[int, int, int]] = []  # position, target, owner
+        predictions: list[tuple[int, int, int]] = []  # position, target, owner
         owner = 0
         for r, t in enumerate(trees):
             self.ids[r] = t.tokens[-1]  # the padding; see Batch.tensors
@@ -137,28 +149,32 @@ class Rows:
             self.end[r, : len(t.tokens)] = t.end
             for i, path in zip(rows[r], t.paths, strict=True):
                 targets = requests[i].targets
-                found += (
+                predictions += (
                     (r * self.length + j, target, owner)
                     for j, target in zip(path[len(path) - len(targets) :], targets, strict=True)
                 )
                 owner += 1
-        found.sort()
-        positions, self.targets, self.owner = np.array(found, np.int64).reshape(-1, 3).T
+        predictions.sort()
+        columns = np.array(predictions, np.int64).reshape(-1, 3).T
+        positions, self.targets, self.owner = columns
         self.at, self.source = np.unique(positions, return_inverse=True)
 
     @property
     def tokens(self) -> int:
-        """Padding included."""
+        """The number of tokens that are computed, with the padding."""
         return self.ids.size
 
     @cached_property
     def first(self) -> np.ndarray:
-        """first[u] is the first target that at[u] predicts; one more entry ends the last."""
+        """The first target that each of `at` predicts; one more entry ends the last."""
         return np.searchsorted(self.source, np.arange(len(self.at) + 1))
 
     def tensors(self, device: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What `LayerWalk.head` takes: ids, and for rows that branch what each token sees and its
-        position. The other rows are causal as they are, and padding at the right is never seen."""
+        """Returns what `LayerWalk.head` takes: ids, attention mask and positions.
+
+        Rows that do not branch need no mask and no positions. They are causal as they are, and
+        never see the padding at their right.
+        """
         ids = torch.from_numpy(self.ids).to(device, torch.long)
         if not self.branches:
             return ids, None, None
@@ -174,9 +190,12 @@ def batch_rows(
     deepest: int,
     kinds: Sequence[bytes] | None = None,
 ) -> list[list[list[int]]]:
-    """The requests of every row of every batch. It depends on the requests alone, not on their
-    order or on what else is known of them. Sequences of different `kinds` (see LayerWalk.kinds)
-    share neither row nor batch."""
+    """Returns batches, each a list of rows, each a list of requests' places.
+
+    They follow from the requests alone, not from their order or from what is scored already.
+    Sequences of different `kinds` (see LayerWalk.kinds) share neither row nor batch. Of a row,
+    `cost`, `longest` and `deepest` are those of `pack`.
+    """
     alike: dict[bytes, list[int]] = defaultdict(list)
     for i in range(len(requests)):
         alike[kinds[i] if kinds else b""].append(i)

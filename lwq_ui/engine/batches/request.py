@@ -1,4 +1,4 @@
-"""What is asked of a sweep. Imports no torch, so that tasks can be named without it."""
+"""The unit of work of a sweep. It needs no torch, so that tasks can be listed without it."""
 
 from __future__ import annotations
 

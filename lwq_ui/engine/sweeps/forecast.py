@@ -1,4 +1,4 @@
-"""How long a sweep would take, timed on a sample of its work."""
+"""Forecasts how long a sweep takes, from the time of a sample of its work."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ ESTIMATING = "estimating the time"
 
 @torch.no_grad()
 def forecast_seconds(bank: Bank, plan: Plan, run: Run, title: str) -> float:
-    """Returns the seconds that a plan would take, 0 where nothing is left to compute.
+    """Returns the seconds that a plan takes, 0 where nothing is left to compute.
 
-    One batch is timed in one layer, at each of its levels. Layers that a calibrated quantizer has
-    yet to pack are not counted.
+    One batch is timed in one layer, at each of the layer's levels. Layers that a calibrated
+    quantizer has yet to pack are not counted.
     """
     if not plan.parts:
         return 0.0
@@ -50,8 +50,10 @@ def forecast_seconds(bank: Bank, plan: Plan, run: Run, title: str) -> float:
 
 
 class Sample:
-    """The middle batch of the costliest part, in the middle layer. `head` is the time of what comes
-    before the layers, in seconds per token."""
+    """Times the middle batch of the costliest part, in the middle layer.
+
+    `head` is the time of what comes before the layers, in seconds per token.
+    """
 
     def __init__(self, bank: Bank, plan: Plan, run: Run, title: str):
         self.bank = bank
@@ -69,13 +71,13 @@ class Sample:
         self.hidden, self.calls = self.walk.head(*inputs)
 
     def _shard_walk(self, part: Part) -> ShardWalk:
-        block = max(1, self.plan.limits.logits // self.plan.costs.vocabulary)
-        compares = self.plan.reference is not None
-        return ShardWalk(self.bank, self.plan.costs, part, compares, block, self.meter)
+        plan = self.plan
+        compares = plan.reference is not None
+        return ShardWalk(self.bank, plan.costs, part, compares, plan.limits.logits, self.meter)
 
     def layer_seconds(self) -> tuple[dict[float, float], float]:
         """Returns level -> seconds until the layer's weights are at hand, and the mean seconds of
-        an operation in it."""
+        an operation."""
         shard_walk = self._shard_walk(self.part)
         levels = sorted(set(self.part.layers[self.layer]))
         levels = [level for level in levels if self._at_once(level)] or [UNTOUCHED]
@@ -93,7 +95,7 @@ class Sample:
         return ready, sum(steps) / len(steps)
 
     def _at_once(self, level: float) -> bool:
-        """Whether the layer can be had without calibrating, which is forecast on its own."""
+        """Returns whether the layer needs no calibrating, which is forecast on its own."""
         if level in (PRUNED, UNTOUCHED):
             return level == UNTOUCHED
         return not self.bank.quantizer.calibrated or self.bank.has(self.layer, level)
@@ -115,8 +117,10 @@ class Sample:
         return seconds / max(1, len(batch.at) * len(part.splits))
 
     def _seconds(self, work: Callable[[], Any]) -> float:
-        """Returns the median of a few runs, or of one where it takes long. A run before them
-        prepares kernels."""
+        """Returns the median of a few runs, or the time of one where it takes long.
+
+        A run before them prepares kernels.
+        """
         runs: list[float] = []
         while len(runs) < 2 or (len(runs) < 6 and sum(runs) < 0.1):
             began = time.perf_counter()

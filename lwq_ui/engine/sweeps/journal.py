@@ -1,5 +1,8 @@
-"""What a sweep has scored so far, on disk: a sweep that is killed loses what it was just walking,
-and a later one with more requests, or more splits, computes only these."""
+"""What a sweep has scored so far, on disk.
+
+A sweep that is killed loses the shard that it was walking. A later sweep with more requests or more
+splits computes only what is new.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,10 @@ FIELDS = ("logprob", "greedy", "divergence", "agreement")
 
 @dataclass(frozen=True)
 class Scored:
-    """What requests score under each split; every array is [requests, splits]. Log-probabilities
-    and divergences are sums over a request's targets, in nats."""
+    """What requests score under each split: arrays of [requests, splits].
+
+    Log-probabilities and divergences are sums over a request's targets, in nats.
+    """
 
     logprob: np.ndarray
     greedy: np.ndarray  # whether every target is the most likely token
@@ -48,7 +53,7 @@ class Scored:
 
 
 def digest(request: Request) -> bytes:
-    """16 bytes that stand for the request."""
+    """Returns 16 bytes that stand for the request."""
     tokens, targets = (np.asarray(x, np.int64) for x in (request.tokens, request.targets))
     content = len(tokens).to_bytes(8, "little") + tokens.tobytes() + targets.tobytes()
     return hashlib.sha256(content).digest()[:16]
@@ -56,7 +61,7 @@ def digest(request: Request) -> bytes:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one file holds; `diverging` says that it was scored with divergence."""
+    """The content of one file. `diverging` says that it was scored with divergence."""
 
     digests: list[bytes]
     splits: list[Split]
@@ -65,9 +70,11 @@ class Shard:
 
 
 class Journal:
-    """A folder of .npz files, one for each shard of a sweep. All of them are of one model, one
-    quantizer and one device. Many of them are merged into few when they are read. Without a folder
-    nothing is kept."""
+    """A folder of .npz files, one for each shard of a sweep.
+
+    All of them are of one model, one quantizer and one device. Where they are many, reading merges
+    them into few. Without a folder nothing is kept.
+    """
 
     def __init__(self, folder: Path | None):
         self.folder = folder
@@ -75,41 +82,44 @@ class Journal:
     def write(
         self, digests: Sequence[bytes], splits: Sequence[Split], scored: Scored, divergence: bool
     ) -> None:
+        """Keeps what these requests score under these splits, unless the disk is full."""
         self._write(Shard(list(digests), list(splits), scored, divergence))
 
     def read(
         self, digests: Sequence[bytes], splits: Sequence[Split], divergence: bool
     ) -> tuple[Scored, np.ndarray]:
-        """What is known, and where it is: a bool array [requests, splits]. Only what was scored
-        with divergence serves a sweep that asks for it."""
+        """Returns what is kept, and where it is: a bool array [requests, splits].
+
+        A sweep that asks for divergence gets only what was scored with it.
+        """
         shards = self._shards()
         if len(shards) > MOST_FILES:
             self._merge(shards)
         usable = [shard for shard in shards.values() if shard.diverging or not divergence]
-        return gathered(usable, digests, splits)
+        return gather(usable, digests, splits)
 
     def _shards(self) -> dict[Path, Shard]:
-        """Those of every sound file."""
+        """Returns those of all sound files, in the order of their names."""
         shards: dict[Path, Shard] = {}
-        seen: set[Path] = set()
+        read: set[Path] = set()
         # Another process may merge files into a new one between the listing and the reading.
-        while self.folder and (new := set(self.folder.glob("*.npz")) - seen):
-            seen |= new
+        while self.folder and (new := set(self.folder.glob("*.npz")) - read):
+            read |= new
             shards |= {path: shard for path in new if (shard := self._load(path))}
         return {path: shards[path] for path in sorted(shards)}
 
     def _merge(self, shards: Mapping[Path, Shard]) -> None:
-        """Writes what many files hold into few, and deletes those."""
+        """Writes what many files hold into few, and deletes the many."""
         for diverging in (False, True):
             old = {path: s for path, s in shards.items() if s.diverging == diverging}
             if not old:
                 continue
             digests = list(dict.fromkeys(d for s in old.values() for d in s.digests))
             splits = list(dict.fromkeys(split for s in old.values() for split in s.splits))
-            scored, known = gathered(old.values(), digests, splits)
+            scored, kept = gather(old.values(), digests, splits)
             written = []
-            for mask in np.unique(known, axis=0):  # requests of which the same splits are known
-                rows = np.flatnonzero((known == mask).all(axis=1)).tolist()
+            for mask in np.unique(kept, axis=0):  # requests of which the same splits are kept
+                rows = np.flatnonzero((kept == mask).all(axis=1)).tolist()
                 columns = np.flatnonzero(mask).tolist()
                 part = [digests[r] for r in rows], [splits[c] for c in columns]
                 written.append(self._write(Shard(*part, scored.take(rows, columns), diverging)))
@@ -119,7 +129,7 @@ class Journal:
                         path.unlink()
 
     def _write(self, shard: Shard) -> Path | None:
-        """The file, None where it cannot be written."""
+        """Returns the file, None where it cannot be written."""
         if self.folder is None:
             return None
         arrays = {name: getattr(shard.scored, name) for name in FIELDS}
@@ -139,6 +149,7 @@ class Journal:
         return path if keep(path, content.getvalue()) else None
 
     def _load(self, path: Path) -> Shard | None:
+        """Returns a file's content, None where it is gone or damaged. Sets a damaged one aside."""
         try:
             with np.load(path, allow_pickle=False) as file:  # checks every array's checksum
                 arrays = dict(file)
@@ -154,20 +165,20 @@ class Journal:
             return Shard(digests, splits, scored, bool(arrays["diverging"]))
         except FileNotFoundError:  # merged or evicted by another process
             return None
-        except Exception as e:
+        except Exception as e:  # zipfile, zlib and NumPy raise a dozen kinds for damaged bytes
             log.warning("Damaged journal file %s (%s): set aside, scored again.", path, e)
             with suppress(OSError):
                 set_aside(path)
             return None
 
 
-def gathered(
+def gather(
     shards: Iterable[Shard], digests: Sequence[bytes], splits: Sequence[Split]
 ) -> tuple[Scored, np.ndarray]:
-    """What shards hold of these requests and splits, and where: a bool array [requests, splits].
-    Later shards take precedence."""
+    """Returns what shards hold of these requests and splits, and where: a bool array [requests,
+    splits]. Later shards take precedence."""
     scored = Scored.empty(len(digests), len(splits))
-    known = np.zeros((len(digests), len(splits)), bool)
+    kept = np.zeros((len(digests), len(splits)), bool)
     rows = {d: r for r, d in enumerate(digests)}
     columns = {split: c for c, split in enumerate(splits)}
     for shard in shards:
@@ -176,5 +187,5 @@ def gathered(
         to_rows = [rows[shard.digests[r]] for r in from_rows]
         to_columns = [columns[shard.splits[c]] for c in from_columns]
         scored.put(to_rows, to_columns, shard.scored.take(from_rows, from_columns))
-        known[np.ix_(to_rows, to_columns)] = True
-    return scored, known
+        kept[np.ix_(to_rows, to_columns)] = True
+    return scored, kept

@@ -1,4 +1,4 @@
-"""What a sweep has to compute: batches under splits, cut into shards, and what each of them costs.
+"""Plans what a sweep has to compute: batches under splits, in shards, and the cost of each.
 
 Nothing is computed here.
 """
@@ -27,8 +27,8 @@ ATTENTION = 3.0  # time of an operation of attention, relative to one of a matri
 class Part:
     """Batches, and the splits that they lack.
 
-    `places` are these splits' places in the plan. `splits` are walked: the split they are compared
-    with comes first. `layers` is the way through the layers: it has `steps` steps, and at most
+    `places` are these splits' places in the plan. `splits` are walked, first the one that they are
+    compared with. `layers` is their route through the layers. It has `steps` steps, and at most
     `states` hidden states of one batch at once.
     """
 
@@ -44,8 +44,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs in operations and bytes. `weights` are those of one layer, on average; `width` is that
-    of a hidden state."""
+    """Costs in operations and bytes.
+
+    `weights` is the mean number of a layer's weights. `width` is that of a hidden state.
+    """
 
     weights: float
     width: int
@@ -53,7 +55,7 @@ class Costs:
     dtype_bytes: int
 
     @classmethod
-    def of(cls, info: ModelInfo, walk: LayerWalk) -> Costs:
+    def of_model(cls, info: ModelInfo, walk: LayerWalk) -> Costs:
         weights = sum(w.numel for layer in info.layers for w in layer.weights) / len(info.layers)
         vocabulary = walk.model.get_input_embeddings().num_embeddings
         return cls(weights, walk.width, vocabulary, info.dtype_bytes)
@@ -75,6 +77,7 @@ class Costs:
         return part.steps * self.step(batch) + len(part.splits) * self.read(batch)
 
     def part(self, part: Part) -> float:
+        """Returns the operations of all batches of a part."""
         return sum(self.batch(b, part) for b in part.batches)
 
     def state_bytes(self, batch: Rows, part: Part) -> int:
@@ -88,9 +91,9 @@ class Costs:
 class Plan:
     """What one call of a sweep has to compute.
 
-    `requests` and `splits` stand here once each, and `rows` says which request each of the call is.
-    `scored` [requests, splits] has what is known; `parts` have the rest. `reference` is the split
-    that others are compared with, or None.
+    `requests` and `splits` are free of repetitions. `rows` says which of the requests each request
+    of the call is. `scored` [requests, splits] has what the journal keeps, `parts` have the rest.
+    `reference` is the split that others are compared with, or None.
     """
 
     requests: list[Request]
@@ -105,6 +108,7 @@ class Plan:
 
     @property
     def cost(self) -> float:
+        """The operations of all parts."""
         return sum(map(self.costs.part, self.parts))
 
     def part(self, places: tuple[int, ...], batches: list[Rows]) -> Part:
@@ -112,7 +116,10 @@ class Plan:
         return part_of(self.splits, self.reference, places, batches)
 
     def halves(self, part: Part) -> list[Part]:
-        """Returns both halves of its batches, or else of its splits; a single piece has none."""
+        """Returns both halves of its batches, or else of its splits.
+
+        Returns nothing for one batch under one split.
+        """
         batches, places = part.batches, part.places
         if len(batches) > 1:
             half = len(batches) // 2
@@ -129,6 +136,7 @@ def part_of(
     places: tuple[int, ...],
     batches: list[Rows],
 ) -> Part:
+    """Returns batches under the splits at these places. `reference`, if any, is walked first."""
     walked = [splits[c] for c in places]
     if reference is not None:
         walked = [reference, *(s for s in walked if s != reference)]
@@ -139,15 +147,15 @@ def missing_parts(
     requests: Sequence[Request],
     splits: Sequence[Split],
     reference: Split | None,
-    known: np.ndarray,
+    kept: np.ndarray,
     batches: Iterable[Sequence[Sequence[int]]],
 ) -> list[Part]:
-    """Returns what is not `known` [requests, splits]. `batches` are rows of requests.
+    """Returns what is not `kept` [requests, splits]. `batches` are rows of requests.
 
-    The batches follow from all requests, and what is known is left out of them here. So a sweep
-    that goes on makes the batches that it would have made without interruption.
+    The batches follow from all requests, and what is kept is left out of them here. So a sweep that
+    goes on makes the batches that it would have made without interruption.
     """
-    missing = [tuple(np.flatnonzero(~row).tolist()) for row in known]
+    missing = [tuple(np.flatnonzero(~row).tolist()) for row in kept]
     parts: dict[tuple[int, ...], Part] = {}
     for batch in batches:
         for places in sorted({missing[i] for row in batch for i in row} - {()}):
@@ -159,8 +167,7 @@ def missing_parts(
 
 
 def next_shard(part: Part, waiting: deque[Rows], costs: Costs, limits: Limits) -> Part:
-    """Takes batches from those that wait: as many as have room and are not too much work, and at
-    least one."""
+    """Takes batches from those that wait, as many as the limits allow, and at least one."""
     batches: list[Rows] = []
     size, work = 0, 0.0
     while waiting:
@@ -173,6 +180,7 @@ def next_shard(part: Part, waiting: deque[Rows], costs: Costs, limits: Limits) -
 
 
 def shards(part: Part, costs: Costs, limits: Limits) -> Iterator[Part]:
+    """Yields the shards of a part."""
     waiting = deque(part.batches)
     while waiting:
         yield next_shard(part, waiting, costs, limits)

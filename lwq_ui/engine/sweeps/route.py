@@ -1,4 +1,4 @@
-"""The way of many splits through the layers: which steps the walk takes, in which order."""
+"""The route of many splits through the layers: the steps of a walk, in order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from ...core.memory import PRUNED
 
 @dataclass(frozen=True)
 class Step:
-    """One layer's step from a shared prefix of splits to one that is a level longer. `last`: the
-    hidden state it starts from is not needed again."""
+    """One layer's step, from a shared prefix of splits to one that is a level longer.
+
+    After the `last` step from a prefix, its hidden state is not needed again.
+    """
 
     start: Split
     end: Split
@@ -20,7 +22,7 @@ class Step:
 
 
 def route(splits: Sequence[Split]) -> list[dict[float, list[Step]]]:
-    """For every layer: level -> steps, in the order in which the walk takes them."""
+    """Returns level -> steps for each layer, in the order in which a walk takes them."""
     layers = []
     for i in range(len(splits[0])):
         prefixes = sorted({split[: i + 1] for split in splits}, key=lambda p: (p[i], p))
@@ -33,7 +35,7 @@ def route(splits: Sequence[Split]) -> list[dict[float, list[Step]]]:
 
 
 def most_states(layers: list[dict[float, list[Step]]]) -> int:
-    """Hidden states of one batch that exist at once, at most."""
+    """Returns how many hidden states of one batch exist at once, at most."""
     now = most = 1
     for steps in layers:
         for step in (step for level in steps.values() for step in level):
@@ -44,4 +46,5 @@ def most_states(layers: list[dict[float, list[Step]]]) -> int:
 
 
 def count_steps(layers: list[dict[float, list[Step]]]) -> int:
+    """Returns the number of steps that compute a layer; a pruned layer computes nothing."""
     return sum(len(s) for steps in layers for level, s in steps.items() if level != PRUNED)

@@ -1,4 +1,4 @@
-"""One shard on its way through the layers: hidden states, then what their logits say."""
+"""Takes one shard through the layers, and reads its logits."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ MOST_NATS = 1e9  # a figure beyond it has an impossible token in it
 
 
 class Meter:
-    """Reports how much of a sweep's work is `done`, of `total` operations. The share never falls,
-    though work that ran out of memory is done again."""
+    """Reports how much of a sweep's work is `done`, of `total` operations.
+
+    The share never falls, though work that ran out of memory is done again.
+    """
 
     def __init__(self, run: Run, title: str, total: float):
         self.run = run
@@ -40,7 +42,7 @@ class Meter:
         self.doing = ""
 
     def report(self, doing: str | None = None) -> None:
-        """Reports what is being done: what was last reported, where nothing is said."""
+        """Reports what is being done; without an argument, what was reported last."""
         self.doing = doing or self.doing
         self.share = max(self.share, min(1.0, self.done / self.total))
         self.run.progress(f"{self.title}: {self.doing}", self.share)
@@ -49,12 +51,12 @@ class Meter:
 class ShardWalk:
     """Scores the batches of a shard under its splits.
 
-    Where it `compares`, the first split is what the others diverge from. `block` is the number of
-    positions whose logits are computed at a time.
+    Where it `compares`, divergence is measured from the first split. `block` is the number of
+    positions whose logits are computed at a time. `logits` is their size, in numbers.
     """
 
     def __init__(
-        self, bank: Bank, costs: Costs, shard: Part, compares: bool, block: int, meter: Meter
+        self, bank: Bank, costs: Costs, shard: Part, compares: bool, logits: int, meter: Meter
     ):
         self.bank = bank
         self.walk = bank.loaded.walk
@@ -62,16 +64,17 @@ class ShardWalk:
         self.costs = costs
         self.shard = shard
         self.compares = compares
-        self.block = block
+        self.block = max(1, logits // costs.vocabulary)
         self.meter = meter
         self.run = meter.run
 
     @torch.no_grad()
     def score(self) -> list[np.ndarray]:
-        """Returns an array [splits walked, 4, targets] for each batch: the log-probability, whether
-        the target is the most likely token, the divergence, and the agreement.
+        """Returns an array [splits walked, 4, targets] for each batch.
 
-        Raises UserError where any of it is no number, and Stopped.
+        The four are log-probability in nats, whether the target is the most likely token,
+        divergence in nats, and agreement. Raises UserError where any of it is no number, and
+        Stopped.
         """
         shard = self.shard
         states: list[dict[Split, Tensor]] = [{} for _ in shard.batches]
@@ -97,11 +100,11 @@ class ShardWalk:
                 arguments.clear()
 
     def _take_layers(self, states: Sequence[dict[Split, Tensor]], calls: Sequence[Calls]) -> None:
-        """Takes all batches through all layers; `states` are by the prefix of splits they belong
-        to."""
+        """Takes all batches through all layers. `states` has, for each batch, prefix of splits ->
+        hidden states."""
         shard, n = self.shard, len(self.walk)
         for i, levels in enumerate(shard.layers):
-            doing = f"{counted(len(shard.places))}, layer {i + 1} of {n}"
+            doing = f"{split_count(len(shard.places))}, layer {i + 1} of {n}"
             for level, steps in levels.items():
                 with self.weights(i, level) as weights:
                     for batch, state, arguments in zip(shard.batches, states, calls, strict=True):
@@ -128,7 +131,7 @@ class ShardWalk:
 
     @contextmanager
     def weights(self, i: int, level: float) -> Iterator[dict[str, Tensor] | None]:
-        """Yields what stands in for layer i's weights; None where it takes its own, or none."""
+        """Yields what stands in for layer i's weights, None where it takes its own or is pruned."""
         if level == UNTOUCHED:
             with self.walk.source.at_hand(i):
                 yield None
@@ -137,8 +140,10 @@ class ShardWalk:
 
     @torch.no_grad()
     def read(self, batch: Rows, states: Mapping[Split, Tensor]) -> Tensor:
-        """Returns what the logits say, [splits, 4, targets] on the device: a block of positions at
-        a time, and without waiting for the device."""
+        """Returns [splits, 4, targets] on the device, from the logits of the last hidden `states`.
+
+        It takes a block of positions at a time, and does not wait for the device.
+        """
         splits = self.shard.splits
         at, source, targets = (
             torch.from_numpy(places).to(self.device)
@@ -168,8 +173,10 @@ class ShardWalk:
         return result
 
     def _check_numbers(self, batch: Rows, array: np.ndarray) -> None:
-        """Raises UserError where any of `array` [splits, 4, targets] is no number, and names the
-        first layer that gives such values."""
+        """Raises UserError where any of `array` [splits, 4, targets] is no number.
+
+        The error names the first layer that gives such values.
+        """
         right = (np.abs(array) < MOST_NATS).all(axis=(1, 2))  # false for NaN, too
         if right.all():
             return
@@ -183,8 +190,8 @@ class ShardWalk:
             with self.weights(i, level) as weights:
                 hidden = self.walk.step(i, hidden, arguments, weights)
             if not torch.isfinite(hidden[real]).all():
-                how = "" if level == UNTOUCHED else f" at {level:g} bits"
-                raise not_numbers(f"Layer {i}{how}", dtype)
+                at_level = "" if level == UNTOUCHED else f" at {level:g} bits"
+                raise not_numbers(f"Layer {i}{at_level}", dtype)
         if np.isfinite(array).all():
             raise UserError(
                 f"At {split_name(split)} the model gives a token of the text no probability at "
@@ -193,5 +200,6 @@ class ShardWalk:
         raise not_numbers("The head of the model", dtype)
 
 
-def counted(splits: int) -> str:
+def split_count(splits: int) -> str:
+    """Returns '1 split' or '2 splits'."""
     return f"{splits} split" + "s" * (splits != 1)

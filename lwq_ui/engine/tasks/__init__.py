@@ -1,10 +1,12 @@
-"""Tasks: what a split is measured on. Every figure carries its number of items and a standard
-error; every task keeps its items, so that two splits can be compared on the same ones.
+"""Tasks measure a split. Each figure carries its number of items and a standard error. Each task
+keeps its items, so that two splits can be compared on the same ones.
 
-The tasks that ship are `perplexity` (with KL divergence and top-1 agreement) and every lm-eval task
-file in assets/tasks. A new one is one YAML file there, or a Task class and an entry in `tasks`.
-Every other name is looked up in lm-eval's registry. Nothing here imports torch, and lm-eval only
-where a name must be looked up: the page shows cached results without them.
+The tasks that ship are `perplexity` (with KL divergence and top-1 agreement) and the lm-eval task
+files in assets/tasks. To add one, write a YAML file there. A task that is not lm-eval's is a `Task`
+class in a file here and an entry in `tasks`. Other names are looked up in lm-eval's registry.
+
+Nothing here imports torch, and lm-eval only where a name must be looked up. So the page shows
+cached results without them.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def tasks(settings: Settings) -> dict[str, Task]:
-    """Every task that ships, by name. A task file that cannot be read is named in the log."""
-    every: list[Task] = [Passages(held_out_passages(settings))]
+    """Returns name -> task of all that ship. Warns of task files that cannot be read."""
+    shipped: list[Task] = [Passages(held_out_passages(settings))]
     for path in task_files(settings):
         try:
-            every.append(Harness(path))
+            shipped.append(Harness(path))
         except UserError as e:
             warn_once(str(e))
-    return {task.name: task for task in every}
+    return {task.name: task for task in shipped}
 
 
 @functools.cache
@@ -47,14 +49,17 @@ def task_files(settings: Settings) -> list[Path]:
 
 
 def task_named(name: str, settings: Settings) -> Task:
-    """A shipped task, or one of lm-eval's. Raises UserError for a name that is neither, and for a
-    task file of this name that cannot be read."""
-    every = tasks(settings)
-    if name in every:
-        return every[name]
+    """Returns a shipped task, or one of lm-eval's.
+
+    Raises UserError for a name that is neither, and for a task file of this name that cannot be
+    read.
+    """
+    shipped = tasks(settings)
+    if name in shipped:
+        return shipped[name]
     for path in task_files(settings):
         if path.stem == name:
             return Harness(path)
     if name not in expand(PRESETS):
-        check_registered(name, every)
+        check_registered(name, shipped)
     return Registered(name)

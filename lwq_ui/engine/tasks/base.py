@@ -1,4 +1,4 @@
-"""What every task is: a way to measure all splits of a sweep in one walk."""
+"""The interface of tasks, and what they return."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """One task on one split: its metrics, and what they were computed from, a number per item."""
+    """The metrics of one task on one split, and the numbers per item that they come from."""
 
     metrics: Mapping[str, Metric]
     items: Mapping[str, list[float]]
@@ -24,7 +24,7 @@ class Measured:
 class Task(ABC):
     """A way to measure all splits of a sweep in one walk.
 
-    `size` is the number of items, None where it is not known before the data is there.
+    `size` is the number of items, None where only the data tells.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def data(self) -> str:
-        """What identifies the task's data and definition in the cache's keys."""
+        """A digest of the task's data and definition, for the cache's keys."""
 
     @abstractmethod
     def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
@@ -45,16 +45,16 @@ class Task(ABC):
 
     @abstractmethod
     def forecast(self, sweep: Sweep, limit: int | None) -> float | None:
-        """Returns the seconds that `measure` would take, None where nobody can know before."""
+        """Returns the seconds that `measure` takes, None where they cannot be forecast."""
 
     def limited(self, limit: int | None) -> int | None:
-        """Returns the limit as results carry it: None where it is known to cover every item."""
+        """Returns the limit as results carry it: None where it covers all items."""
         return None if limit is None or (self.size and limit >= self.size) else limit
 
     def first_items(self, limit: int | None) -> int | None:
-        """Returns how many items to show early results of.
+        """Returns the number of items whose results are shown early.
 
-        Returns None where going on from a part would cost more than doing all at once.
+        Returns None where two stages cost more than one.
         """
         if self.size is None:
             return None

@@ -1,4 +1,4 @@
-"""What keeps a task of lm-eval from being measured, as one sentence with the way out."""
+"""Explains in one sentence why a task of lm-eval cannot be measured, with the way out."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import errno
 
 from ...core.errors import first_line
 
-# Errors whose text alone says little: a KeyError's is its key.
+# The text of these errors says little alone: a KeyError's is its key.
 UNEXPLAINED = (LookupError, TypeError, AttributeError, ArithmeticError)
 
 
-def why(name: str, error: BaseException) -> str:
-    """What keeps a task from being measured, and the way out."""
+def explain(name: str, error: BaseException) -> str:
+    """Returns why a task cannot be measured, and the way out, from the error and its causes."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     kinds = {type(e).__name__ for e in chain}
-    said = " ".join(map(str, chain))
+    text = " ".join(map(str, chain))
     for e in chain:
         if isinstance(e, ModuleNotFoundError) and e.name:
             package = e.name.partition(".")[0]
             return f"The task '{name}' needs the Python package '{package}': install it."
-    if "Dataset scripts are no longer supported" in said or "trust_remote_code" in said:
+    if "Dataset scripts are no longer supported" in text or "trust_remote_code" in text:
         return f"The data of '{name}' comes as a program, which the datasets library does not run."
-    if "GatedRepoError" in kinds or "gated dataset" in said:
+    if "GatedRepoError" in kinds or "gated dataset" in text:
         return (
             f"The data of '{name}' is only for those who asked for it: accept its terms on the "
             "Hugging Face Hub and log in with 'hf auth login'."

@@ -12,7 +12,7 @@ from huggingface_hub.utils import get_session
 from lm_eval.tasks import TaskManager
 
 from ...core.errors import UserError
-from .lm_eval_errors import why
+from .lm_eval_errors import explain
 from .lm_eval_overrides import OFFLINE
 from .lm_eval_registry import registry
 
@@ -41,15 +41,15 @@ def load_registered(name: str) -> dict[str, Any]:
         try:
             loaded = registry().load([name])
         except Exception as e:  # datasets and the hub raise dozens of kinds
-            raise UserError(why(name, e)) from e
+            raise UserError(explain(name, e)) from e
     return set_up(loaded, name)
 
 
 def reachable() -> bool:
     """Returns whether the Hub answers.
 
-    Where it does not, every data set costs half a minute of retries before it is looked for in the
-    local cache, and mmlu has 57. Told to be offline, none does.
+    Where it does not, each data set costs half a minute of retries before the local cache is read,
+    and mmlu has 57. With HF_HUB_OFFLINE, the cache is read at once.
     """
     try:
         get_session().head(hub.ENDPOINT, timeout=5)

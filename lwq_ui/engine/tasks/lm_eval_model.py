@@ -83,7 +83,7 @@ class SweepLM(HFLM):
 
     @property
     def eot_token_id(self) -> int | None:
-        """The token that ends a text; None where only the model's own config does."""
+        """The token that ends a text, None where only the model's own config names one."""
         return self.tokenizer.eos_token_id
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
@@ -100,7 +100,7 @@ class SweepLM(HFLM):
         tokenizer = self.tokenizer
         with tokenizing(self.loaded):
             if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-                # HFLM would look whether the string begins with the one or the other
+                # HFLM would compare the string's beginning with either token.
                 special = add_special_tokens is not False
                 tokens = tokenizer.encode(string, add_special_tokens=special)
             else:
@@ -109,7 +109,7 @@ class SweepLM(HFLM):
         return tokens
 
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> Any:
-        made = []
+        answered = []
         for _, context, target in requests:
             if not context or not 0 < len(target) <= self.max_length:  # HFLM asserts the same
                 raise UserError(
@@ -117,20 +117,20 @@ class SweepLM(HFLM):
                     f"{len(context)}: this model needs at least one of each, and takes at most "
                     f"{self.max_length}."
                 )
-            made.append(Request((context + target)[-(self.max_length + 1) :][:-1], target))
-        scored = self.scored(made)
+            answered.append(Request((context + target)[-(self.max_length + 1) :][:-1], target))
+        scored = self.score(answered)
         return list(zip(scored.logprob, scored.greedy, strict=True))
 
-    def scored(self, requests: Sequence[Request]) -> Scored:
+    def score(self, requests: Sequence[Request]) -> Scored:
+        """Returns what requests score under each split."""
         return self.sweep.score(requests, self.title)
 
     def fit(self, requests: Sequence[Instance], room: int = CPU_CACHE_BYTES) -> None:
-        """Writes as many texts at a time as their keys and values have room for, in bytes: `room`
-        on a CPU, half of what is free on a GPU.
+        """Sets how many texts are written at a time, so that their keys and values fit into memory.
 
-        These are counted as if every attention head had its own, which leaves room for the
-        activations where heads share them. Texts are written one at a time where padding beside
-        longer texts would change them.
+        They have `room` bytes on a CPU, and half of what is free on a GPU. Each attention head
+        counts as having its own. Where heads share them, that leaves room for the activations.
+        Texts are written one at a time where padding beside longer ones would change them.
         """
         texts = {r.args[0]: normalize_gen_kwargs(r.args[1], self.max_gen_toks) for r in requests}
         longest = max(len(self.tok_encode(t)) + k["max_gen_toks"] for t, k in texts.items())
@@ -172,12 +172,12 @@ class SweepLM(HFLM):
 
 
 class ForecastLM(SweepLM):
-    """Takes the time that the requests would need, in `seconds`, and answers with zeros."""
+    """Adds up the forecast `seconds` of all requests, and answers them with zeros."""
 
     def __init__(self, sweep: Sweep, title: str):
         super().__init__(sweep, title)
         self.seconds = 0.0
 
-    def scored(self, requests: Sequence[Request]) -> Scored:
+    def score(self, requests: Sequence[Request]) -> Scored:
         self.seconds += self.sweep.forecast(requests, self.title)
         return Scored.empty(len(requests), len(self.sweep.splits))

@@ -1,4 +1,4 @@
-"""What is replaced in other libraries while lm-eval works for us, and put back afterwards."""
+"""Replaces attributes of other libraries while lm-eval works for us, and puts them back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 class Override:
     """Replaces attributes, given as (owner, name, value), while any thread is inside.
 
-    A download that was stopped goes on in its thread (see `apart`), beside the next one. So the
+    A download that was stopped goes on in its thread (see `run_apart`), beside the next one. So the
     first thread in puts the values there, and the last one out puts back what was there before.
     """
 
@@ -47,8 +47,8 @@ class Override:
 def bootstrap_stderr(f: Callable[..., float], xs: Sequence[Any], iters: int) -> float:
     """Returns lm-eval's bootstrapped standard error, draw for draw for up to 1000 resamples.
 
-    It has neither its processes nor its progress bar and prints. Perplexity, where it takes seconds
-    per split, is computed in NumPy.
+    It starts no processes, shows no progress bar and prints nothing. It computes perplexity in
+    NumPy, since lm-eval's way takes seconds per split.
     """
     if f is lm_eval.api.metrics.perplexity:
         logs = np.asarray(xs, np.float64)

@@ -1,4 +1,4 @@
-"""The tasks that come with lm-eval, by name. lm-eval is imported where they are first looked up."""
+"""The tasks that come with lm-eval, by name. The first look-up imports lm-eval."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @functools.cache
 def registry() -> TaskManager:
-    """lm-eval's tasks and groups by name. Reading their 14,000 files takes seconds."""
+    """Returns lm-eval's tasks and groups by name. Reading their 14,000 files takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
 
 
 def check_registered(name: str, shipped: Iterable[str]) -> None:
-    """Raises UserError for a name that lm-eval does not have or cannot measure as one."""
-    known = registry().task_index
-    if name not in known:
-        close = difflib.get_close_matches(name, [*shipped, *PRESETS, *known], n=3)
+    """Raises UserError for a name that lm-eval does not have or cannot measure as one task."""
+    index = registry().task_index
+    if name not in index:
+        close = difflib.get_close_matches(name, [*shipped, *PRESETS, *index], n=3)
         hint = f" (close to it: {', '.join(close)})" if close else ""
         raise UserError(
             f"There is no task '{name}'{hint}. Choose one of: {', '.join(shipped)}; or any task of "
             "lm-eval by its name."
         )
-    entry = known[name]
+    entry = index[name]
     config = entry.cfg or {}
     if entry.tags and not config:
         members = sorted(entry.tags)

@@ -24,8 +24,12 @@ WEIGHTED = (lm_eval.api.metrics.weighted_perplexity, lm_eval.api.metrics.bits_pe
 
 
 def results_of(loaded: dict[str, Any], name: str, run: Run) -> Measured:
-    """The second half of lm-eval's `evaluate`, from the answers in the requests to metrics. Without
-    the samples' copies and hashes, and with documents that are decoded once."""
+    """Returns metrics from the answers in the requests, as the second half of lm-eval's `evaluate`
+    does.
+
+    It makes no copies and hashes of samples, and decodes documents once. Raises UserError where no
+    metric is a number, or one is too large.
+    """
     tables: dict[str, dict[str, Any]] = {}
     values: dict[str, list[Any]] = defaultdict(list)  # "metric,filter" -> one per document
     weighted = set()
@@ -37,15 +41,15 @@ def results_of(loaded: dict[str, Any], name: str, run: Run) -> Measured:
             documents[request.doc_id].append(request)
         raw: dict[tuple[str, str], list[Any]] = defaultdict(list)
         for kind in part.instances[0].filtered_resps:
-            for asked in documents.values():
-                asked.sort(key=lambda r: r.idx)
-                answers = [request.filtered_resps[kind] for request in asked]
-                for metric, value in part.process_results(asked[0].doc, answers).items():
+            for requests in documents.values():
+                requests.sort(key=lambda r: r.idx)
+                answers = [request.filtered_resps[kind] for request in requests]
+                for metric, value in part.process_results(requests[0].doc, answers).items():
                     raw[metric, kind].append(value)
         metrics, count = _compute_task_aggregations(part, raw, BOOTSTRAP)
         tables[part_name] = {"sample_len": count, **metrics}
-        for (metric, kind), found in raw.items():
-            values[f"{metric},{kind}"] += found
+        for (metric, kind), per_document in raw.items():
+            values[f"{metric},{kind}"] += per_document
             if part.aggregation().get(metric) in WEIGHTED:
                 weighted.add(f"{metric},{kind}")
     group = loaded["groups"].get(name)
@@ -70,8 +74,10 @@ def results_of(loaded: dict[str, Any], name: str, run: Run) -> Measured:
 
 
 def items_of(title: str, values: Sequence[Any], weighted: bool) -> dict[str, list[float]]:
-    """Per document what a metric is made of; nothing where that is not a number (such as the pair
-    of answers behind an F1 score)."""
+    """Returns the numbers per document that a metric comes from.
+
+    Returns nothing where they are no numbers, as the pair of answers behind an F1 score.
+    """
     if weighted:
         logs, weights = zip(*values, strict=True)
         return {title: list(map(float, logs)), f"{title}_weight": list(map(float, weights))}

@@ -1,9 +1,8 @@
-"""lm-evaluation-harness on top of the sweep.
+"""Runs tasks of lm-evaluation-harness on a sweep.
 
 Prompts, tokenization, context cuts, filters, metrics and standard errors are lm-eval's own.
-Requests are built once for all splits, and log-likelihoods of all splits come from one walk. What
-is left of lm-eval's `evaluate` is `results_of`: it makes metrics from answers, and costs little
-enough to be done for every split.
+Requests are built once for all splits, and log-likelihoods of all splits come from one walk. Then
+`results_of` makes metrics from the answers of each split, as lm-eval's `evaluate` does.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ...core.run import Run
 from ...failures import out_of_memory
 from ..sweeps.sweep import Sweep
 from .base import Measured
-from .lm_eval_errors import UNEXPLAINED, why
+from .lm_eval_errors import UNEXPLAINED, explain
 from .lm_eval_model import SEED, ForecastLM, SweepLM
 from .lm_eval_overrides import IN_PROCESS
 from .lm_eval_results import results_of
@@ -37,12 +36,12 @@ Load = Callable[[], Definition]
 def run_task(name: str, title: str, load: Load, sweep: Sweep, limit: int | None) -> list[Measured]:
     """Returns the metrics and items of every split.
 
-    Raises UserError where the task's data cannot be had, the task does not fit the model, or
-    lm-eval cannot compute it for any other reason: so the other tasks go on.
+    Raises UserError where the data cannot be had, the task does not fit the model, or lm-eval
+    fails for any other reason. So the other tasks go on.
     """
     try:
         with IN_PROCESS:
-            definition, requests = prepared(name, title, load, sweep, limit)
+            definition, requests = prepare(name, title, load, sweep, limit)
             return measure(name, SweepLM(sweep, title), definition, requests)
     except (UserError, Stopped):
         raise
@@ -55,33 +54,33 @@ def run_task(name: str, title: str, load: Load, sweep: Sweep, limit: int | None)
                 "choose another device, a smaller dtype or a smaller model."
             ) from e
         kind = Unexplained if isinstance(e, UNEXPLAINED) else UserError
-        raise kind(why(name, e)) from e
+        raise kind(explain(name, e)) from e
 
 
 def forecast_task(
     name: str, title: str, load: Load, sweep: Sweep, limit: int | None
 ) -> float | None:
-    """Returns the seconds that `run_task` would take for what one walk answers.
+    """Returns the seconds that `run_task` takes.
 
-    Returns None where a model writes text: how much it writes is known when it has written.
+    Returns None where a model writes text, since nobody knows how much it will write.
     """
     with IN_PROCESS:
-        definition, requests = prepared(name, title, load, sweep, limit)
+        definition, requests = prepare(name, title, load, sweep, limit)
         forget_prompts(definition)
         if GENERATE in requests:
             return None
         lm = ForecastLM(sweep, title)
-        for kind, asked in requests.items():
-            getattr(lm, kind)(asked, disable_tqdm=True)
+        for kind, instances in requests.items():
+            getattr(lm, kind)(instances, disable_tqdm=True)
         return lm.seconds
 
 
-def prepared(
+def prepare(
     name: str, title: str, load: Load, sweep: Sweep, limit: int | None
 ) -> tuple[Definition, dict[str, list[Instance]]]:
     """Returns the task's definition, and the requests of each kind for all splits."""
     sweep.run.progress(f"{title}: reading its data", None)
-    definition = apart(load, sweep.run)
+    definition = run_apart(load, sweep.run)
     sweep.run.progress(f"{title}: writing its prompts", None)
     requests: dict[str, list[Instance]] = defaultdict(list)
     for part in definition["tasks"].values():
@@ -98,10 +97,11 @@ def prepared(
 def measure(
     name: str, lm: SweepLM, definition: Definition, requests: dict[str, list[Instance]]
 ) -> list[Measured]:
+    """Returns the metrics and items of every split, from the answers of `lm`."""
     sweep = lm.sweep
     scored = {
-        kind: getattr(lm, kind)(asked, disable_tqdm=True)
-        for kind, asked in requests.items()
+        kind: getattr(lm, kind)(instances, disable_tqdm=True)
+        for kind, instances in requests.items()
         if kind != GENERATE
     }
     if GENERATE in requests:
@@ -116,11 +116,12 @@ def measure(
         for part in definition["tasks"].values():
             for request in part.instances:
                 request.resps, request.filtered_resps = [], {}
-        for kind, asked in requests.items():
-            answers = (
-                lm.generate_until(asked) if kind == GENERATE else answers_of(kind, scored[kind], c)
-            )
-            for request, answer in zip(asked, answers, strict=True):
+        for kind, instances in requests.items():
+            if kind == GENERATE:
+                answers = lm.generate_until(instances)
+            else:
+                answers = answers_of(kind, scored[kind], c)
+            for request, answer in zip(instances, answers, strict=True):
                 request.resps.append(answer)
         measured.append(results_of(definition, name, sweep.run))
     forget_prompts(definition)
@@ -136,15 +137,15 @@ def answers_of(kind: str, scored: list[Any], c: int) -> list[Any]:
 
 
 def forget_prompts(definition: Definition) -> None:
-    """A registered task is kept, its prompts need not be."""
+    """Frees the prompts of a task, since a registered task stays in memory."""
     for part in definition["tasks"].values():
         part._instances = None
 
 
-def apart(work: Callable[[], Any], run: Run) -> Any:
+def run_apart(work: Callable[[], Any], run: Run) -> Any:
     """Returns what `work` returns, and stops waiting for it when the run is stopped.
 
-    Downloads take minutes, retries without a network half a minute, and neither looks at a stop:
+    Downloads take minutes, and retries without a network half a minute. Neither looks at a stop, so
     they go on in a thread that is left behind.
     """
     outcome: list[Any] = []

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: those in assets/tasks, and those of its registry."""
+"""Tasks of lm-evaluation-harness: files in assets/tasks, and the tasks of its registry."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class LmEvalTask(Task):
 
 
 class Harness(LmEvalTask):
-    """A task of lm-evaluation-harness, defined by a YAML file whose data lies beside it.
-    Raises UserError for a file that is none."""
+    """A task that a YAML file defines, with its data beside the file.
+
+    Raises UserError where the file does not define a task.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -47,9 +49,9 @@ class Harness(LmEvalTask):
             self.config = yaml.safe_load(read(path, most=-1))
         except yaml.YAMLError as e:
             mark = getattr(e, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark else ""
+            line = f", line {mark.line + 1}" if mark else ""
             problem = getattr(e, "problem", None) or "it is not YAML"
-            raise UserError(f"The task file '{path.name}' cannot be read{where}: {problem}.") from e
+            raise UserError(f"The task file '{path.name}' cannot be read{line}: {problem}.") from e
         self.name = self._entry("task")
         self.title = self._entry("metadata", "title")
         self.data_file = path.parent / self._entry("dataset_kwargs", "data_files", "test")
@@ -68,7 +70,7 @@ class Harness(LmEvalTask):
         return value
 
     def rows(self) -> list[dict[str, Any]]:
-        """The data, an object per line. Raises UserError naming the line that is none."""
+        """Returns the data, an object per line. Raises UserError for a line that is no object."""
         rows = []
         for number, line in enumerate(read(self.data_file, most=-1).split("\n"), 1):
             if line.strip():
@@ -100,12 +102,14 @@ class Harness(LmEvalTask):
 
 
 class Registered(LmEvalTask):
-    """A task or a group of tasks (such as mmlu) that comes with lm-eval, by its name there, with
-    the number of examples in the prompt (`num_fewshot`) that its definition says: 5 for gsm8k, none
-    where it says nothing. Its data comes from the Hugging Face Hub.
+    """A task or a group of tasks (such as mmlu) that comes with lm-eval, by its name there.
 
-    A group is measured as one: lm-eval's aggregate, and the items of all its tasks one after the
-    other. `limit` bounds the items of each of them, as in lm-eval."""
+    Its definition gives the number of examples in the prompt (`num_fewshot`): 5 for gsm8k, 0 by
+    default. Its data comes from the Hugging Face Hub.
+
+    A group has lm-eval's aggregate as its result, and the items of its tasks one after the other.
+    `limit` bounds the items of each of its tasks, as in lm-eval.
+    """
 
     size = None
 
@@ -114,9 +118,11 @@ class Registered(LmEvalTask):
 
     @property
     def data(self) -> str:
-        """Known without network and without lm-eval: its version, which the cache's keys carry, and
-        the name fix the definition (prompt, examples, metrics, data set). What they do not fix is
-        the data set's revision: most definitions name none."""
+        """A digest of the name, which takes neither network nor lm-eval.
+
+        With lm-eval's version, which the cache's keys carry, it fixes prompt, examples, metrics and
+        data set. It does not fix the data set's revision, since most definitions name none.
+        """
         return hashlib.sha256(f"lm-eval {self.name}".encode()).hexdigest()
 
     def load(self) -> dict[str, Any]:

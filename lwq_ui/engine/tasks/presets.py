@@ -1,10 +1,10 @@
-"""Tasks by one name: those of the paper's tables, and two corpora."""
+"""Names for several tasks: those of the paper's tables, and two corpora."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# The tasks of the paper's tables, and two corpora: all of them lm-eval's.
+# name -> title, tasks of lm-eval
 PRESETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "paper-classification": (
         "The paper's classification tasks",
@@ -16,5 +16,5 @@ PRESETS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Presets replaced by their tasks, in order, each task once."""
+    """Returns the names with presets replaced by their tasks, in order, each task once."""
     return list(dict.fromkeys(t for n in names for t in (PRESETS[n][1] if n in PRESETS else (n,))))
