@@ -145,12 +145,12 @@ def run_pass(
     layer gives values that are not numbers, and Stopped.
     """
     record = PassRecord(len(riders), path)
-    for _ in passing(loaded, riders, sequences, run, record):
+    for _ in pass_layers(loaded, riders, sequences, run, record):
         pass
     return record
 
 
-def passing(
+def pass_layers(
     loaded: LoadedModel,
     riders: Sequence[Rider],
     sequences: Sequence[Sequence[int]],

@@ -511,10 +511,10 @@ class Handlers(Shown):
         def work(job: Job) -> tuple[str, str]:
             nonlocal room
             from ..engine import jobs
-            from ..engine.generation import fitted
+            from ..engine.generation import fit_prompt
 
             loaded, begun = self.model_of(session, request, job), v[p.prompt]
-            room = fitted(loaded, begun, length)[1]
+            room = fit_prompt(loaded, begun, length)[1]
             for original, quantized in jobs.generate(
                 loaded,
                 split,

@@ -15,7 +15,7 @@ import torch
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
-from lwq_ui.engine.generation import OnlyNumbers, fitted
+from lwq_ui.engine.generation import OnlyNumbers, fit_prompt
 from lwq_ui.engine.models.loading import LoadedModel
 
 PROMPT = "The old man opened the door and looked at the river. "
@@ -53,7 +53,7 @@ def test_writing_has_room(
         usual = loaded_of("gpt2", n_positions=64)
         info = replace(usual.info, max_tokens=positions)
         loaded = replace(usual, info=info)
-    tokens, new = fitted(loaded, prompt, most)
+    tokens, new = fit_prompt(loaded, prompt, most)
     assert (len(tokens), new) == (kept, room)
     if prompt:  # the end of a prompt is what a text goes on from
         assert tokens == loaded.tokenizer(prompt)["input_ids"][-kept:]

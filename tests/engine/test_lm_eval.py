@@ -43,7 +43,7 @@ from lwq_ui.engine.tasks import (
     tasks,
 )
 from lwq_ui.engine.tasks.base import Measured
-from lwq_ui.engine.tasks.lm_eval_errors import why
+from lwq_ui.engine.tasks.lm_eval_errors import explain
 from lwq_ui.engine.tasks.lm_eval_loading import load_registered
 from lwq_ui.engine.tasks.lm_eval_model import MOST_ROWS, SEED, SweepLM
 from lwq_ui.engine.tasks.lm_eval_overrides import IN_PROCESS
@@ -582,7 +582,7 @@ def test_every_cause_has_its_sentence(
     try:
         raise RuntimeError("outer") from error
     except RuntimeError as outer:
-        assert why("piqa", outer) == text or "cannot be measured" in text
+        assert explain("piqa", outer) == text or "cannot be measured" in text
 
 
 def test_a_package_missed_only_when_metrics_are_computed(
@@ -913,5 +913,5 @@ def test_a_perplexity_beyond_all_numbers(name: str, bank: Bank) -> None:
             request.filtered_resps = {}
     with pytest.raises((UserError, OverflowError)) as refused:
         results_of(loaded, name, tiny.run())
-    said = str(refused.value) if refused.type is UserError else why(name, refused.value)
+    said = str(refused.value) if refused.type is UserError else explain(name, refused.value)
     assert f"'{name}' gives a figure that is too large for a number" in said

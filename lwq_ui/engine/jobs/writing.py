@@ -15,7 +15,7 @@ from ...core.outputs import check_folder, new_folder, unwritable
 from ...core.run import Run
 from ..configs import check_fingerprint, quantizer_of
 from ..exports import model_export
-from ..generation import fitted, write_on
+from ..generation import fit_prompt, write_on
 from ..models.loading import LoadedModel
 from ..quantizers import Quantizer
 from .banks import bank_of
@@ -50,7 +50,7 @@ def generate(
     An unquantized model that is streamed does not fit into memory and writes nothing.
     """
     loaded.walk.source.check_unchanged()
-    tokens, most = fitted(loaded, prompt, max_tokens)
+    tokens, most = fit_prompt(loaded, prompt, max_tokens)
     bank = bank_of(loaded, quantizer, run.store)
     bank.fill([split], run)
     quantized = bank.compose(split, run)

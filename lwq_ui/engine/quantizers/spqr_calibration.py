@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.errors import UserError
 from ...core.run import Run
-from ..layer_pass import PassRecord, Rider, passing
+from ..layer_pass import PassRecord, Rider, pass_layers
 from ..models.layers import LayerWeight, layer_weights
 from ..models.loading import LoadedModel
 from .calibrated import PackedLayers
@@ -40,7 +40,7 @@ def pack_layers(
     record = PassRecord(1, path)
     within = range(min(levels), max(levels) + 1)
     rider = SpQRPacking(levels, run)
-    layers = passing(loaded, [rider], sequences, run, record, "Packing", within)
+    layers = pass_layers(loaded, [rider], sequences, run, record, "Packing", within)
     with closing(layers):
         for i in layers:
             for level in levels.get(i, ()):
