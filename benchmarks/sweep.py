@@ -37,6 +37,7 @@ from typing import Any, TextIO
 
 from benchmarks.report import arguments, report
 from lwq_ui.core.run import Run
+from lwq_ui.engine.banks.composing import compose
 
 WAYS = ("ours", "bank and stock lm-eval", "quantize and stock lm-eval")
 PASSAGES = {
@@ -94,7 +95,7 @@ def run_bank(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> li
     from lwq_ui.engine.quantizers import quantizer_named
 
     bank = Bank(loaded, quantizer_named("quanto"))
-    return [stock(bank.compose(s, run), loaded.tokenizer, files, options) for s in splits]
+    return [stock(compose(bank, s, run), loaded.tokenizer, files, options) for s in splits]
 
 
 def run_quantize(loaded: Any, splits: Any, files: Any, options: Any, run: Run) -> list[Metrics]:

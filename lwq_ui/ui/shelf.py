@@ -57,7 +57,8 @@ class Shelf:
         """Returns the folders of their packed layers. A model that is scored before it arrives has
         some, too."""
         models = [*self.models(), *filter(None, [self._arriving()])]
-        return [bank.folder for m in models for bank in list(m.banks.values())]
+        banks = [bank for model in models for bank in list(model.banks.values())]
+        return [bank.folder for bank in banks if bank.folder]
 
     def come(self, user: str) -> None:
         with self._lock:

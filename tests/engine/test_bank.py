@@ -33,6 +33,7 @@ from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks import bank as bank_module
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.exports import model_export
@@ -105,7 +106,7 @@ def test_estimated_bytes_are_the_measured_ones(
         for i in range(3):
             assert cost.layers[i].packed[level] == bank.packed_bytes(i, level, tiny.run())
     for split in ((2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (4, 8, 2), (16, 2, 4)):
-        assert cost.total(split) == measured_bytes(bank.compose(split, tiny.run()))
+        assert cost.total(split) == measured_bytes(compose(bank, split, tiny.run()))
     assert loaded.info == describe(Source(str(folder), folder))
 
 
@@ -166,7 +167,7 @@ def test_logits_are_those_of_quantos_own_quantize_and_freeze(
 ) -> None:
     loaded = loaded_of(name, dtype, **changes)
     reference = quanto_reference(name, dtype, SPLIT, OPTIMIZERS[quantizer], **changes)
-    composed = Bank(loaded, quantizer_named(quantizer)).compose(SPLIT, tiny.run())
+    composed = compose(Bank(loaded, quantizer_named(quantizer)), SPLIT, tiny.run())
     quantized = sum(isinstance(m, quanto.QLinear) for m in composed.modules())
     assert quantized == sum(isinstance(m, quanto.QLinear) for m in reference.modules()) > 0
     for tokens in tiny.documents(30, 7):
@@ -178,7 +179,7 @@ def test_logits_are_those_of_quantos_own_quantize_and_freeze(
 def test_the_optimizers_differ(loaded_of: Loaded) -> None:
     loaded = loaded_of("llama")
     tokens = tiny.documents(20)[0]
-    composed = [Bank(loaded, quantizer_named(q)).compose(SPLIT, tiny.run()) for q in OPTIMIZERS]
+    composed = [compose(Bank(loaded, quantizer_named(q)), SPLIT, tiny.run()) for q in OPTIMIZERS]
     for one, other in itertools.combinations([tiny.logits(m, tokens) for m in composed], 2):
         assert not torch.equal(one, other)
 
@@ -211,7 +212,7 @@ def test_weights_outside_of_linear_modules_are_quantized_alike(
                 parameter.copy_(through_linear(parameter.T, level).T)
             elif "self_attn" in path and parameter.ndim == 2:
                 parameter.copy_(through_linear(parameter, level))
-    composed = Bank(loaded_of(name), tiny.QUANTO).compose(SPLIT, tiny.run())
+    composed = compose(Bank(loaded_of(name), tiny.QUANTO), SPLIT, tiny.run())
     tokens = tiny.documents(25)[0]
     torch.testing.assert_close(
         tiny.logits(composed, tokens), tiny.logits(reference, tokens), rtol=1e-4, atol=1e-4
@@ -227,7 +228,7 @@ def test_the_unquantized_model_is_never_touched(
     content, before = tiny.state_hash(loaded.model), tiny.logits(loaded.model, tokens)
     kinds = [type(m) for m in loaded.model.modules()]
     bank = jobs.bank_of(loaded, tiny.QUANTO, store)
-    composed = bank.compose(SPLIT, tiny.run())
+    composed = compose(bank, SPLIT, tiny.run())
     tiny.logits(composed, tokens)
     request = Request(tokens[:-1], tokens[1:])
     Sweep(bank, [SPLIT, (4,) * 4], tiny.run()).score([request], "x", divergence=True)
@@ -268,8 +269,8 @@ def test_a_bank_from_disk_is_the_one_in_memory(
         assert place == same and a.dtype == b.dtype and torch.equal(a, b)
     tokens = tiny.documents(20)[0]
     assert torch.equal(
-        tiny.logits(disk.compose(SPLIT, tiny.run()), tokens),
-        tiny.logits(memory.compose(SPLIT, tiny.run()), tokens),
+        tiny.logits(compose(disk, SPLIT, tiny.run()), tokens),
+        tiny.logits(compose(memory, SPLIT, tiny.run()), tokens),
     )
     for i, level in enumerate(SPLIT):
         if level != 16:
@@ -335,8 +336,8 @@ def test_on_a_cpu_packed_layers_are_views_of_their_files(
     monkeypatch.setattr(Quanto, "pack", lambda *args: pytest.fail("packed again"))
     reading = Bank(loaded, tiny.QUANTO, tmp_path)
     assert all(in_files(tensor, tmp_path) for _, tensor in contents(reading))
-    for module in reading.compose(
-        (8, 2, 2, 8), tiny.run()
+    for module in compose(
+        reading, (8, 2, 2, 8), tiny.run()
     ).modules():  # whose kernels need aligned memory
         if isinstance(module, quanto.QLinear):
             for tensor in reading.quantizer.tensors(module.weight).values():
@@ -350,14 +351,14 @@ def test_a_bank_in_files_that_are_not_aligned_computes_alike(
     """torch's int8 kernel ends the program where it is given such memory."""
     loaded = loaded_of("llama", "bfloat16", hidden_size=128, intermediate_size=256)
     split, tokens = (8, 8, 4, 2), tiny.documents(40)[0]
-    expected = tiny.logits(Bank(loaded, tiny.QUANTO).compose(split, tiny.run()), tokens)
+    expected = tiny.logits(compose(Bank(loaded, tiny.QUANTO), split, tiny.run()), tokens)
     fill(Bank(loaded, tiny.QUANTO, tmp_path), split)
     for path in tmp_path.iterdir():
         tensors = safetensors.torch.load(path.read_bytes())
         path.unlink()
         write_at(path, tensors, odd=1)
     assert torch.equal(
-        tiny.logits(Bank(loaded, tiny.QUANTO, tmp_path).compose(split, tiny.run()), tokens),
+        tiny.logits(compose(Bank(loaded, tiny.QUANTO, tmp_path), split, tiny.run()), tokens),
         expected,
     )
 
@@ -387,7 +388,7 @@ def test_the_truth_is_counted_from_the_tensors(
     fill(bank, (4,) * 4)
     monkeypatch.setattr(Quanto, "packed_bytes", lambda *args: 1)
     truth = jobs.truth(loaded, (4,) * 4, tiny.QUANTO, tiny.run(store))
-    assert truth.estimated < truth.measured == measured_bytes(bank.compose((4,) * 4, tiny.run()))
+    assert truth.estimated < truth.measured == measured_bytes(compose(bank, (4,) * 4, tiny.run()))
 
 
 def test_other_banks_make_room_and_the_one_in_use_is_kept(
@@ -538,7 +539,7 @@ def test_a_level_that_the_quantizer_lacks(level: int, loaded_of: Loaded) -> None
         lambda: bank.packed(0, level, tiny.run()),
         lambda: fill(bank, (4, 4, level, 4)),
         lambda: bank.dense(1, level, tiny.run()),
-        lambda: bank.compose((16, 16, 16, level), tiny.run()),
+        lambda: compose(bank, (16, 16, 16, level), tiny.run()),
     ):
         with pytest.raises(UserError, match=f"has no {level} bits, only 8, 4, 2"):
             use()
@@ -550,7 +551,7 @@ def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded) -> None:
     bank = Bank(loaded, tiny.QUANTO)
     fill(bank, (0, 16, 0, 4))
     assert set(bank._packed) == {(3, 4)}
-    composed = bank.compose((0, 16, 0, 4), tiny.run())
+    composed = compose(bank, (0, 16, 0, 4), tiny.run())
     tokens = tiny.documents(20)[0]
     states = tiny.layer_states(composed, find_layers(composed), tokens)
     for i, pruned in enumerate((True, False, True, False)):
@@ -564,7 +565,7 @@ def test_pruned_layers_are_skipped(name: str, loaded_of: Loaded) -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
 def test_a_model_with_pruned_layers_writes_what_it_computes(name: str, loaded_of: Loaded) -> None:
     loaded = loaded_of(name)
-    composed = Bank(loaded, tiny.QUANTO).compose((0, 16, 4, 0), tiny.run())
+    composed = compose(Bank(loaded, tiny.QUANTO), (0, 16, 4, 0), tiny.run())
     tokens = tiny.documents(5)[0]
     ids = torch.tensor([tokens])
     written = composed.generate(
@@ -599,7 +600,7 @@ def test_a_new_split_packs_nothing_again(
     request = Request(tokens[:-1], tokens[1:])
     for split in ((4, 2, 2, 4), (2, 4, 16, 2), (16,) * 4):
         fill(bank, split)
-        bank.compose(split, tiny.run())
+        compose(bank, split, tiny.run())
         Sweep(bank, [split], tiny.run()).score([request], "x")
     assert packed == {4: 28, 2: 28}
     fill(bank, (4, 8, 4, 4))
@@ -628,7 +629,7 @@ def test_filling_stops_between_layers_and_goes_on_from_there(
 
 def test_composing_shares_memory_and_costs_only_the_packed_weights(loaded_of: Loaded) -> None:
     loaded = loaded_of("llama")
-    composed = Bank(loaded, tiny.QUANTO).compose((4, 16, 4, 4), tiny.run())
+    composed = compose(Bank(loaded, tiny.QUANTO), (4, 16, 4, 4), tiny.run())
     layers = composed.get_submodule("model.layers")
     own = loaded.walk.layers
     assert layers[1].mlp.up_proj.weight is own[1].mlp.up_proj.weight

@@ -26,6 +26,7 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.checkpoints.source import Source, find
 from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.models import loading
@@ -342,7 +343,7 @@ def test_what_is_written_of_it_is_read_again(
     requantize(model, state, json.loads((out / "quanto_qmap.json").read_text()))
     model.tie_weights()
     tokens = tiny.documents(20)[0]
-    expected = tiny.logits(bank.compose(split, tiny.run()), tokens)
+    expected = tiny.logits(compose(bank, split, tiny.run()), tokens)
     assert torch.equal(tiny.logits(model.eval(), tokens), expected)
     cost = model_cost(loaded.info, tiny.QUANTO)
     scales = 2 * 2 * 7 * sum(level != UNTOUCHED for level in split)  # of activations, always stored

@@ -17,6 +17,7 @@ from lwq_ui.core.schema import Evaluation, Metric, Scores
 from lwq_ui.core.store import Key, Store, dumps
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.layer_pass import Rider, run_pass
 from lwq_ui.engine.models.loading import LoadedModel
@@ -224,7 +225,7 @@ def test_divergence_of_peaked_predictions(folder: Path) -> None:
     scored = sweep_of(loaded).score([Request(sequence[:-1], sequence[1:])], "", divergence=True)
     assert (scored.divergence[:, 0] == 0).all()
     assert (scored.divergence >= 0).all()
-    walked = [loaded.model, Bank(loaded, tiny.QUANTO).compose((4,) * 4, tiny.run())]
+    walked = [loaded.model, compose(Bank(loaded, tiny.QUANTO), (4,) * 4, tiny.run())]
     p, q = (tiny.logits(m, sequence[:-1]).double().log_softmax(-1) for m in walked)
     expected = (p.exp() * (p - q)).sum().item()
     assert scored.divergence[0, 1] == pytest.approx(expected, rel=1e-4)

@@ -26,6 +26,7 @@ from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.exports.gptq_checkpoint import GPTQCheckpoint
@@ -188,7 +189,7 @@ def test_gptqmodel_loads_the_written_checkpoint_by_itself(bank: Bank, reference:
         for layer, bits in ((0, 4), (2, 2))
         for name in projections
     }
-    ours = tiny.logits(bank.compose(SPLIT, tiny.run()), TOKENS).float()
+    ours = tiny.logits(compose(bank, SPLIT, tiny.run()), TOKENS).float()
     plain = tiny.logits(bank.loaded.model, TOKENS).float()
     assert relative(theirs.float(), ours) < 0.03 < 0.2 < relative(plain, ours)
 

@@ -29,6 +29,7 @@ from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.configs import read_config
 from lwq_ui.engine.exports.quanto_checkpoint import QuantoCheckpoint
 from lwq_ui.engine.models import description, loading
@@ -554,7 +555,8 @@ def test_what_is_written_loads_without_this_program(
         text=True,
     )
     assert read.returncode == 0, read.stderr
-    expected = tiny.logits(jobs.bank_of(loaded, tiny.QUANTO, run.store).compose(split, run), tokens)
+    bank = jobs.bank_of(loaded, tiny.QUANTO, run.store)
+    expected = tiny.logits(compose(bank, split, run), tokens)
     assert torch.equal(torch.load(result), expected)
     # What lies in the folder is as large as the config says, but for headers and the scales of
     # activations, which optimum-quanto always stores.

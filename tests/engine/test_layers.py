@@ -20,6 +20,7 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs, layer_pass
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.models.layers import LayersInMemory
 from lwq_ui.engine.models.loading import LoadedModel
@@ -251,7 +252,7 @@ def test_writing_with_a_streamed_model(folder_of: Folder, store: Store, run: Run
         texts[loaded.streamed] = last
     assert texts[True] == ("", texts[False][1]) and texts[False][1]
     with pytest.raises(UserError, match="Layers at 16 bits of this model do not fit"):
-        jobs.bank_of(tiny.stream(folder), tiny.QUANTO, store).compose((16, 4, 4, 4), tiny.run())
+        compose(jobs.bank_of(tiny.stream(folder), tiny.QUANTO, store), (16, 4, 4, 4), tiny.run())
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "opt"])
@@ -263,7 +264,7 @@ def test_a_streamed_model_is_composed_and_written_as_one_in_memory_is(
     logits, written = [], []
     for make in (tiny.load, tiny.stream):
         bank = Bank(make(folder_of(name)), tiny.QUANTO, tmp_path / make.__name__)
-        logits.append(tiny.logits(bank.compose(split, tiny.run()), tokens))
+        logits.append(tiny.logits(compose(bank, split, tiny.run()), tokens))
         folder = tmp_path / f"{make.__name__}-written"
         model_export(bank.quantizer).write(bank, split, folder, tiny.run())
         written.append(load_file(folder / "model.safetensors"))

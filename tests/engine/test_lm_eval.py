@@ -33,6 +33,7 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.sweeps.sweep import Sweep
 from lwq_ui.engine.tasks import (
@@ -170,7 +171,7 @@ def fresh(name: str, definitions: TaskManager) -> Any:
 
 def stock_hflm(bank: Bank, split: tuple[int, ...], batch_size: int = 8) -> HFLM:
     return HFLM(
-        pretrained=bank.compose(split, tiny.run()),
+        pretrained=compose(bank, split, tiny.run()),
         tokenizer=bank.loaded.tokenizer,
         batch_size=batch_size,
         softmax_dtype="float32",

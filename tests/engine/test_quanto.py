@@ -31,6 +31,7 @@ from lwq_ui.core.errors import UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.core.settings import ROOT
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.exports.quanto_checkpoint import odd_for_a_cpu
 from lwq_ui.engine.quantizers import quantizer_named
@@ -265,7 +266,7 @@ def test_what_is_written_is_read_by_optimum_quanto_alone(
     requantize(model, state, json.loads((tmp_path / "quanto_qmap.json").read_text()))
     model.tie_weights()
     tokens = tiny.documents(20)[0]
-    expected = tiny.logits(bank.compose(split, tiny.run()), tokens)
+    expected = tiny.logits(compose(bank, split, tiny.run()), tokens)
     assert torch.equal(tiny.logits(model.eval(), tokens), expected)
 
 

@@ -16,6 +16,7 @@ from lwq_ui.core.errors import Stopped
 from lwq_ui.core.orderings import SCORERS as SPECS
 from lwq_ui.engine import layer_pass
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.batches.padded import batches
 from lwq_ui.engine.models.layers import find_layers, layer_weights
 from lwq_ui.engine.models.loading import LoadedModel
@@ -196,7 +197,7 @@ def test_sensitivity_equals_one_composed_model_per_layer(
     n = len(loaded.walk)
     expected = []
     for i in range(n):
-        composed = bank.compose([2 if j == i else 16 for j in range(n)], tiny.run())
+        composed = compose(bank, [2 if j == i else 16 for j in range(n)], tiny.run())
         nats = []
         for tokens in sequences:
             p, q = (

@@ -17,6 +17,7 @@ import torch
 
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.batches.request import Request
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.sweeps.journal import FIELDS
@@ -96,7 +97,7 @@ def check_all(
     sweep = Sweep(bank, splits, tiny.run(), limits=limits)
     scored = sweep.score(asked, "x", divergence=True)
     for c, split in enumerate(splits):
-        composed = bank.compose(split, tiny.run())
+        composed = compose(bank, split, tiny.run())
         for r, request in enumerate(asked):
             logprob, greedy, divergence, agreement = expected(bank, composed, request)
             assert scored.logprob[r, c] == pytest.approx(logprob, rel=1e-4, abs=1e-4)

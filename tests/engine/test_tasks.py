@@ -26,6 +26,7 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import Metric
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.sweeps.sweep import Sweep
 from lwq_ui.engine.tasks import lm_eval_registry, task_named, tasks
@@ -66,7 +67,7 @@ def test_passages_equal_the_float64_reference(bank: Bank) -> None:
     texts = [tokenizer(d)["input_ids"][:512] for d in documents]
     measured = task.measure(Sweep(bank, SPLITS, tiny.run()), n)
     for split, got in zip(SPLITS, measured, strict=True):
-        composed = bank.compose(split, tiny.run())
+        composed = compose(bank, split, tiny.run())
         losses, divergences, same, tokens = [], [], [], []
         for ids in texts:
             logp = tiny.logits(composed, ids)[:-1].double().log_softmax(-1)
@@ -153,7 +154,7 @@ class Stock:
 
     def __init__(self, bank: Bank, split: tuple[int, ...], name: str, limit: int):
         lm = HFLM(
-            pretrained=bank.compose(split, tiny.run()),
+            pretrained=compose(bank, split, tiny.run()),
             tokenizer=bank.loaded.tokenizer,
             batch_size=8,
             softmax_dtype="float32",

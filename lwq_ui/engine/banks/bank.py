@@ -1,14 +1,14 @@
 """The bank: every layer of one model, packed once per level, ready to be picked from.
 
-Packing is lazy, and packed layers are kept in files; after that a new split is a matter of looking
-up (paper section 3.3.1: quantize the model twice and select layers). On a CPU a packed layer is a
-view of its mapped file, so a bank takes no memory that the system could not have back; on a GPU it
-is kept there, or read whenever it is needed where the model itself is streamed.
+Packing is lazy, and packed layers are kept in files. After that a new split only has to be looked
+up (paper section 3.3.1: quantize the model twice and select layers).
+
+On a CPU a packed layer is a view of its mapped file, and the system can take that memory back. On a
+GPU a packed layer is kept there, or is read whenever it is needed if the model itself is streamed.
 """
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import logging
 import os
@@ -21,20 +21,17 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ...core.allocation import Split, to_pack
-from ...core.cost import model_cost
-from ...core.diskspace import DiskSpace, mark_used
+from ...core.diskspace import DiskSpace, mark_used, set_aside
 from ...core.errors import UserError
-from ...core.memory import PRUNED, UNTOUCHED, format_gib
+from ...core.memory import PRUNED, UNTOUCHED
 from ...core.run import Run
 from ...core.store import write_atomically
 from ...failures import out_of_memory
-from ..devices import free_bytes
 from ..finite import not_numbers
 from ..layer_pass import Rider
-from ..models.layers import LayerWeight, find_layers, layer_weights, nbytes
+from ..models.layers import layer_weights, nbytes
 from ..quantizers import Quantizer
 from ..quantizers.base import PerMatrix
 from ..quantizers.calibrated import Calibrated
@@ -49,6 +46,7 @@ log = logging.getLogger(__name__)
 
 class Bank:
     """Packed layers of one model under one quantizer. The model's own weights are only read.
+
     `folder` holds the files; without one nothing is kept on disk. `space` bounds what this and all
     other banks may take there."""
 
@@ -70,12 +68,13 @@ class Bank:
         self._checked: set[Path] = set()  # files whose checksum was right when first read
 
     def packed(self, layer: int, level: float, run: Run) -> dict[str, Any]:
-        """Weight name -> packed weight, from memory, from disk, or packed now. Raises UserError
-        where the disk is full."""
+        """Returns weight name -> packed weight, from memory, from disk, or packed now.
+
+        Raises Stopped, and UserError where the layer cannot be packed or the disk is full."""
         if path := self._path(layer, level):
             mark_used(path)
-        if known := self._packed.get((layer, level)):
-            return known
+        if packed := self._packed.get((layer, level)):
+            return packed
         if level not in self.quantizer.levels:
             raise self.quantizer.no_level(f"{level:g}")
         packed = self._read(layer, level) or self._pack(layer, level, run)
@@ -84,31 +83,33 @@ class Bank:
         return packed
 
     def has(self, layer: int, level: float) -> bool:
+        """Returns whether the layer is packed at this level already."""
         path = self._path(layer, level)
         return (layer, level) in self._packed or bool(path and os.path.exists(path))
 
     def fill(self, splits: Sequence[Split], run: Run) -> None:
-        """Packs every layer at every level that the splits ask for."""
+        """Packs every layer at every level that the splits ask for. What is packed before a stop
+        stays. Raises Stopped, and UserError as `packed` does."""
         wanted = to_pack(splits)
-        lacking = [w for w in wanted if not self.has(*w)]
-        if self.quantizer.calibrated and lacking:
-            for _ in self._calibrate(lacking, run):
+        missing = [w for w in wanted if not self.has(*w)]
+        if self.quantizer.calibrated and missing:
+            for _ in self._calibrate(missing, run):
                 pass
-        wanted = [w for w in wanted if w not in self._packed] if self._keeps else lacking
+        wanted = [w for w in wanted if w not in self._packed] if self._keeps else missing
         for done, (layer, level) in enumerate(wanted):
             run.check()
             run.progress("Quantizing layers", done / len(wanted))
             self.packed(layer, level, run)
 
     def dense(self, layer: int, level: float, run: Run) -> dict[str, Tensor]:
-        """Weight name -> de-quantized weight in the parameter's shape."""
+        """Returns weight name -> de-quantized weight, in the parameter's shape."""
         packed = self.packed(layer, level, run)
         return {
             w.name: w.restored(self.quantizer.dense(packed[w.name])) for w in self._weights[layer]
         }
 
     def packed_bytes(self, layer: int, level: float, run: Run) -> int:
-        """Bytes that the packed tensors really take."""
+        """Returns the bytes that the packed tensors of a layer really take."""
         return sum(
             nbytes(t)
             for packed in self.packed(layer, level, run).values()
@@ -116,8 +117,10 @@ class Bank:
         )
 
     def measured_bytes(self, split: Split, run: Run) -> int:
-        """Bytes that a model at this split really takes: the packed tensors, and every other
-        parameter once. Packs what is missing, and has one layer at hand at a time."""
+        """Returns the bytes that a model at this split really takes. They are those of the packed
+        tensors, and of every other parameter once.
+
+        Packs what is missing. Has one layer at hand at a time."""
         layers = self.loaded.walk.layers
         inside = {id(p) for p in layers.parameters()}
         total = sum(nbytes(p) for p in self.loaded.model.parameters() if id(p) not in inside)
@@ -131,58 +134,6 @@ class Bank:
                 total += sum(nbytes(p) for p in layers[i].parameters() if id(p) not in own)
         return total
 
-    def compose(self, split: Split, run: Run, to_write: bool = False) -> PreTrainedModel:
-        """A model of its own at this split; one that is only written to disk may leave its packed
-        weights in mapped files. Everything but the quantized weights is shared with the
-        unquantized model, which stays as it is. Pruned layers stay in their list, since some
-        architectures choose masks by a layer's index, and pass their input on; the model then
-        generates without a cache of keys, which asks its first layer for its length."""
-        if self.loaded.streamed:
-            self._check_room(split, to_write)
-        model = self.loaded.model
-        self.loaded.walk.positions.forget()
-        shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        composed = copy.deepcopy(model, memo=shared)
-        for i, (layer, level) in enumerate(zip(find_layers(composed), split, strict=True)):
-            if level == UNTOUCHED:
-                continue
-            if level == PRUNED:
-                self.loaded.walk.skip(layer)
-                continue
-            packed = self.packed(i, level, run)
-            for weight in self._weights[i]:
-                place(layer, weight, packed[weight.name], level, self.quantizer, to_write)
-        if PRUNED in split:
-            composed.config.get_text_config(decoder=True).use_cache = False
-            composed.generation_config.use_cache = False
-        return composed
-
-    def _check_room(self, split: Split, to_write: bool) -> None:
-        """Whether the composed model of a streamed one fits: its layers must all be quantized, and
-        weights outside of nn.Linear are de-quantized in it."""
-        if UNTOUCHED in split:
-            raise UserError(
-                "Layers at 16 bits of this model do not fit into memory together. Choose a split "
-                "whose layers all have fewer bits, or a device with more memory."
-            )
-        if to_write and self.loaded.device == "cpu":
-            return
-        info = self.loaded.info
-        size = model_cost(info, self.quantizer).total(split)
-        for weights, level in zip(self._weights, split, strict=True):
-            if level != PRUNED:
-                size += sum(
-                    w.spec.numel * info.dtype_bytes
-                    for w in weights
-                    if not isinstance(w.module, nn.Linear)
-                )
-        free = sum(free_bytes(self.loaded.device))
-        if size > free:
-            raise UserError(
-                f"The quantized model takes {format_gib(size)} as a whole, and {format_gib(free)} "
-                f"are free on {self.loaded.device}. Choose fewer bits or a device with more memory."
-            )
-
     def _pack(self, layer: int, level: float, run: Run) -> dict[str, Any]:
         quantizer = self.quantizer
         if isinstance(quantizer, PerMatrix):
@@ -190,14 +141,14 @@ class Bank:
             with torch.no_grad(), self.loaded.walk.source.at_hand(layer):
                 packed = {w.name: quantizer.pack(w.matrix(), level) for w in self._weights[layer]}
             return self._keep(layer, level, packed)
-        # It was never filled, or somebody has deleted the layer since.
+        # The bank was never filled, or somebody has deleted the layer since.
         layers = self._calibrate([(layer, level)], run)
         return {(i, at): packed for i, at, packed in layers if i == layer}[layer, level]
 
     def _calibrate(
         self, wanted: Sequence[tuple[int, float]], run: Run
     ) -> Iterator[tuple[int, float, dict[str, Any]]]:
-        """Yields these (layer, level), calibrated and kept, with others packed on the way."""
+        """Yields these (layer, level), calibrated and kept, and others packed on the way."""
         quantizer = self.quantizer
         if not isinstance(quantizer, Calibrated):
             raise TypeError(f"{quantizer.title} is neither PerMatrix nor Calibrated")
@@ -213,15 +164,17 @@ class Bank:
                 self._make_room(missing)
 
     def _make_room(self, layers: Collection[tuple[int, float]]) -> None:
-        """Makes room on the disk for any one of these (layer, level), before work goes into packing
-        it. Raises UserError."""
+        """Makes room on the disk for the largest of these (layer, level), before it is packed.
+        Raises UserError where the disk stays too full."""
         if self.folder and self.space and layers:
             needed = max(sum(self._sizes(layer, level).values()) for layer, level in layers)
             self.space.make_room(needed, self.folder)
 
     def _keep(self, layer: int, level: float, packed: dict[str, Any]) -> dict[str, Any]:
-        """Takes in a packed layer: weight name -> packed weight. Raises UserError where it cannot
-        be written, for scales that are not numbers, and where the weights have changed since."""
+        """Takes in a packed layer, weight name -> packed weight, and returns it as it is kept.
+
+        Raises UserError where it cannot be written, where scales are not numbers, and where the
+        model's files have changed since."""
         self.loaded.walk.source.check_unchanged()
         tensors = {
             f"{name}|{part}": tensor.contiguous()
@@ -254,6 +207,7 @@ class Bank:
         return packed
 
     def _read(self, layer: int, level: float) -> dict[str, Any] | None:
+        """Returns a packed layer from its file; None where it is absent or damaged."""
         path = self._path(layer, level)
         if path is None or not os.path.exists(path):
             return None
@@ -283,11 +237,11 @@ class Bank:
                 raise
             log.warning("Damaged bank file %s (%s): set aside, packed again.", path, e)
             with suppress(OSError):
-                path.replace(path.with_suffix(".damaged"))
+                set_aside(path)
             return None
 
     def _sizes(self, layer: int, level: float) -> dict[str, int]:
-        """Weight name -> bytes of its packed tensors, by the quantizer's formula."""
+        """Returns weight name -> bytes of its packed tensors, by the quantizer's formula."""
         width = self.loaded.info.dtype_bytes
         return {
             w.name: self.quantizer.packed_bytes(w.spec, level, width) for w in self._weights[layer]
@@ -311,44 +265,8 @@ class Packing(Rider):
 
 
 def trim() -> None:
-    """Packing frees many tensors of many sizes, which glibc keeps for itself: more than the layers
-    of a model in the end."""
+    """Gives freed memory back to the system. Packing frees many tensors of many sizes, and glibc
+    keeps them for itself: more than the layers of a model in the end."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # other C libraries have no such function
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def module_of(layer: nn.Module, weight: LayerWeight) -> nn.Module:
-    return layer.get_submodule(weight.name.rpartition(".")[0])
-
-
-def with_own_memory(packed: Any, weight: LayerWeight, level: float, quantizer: Quantizer) -> Any:
-    """On a CPU a copy: torch's int8 kernel crashes on memory that is not aligned, and a mapped
-    file's tensors are not. (De-quantizing takes any memory.)"""
-    tensors = quantizer.tensors(packed)
-    if any(t.device.type != "cpu" for t in tensors.values()):
-        return packed
-    return quantizer.restore({part: t.clone() for part, t in tensors.items()}, weight.spec, level)
-
-
-def place(
-    layer: nn.Module,
-    weight: LayerWeight,
-    packed: Any,
-    level: float,
-    quantizer: Quantizer,
-    to_write: bool,
-) -> None:
-    """Puts a packed weight into a layer: as a quantized module where it sits in an nn.Linear, else
-    de-quantized (transformers keeps GPT-2's weights and fused experts outside of nn.Linear)."""
-    module = module_of(layer, weight)
-    path, _, name = weight.name.rpartition(".")
-    if isinstance(module, nn.Linear):
-        above, _, own = path.rpartition(".")
-        if not to_write:
-            packed = with_own_memory(packed, weight, level, quantizer)
-        quantized = quantizer.module(module, packed, level, to_write)
-        setattr(layer.get_submodule(above), own, quantized)
-    else:
-        dense = weight.restored(quantizer.dense(packed))
-        setattr(module, name, nn.Parameter(dense, requires_grad=False))

@@ -12,6 +12,7 @@ BANK_FORMAT = 2  # of files of packed layers: these carry checksums
 
 
 def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
+    """Returns the folder of a bank. Its name depends on all that packed layers depend on."""
     calibrating = ("transformers",) if quantizer.calibrated else ()  # the model is run for it
     parts = {
         "format": BANK_FORMAT,
@@ -23,5 +24,5 @@ def bank_folder(info: ModelInfo, quantizer: Quantizer, store: Store) -> Path:
 
 
 def packed_path(folder: Path, layer: int, level: float) -> Path:
-    """Where a bank keeps a layer that is packed at a level."""
+    """Returns the file in which a bank keeps a layer that is packed at a level."""
     return folder / f"layer-{layer:03}-{level:g}bit.safetensors"

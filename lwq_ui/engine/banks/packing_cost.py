@@ -1,5 +1,5 @@
-"""What packing costs before it starts: bytes on the disk and about how many seconds. Imports no
-torch, so that the page can say it before torch is loaded."""
+"""Forecasts what packing costs: bytes on the disk, and about how many seconds. Imports no torch, so
+that the page can show it before torch is loaded."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .files import bank_folder, packed_path
 
 @dataclass(frozen=True)
 class PackingCost:
-    """`missing` of `layers` (a layer at two levels counts twice) are not packed yet; `bytes` and
-    `seconds` are what packing those takes."""
+    """`missing` of `layers` are not packed yet. `bytes` and `seconds` are what packing those takes.
+    A layer at two levels counts twice."""
 
     layers: int
     missing: int
@@ -38,7 +38,8 @@ def packing_cost(
     store: Store,
     device: str = "cpu",
 ) -> PackingCost:
-    """Of every layer at every level that the splits ask for, with what the disk has of them."""
+    """Returns the cost of packing every layer at every level that the splits ask for, less what is
+    on the disk already."""
     wanted = to_pack(splits)
     folder = bank_folder(info, quantizer, store)
     missing = [
@@ -64,8 +65,9 @@ def why_not_packed(
 
 @cache
 def speed(device: str = "cpu") -> Machine:
-    """How fast the device computes: measured in some milliseconds, once. A GPU is only asked where
-    torch is there already; until then the processor answers for it."""
+    """Returns how fast the device computes. It is measured once, in some milliseconds.
+
+    A GPU is only measured after torch has been imported. Until then the CPU stands in for it."""
     if device == "cuda" and "torch" in sys.modules:
         return _measured(*_gpu())
     a = np.ones((768, 768), np.float32)
@@ -99,7 +101,7 @@ def _measured(
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """The fastest of four runs: the first one wakes threads."""
+    """Returns the seconds of the fastest of four runs. The first one wakes threads."""
     runs = []
     for _ in range(4):
         began = time.perf_counter()

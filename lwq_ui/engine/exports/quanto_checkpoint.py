@@ -52,9 +52,11 @@ class QuantoCheckpoint(ModelExport):
     def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
         from optimum.quanto import quantization_map
 
+        from ..banks.composing import compose
+
         if message := odd_for_a_cpu(bank.loaded.info, split):
             log.warning("%s", message)
-        composed = bank.compose(split, run, to_write=True)
+        composed = compose(bank, split, run, to_write=True)
         composed.save_pretrained(folder)
         bank.loaded.tokenizer.save_pretrained(folder)
         qmap = json.dumps(quantization_map(composed), indent=1)

@@ -11,7 +11,8 @@ from ..quantizers import Quantizer
 
 def bank_of(loaded: LoadedModel, quantizer: Quantizer, store: Store) -> Bank:
     """Returns the one bank of this model and quantizer, shared by everybody who uses the model."""
-    if quantizer.name not in loaded.banks:
+    bank = loaded.banks.get(quantizer.name)
+    if not isinstance(bank, Bank):
         folder = bank_folder(loaded.info, quantizer, store)
-        loaded.banks[quantizer.name] = Bank(loaded, quantizer, folder, store.banks)
-    return loaded.banks[quantizer.name]
+        bank = loaded.banks[quantizer.name] = Bank(loaded, quantizer, folder, store.banks)
+    return bank

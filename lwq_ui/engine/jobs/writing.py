@@ -13,6 +13,7 @@ from ...core.config import Config, format_config
 from ...core.cost import model_cost
 from ...core.outputs import check_folder, new_folder, unwritable
 from ...core.run import Run
+from ..banks.composing import compose
 from ..configs import check_fingerprint, quantizer_of
 from ..exports import model_export
 from ..generation import fit_prompt, write_on
@@ -53,7 +54,7 @@ def generate(
     tokens, most = fit_prompt(loaded, prompt, max_tokens)
     bank = bank_of(loaded, quantizer, run.store)
     bank.fill([split], run)
-    quantized = bank.compose(split, run)
+    quantized = compose(bank, split, run)
     run.progress("Writing", None)
     writing = [quantized] if loaded.streamed else [loaded.model, quantized]
     for texts in write_on(writing, loaded, tokens, seed, most, run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -37,6 +37,12 @@ HEADROOM = 1.15  # weights, plus hidden states and de-quantized layers while com
 LEAST_PACKABLE = 0.5  # share of the layers' weights without which a split means little
 
 
+class PackedLayers(Protocol):
+    """What a model knows of its banks."""
+
+    folder: Path | None
+
+
 @dataclass
 class LoadedModel:
     """A model on its device. Everybody who chose it shares it; nothing ever changes its weights."""
@@ -47,7 +53,7 @@ class LoadedModel:
     tokenizer: Any
     walk: LayerWalk
     folder: Path
-    banks: dict[str, Any] = field(default_factory=dict)
+    banks: dict[str, PackedLayers] = field(default_factory=dict)  # by the quantizer's name
 
     @property
     def key(self) -> tuple[str, str, str]:

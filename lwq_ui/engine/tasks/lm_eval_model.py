@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from ...core.errors import UserError
+from ..banks.composing import compose
 from ..batches.request import Request
 from ..devices import release_memory
 from ..generation import OnlyNumbers
@@ -150,7 +151,7 @@ class SweepLM(HFLM):
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         self.written, self.texts = 0, len(requests)
         torch.manual_seed(SEED)  # sampled text: the same random numbers for every split
-        self._model = self.sweep.bank.compose(self.sweep.splits[self.current], self.sweep.run)
+        self._model = compose(self.sweep.bank, self.sweep.splits[self.current], self.sweep.run)
         self.positions = Positions(self._model)
         for layer in find_layers(self._model):  # modules of its own: the hooks go with it
             layer.register_forward_pre_hook(lambda *args: self.sweep.run.check())
