@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from lwq_ui.engine.banks.composing import compose
 from torch import Tensor
 
 from lwq_ui.core.allocation import to_pack
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.engine.banks.bank import Bank
+from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.models.layers import layer_weights, nbytes
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import calibrated, quantizer_named
