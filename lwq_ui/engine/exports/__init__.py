@@ -1,5 +1,5 @@
-"""Exports: a config, or a model at a split -> files that other programs read. A new one is one file
-and one entry here. Importing this room loads no torch."""
+"""Exports: a config, or a model at a split -> files that other programs read. A new export is one
+file and one entry here. Importing this room loads no torch."""
 
 from __future__ import annotations
 

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from ..banks.bank import Bank
     from ..models.loading import LoadedModel
 
-SHARD_BYTES = 4 * 2**30  # of one file, at about which the next is begun
+SHARD_BYTES = 4 * 2**30  # of weights in one file, before the next one is begun
 
 
 class GPTQCheckpoint(ModelExport):
+    """config.json and quantize_config.json, the weights in safetensors, and the tokenizer."""
+
     name = "gptqmodel"
     title = "GPTQ checkpoint"
     reader = (
@@ -65,8 +67,8 @@ class GPTQCheckpoint(ModelExport):
 
 
 def quantize_config(quantizer: Quantizer, split: Split, prefix: str) -> dict[str, Any]:
-    """Returns what GPTQModel reads from both quantize_config.json and config.json. Its rules for
-    layers at other levels than the most frequent one are in 'dynamic'."""
+    """Returns what GPTQModel reads from both quantize_config.json and config.json. The rules in
+    'dynamic' are for layers at other levels than the most frequent one."""
     usual = Counter(level for level in split if level != UNTOUCHED).most_common(1)[0][0]
     dynamic: dict[str, Any] = {}
     for level in sorted(set(split) - {usual}, reverse=True):
@@ -114,7 +116,7 @@ def checkpoint(bank: Bank, split: Split, prefix: str, run: Run) -> Iterator[tupl
 
 
 def layers_name(model: PreTrainedModel) -> str:
-    """Returns what the list of layers is called in a model: 'model.layers'."""
+    """Returns the name of the list of layers in a model: 'model.layers'."""
     from ..models.layers import find_layers
 
     layers = find_layers(model)
@@ -124,8 +126,8 @@ def layers_name(model: PreTrainedModel) -> str:
 def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, shard_bytes: int) -> None:
     """Writes model.safetensors, or several files with an index where that would be too large.
 
-    huggingface_hub's split_torch_state_dict_into_shards wants all tensors at once; this holds those
-    of one file."""
+    huggingface_hub's split_torch_state_dict_into_shards wants all tensors at once. This function
+    holds those of one file."""
     from safetensors.torch import save_file
 
     files: list[list[str]] = []
@@ -150,11 +152,11 @@ def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, shard_byte
     if len(files) == 1:
         (folder / "part-1").rename(folder / "model.safetensors")
         return
-    placed: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for number, names in enumerate(files, 1):
         file = f"model-{number:05}-of-{len(files):05}.safetensors"
         (folder / f"part-{number}").rename(folder / file)
-        placed |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": total}, "weight_map": placed}
+        file_of |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": file_of}
     text = json.dumps(index, indent=2)
     (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")

@@ -25,6 +25,8 @@ LOADED_GROUP = 128  # optimum-quanto's QModuleMixin knows no other, and stores n
 
 
 class QuantoCheckpoint(ModelExport):
+    """Needs nn.Linear modules, and groups of 128."""
+
     name = "quanto"
     title = "optimum-quanto checkpoint"
     reader = "optimum-quanto loads it by itself"
@@ -77,8 +79,8 @@ def outside_of_linear(loaded: LoadedModel, split: Split) -> str:
 
 
 def odd_for_a_cpu(info: ModelInfo, split: Split) -> str:
-    """Returns a sentence where optimum-quanto's kernels for a CPU do not take weights of this
-    model, "" where they do. This program computes with such weights in another way."""
+    """Returns a sentence where optimum-quanto's kernels for a CPU cannot compute with weights of
+    this model; "" where they can. This program computes with such weights in another way."""
     for layer, level in zip(info.layers, split, strict=True):
         for w in layer.weights:
             rows = level == 4 and w.rows % 16 and w.columns > LOADED_GROUP

@@ -43,8 +43,9 @@ PROCESS_BYTES = 700 * 2**20  # of Python with GPTQModel in it
 
 
 class GPTQ(Calibrated):
-    """Groups along the input axis, the last one smaller where the size does not divide. Inputs of
-    a layer are what the layers before it make of the text when quantized at the same level."""
+    """Quantizes with groups along the input axis. The last group is smaller where the size does not
+    divide. A layer's inputs are what the layers before it make of the text, quantized at the same
+    level."""
 
     family = "gptq"
     heading = "GPTQ"
@@ -58,7 +59,7 @@ class GPTQ(Calibrated):
         "group": Option("Group size", "groups of {}", 128, choices=(128, 64, 32)),
         **TEXT_OPTIONS,
     }
-    symmetric = (8, 4)  # levels without zero-points of their own
+    symmetric = (8, 4)  # levels whose groups have no zero-points of their own
 
     @property
     def group_size(self) -> int:
@@ -78,7 +79,7 @@ class GPTQ(Calibrated):
         )
 
     def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:
-        """Words of 32 bits, scales of 16, and the group of each input."""
+        """Returns the bytes of words of 32 bits, scales of 16 bits, and the group of each input."""
         rows, columns, bits = weight.rows, weight.columns, int(level)
         groups = -(-columns // self.group_size)
         words = -(-columns * bits // 32) * rows + groups * -(-rows * bits // 32)
@@ -87,8 +88,9 @@ class GPTQ(Calibrated):
     def seconds(
         self, info: ModelInfo, wanted: Sequence[tuple[int, float]], machine: Machine
     ) -> float:
-        """A level is quantized from the first layer to the last one wanted; every token passes a
-        layer about three times, and the inputs of each matrix are multiplied with themselves."""
+        """Returns the seconds for each level, from the first layer to the last one wanted. Every
+        token passes a layer about three times. The inputs of each matrix are multiplied with
+        themselves."""
         length = min(self.chosen["tokens"], info.max_tokens or self.chosen["tokens"])
         tokens = self.chosen["documents"] * length
         total = 0.0
@@ -111,6 +113,8 @@ class GPTQ(Calibrated):
         run: Run,
         folder: Path | None,
     ) -> PackedLayers:
+        """Quantizes level after level. After a stop it goes on with the layer that it was at, from
+        a state file in `folder`. Raises UserError where GPTQModel fails, Stopped."""
         sequences = [s for s in self.sequences(loaded) if len(s) >= SHORTEST]
         if not sequences:
             raise UserError(
@@ -135,7 +139,8 @@ class GPTQ(Calibrated):
         wanted: Sequence[tuple[int, float]],
         sequences: Sequence[Sequence[int]],
     ) -> None:
-        """Raises UserError for what can be known before hours of work."""
+        """Raises UserError for what can be known before hours of work: weights that GPTQModel does
+        not quantize, and too little memory."""
         from ..devices import machine_memory
 
         info = loaded.info
@@ -222,7 +227,8 @@ class GPTQ(Calibrated):
         return packed
 
     def tensors(self, packed: GPTQWeight) -> dict[str, Tensor]:
-        """As a GPTQ checkpoint has them, and one without numbers for the weight's first dtype."""
+        """Returns the tensors of a GPTQ checkpoint, and an empty one of the weight's first
+        dtype."""
         return {part: getattr(packed, part) for part in (*PARTS, "like")}
 
     def restore(self, tensors: dict[str, Tensor], spec: WeightSpec, level: float) -> GPTQWeight:
@@ -235,24 +241,26 @@ class GPTQ(Calibrated):
 
 
 def is_installed() -> bool:
-    """Not imported: that changes other libraries."""
+    """Returns whether GPTQModel is there. It is not imported, since that changes other
+    libraries."""
     return importlib.util.find_spec("gptqmodel") is not None
 
 
 def weights_of(loaded: LoadedModel, layer: int) -> list[LayerWeight]:
+    """Returns the weights of a layer that are quantized."""
     from ..models.layers import layer_weights
 
     return layer_weights(loaded.walk.layers[layer])
 
 
 def module_name(weight: LayerWeight) -> str:
-    """In its layer: 'self_attn.q_proj'."""
+    """Returns the name of its module within the layer: 'self_attn.q_proj'."""
     return weight.name.rpartition(".")[0]
 
 
 def state_path(folder: Path | None, level: float) -> Path | None:
-    """Returns the file for what enters the layer after the last one quantized at this level. It is
-    there until all are: from there the next run goes on."""
+    """Returns the file that keeps what enters the next layer to quantize at this level. The next
+    run goes on from it. It is deleted when all layers are quantized."""
     return folder / f"next-{level:g}bit.safetensors" if folder else None
 
 
@@ -271,8 +279,8 @@ def reached(folder: Path | None, level: float) -> int:
 
 
 def keep_state(state: Path | None, entering: Path, layer: int) -> None:
-    """Keeps what enters a layer, where there is such a file. GPTQModel writes none for a model
-    whose layers look at earlier ones, too."""
+    """Keeps what enters a layer, if the worker has written it. It writes nothing for a model whose
+    layers look at earlier ones, too."""
     from safetensors.torch import load_file
 
     from ..sealed import sealed
@@ -284,8 +292,8 @@ def keep_state(state: Path | None, entering: Path, layer: int) -> None:
 def wait_for(
     packed: Path, process: subprocess.Popen[bytes], layer: int, info: ModelInfo, run: Run
 ) -> None:
-    """Waits until the process has written a layer's file. Raises UserError where it has ended
-    without, and Stopped."""
+    """Waits until the process has written a layer's file. Raises UserError where the process ends
+    before that, and Stopped."""
     while not packed.exists():
         run.check()
         if process.poll() is not None and not packed.exists():
@@ -295,8 +303,8 @@ def wait_for(
 
 @contextmanager
 def working(out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The worker at work on `out`/job.json. It ends with this context, and with this process: its
-    standard input is a pipe that closes then."""
+    """Starts the worker on `out`/job.json. The worker ends with this context. It also ends with
+    this process, since its standard input is a pipe that closes then."""
     from huggingface_hub import constants
 
     environment = {
@@ -323,6 +331,7 @@ def working(out: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def failure(out: Path, code: int, layer: int, info: ModelInfo) -> UserError:
+    """Returns the error that explains why the worker ended with `code`, from its error.json."""
     output = (out / "log.txt").read_text(encoding="utf-8", errors="replace")
     log.info("GPTQModel ended with code %s. The end of its output:\n%s", code, output[-8000:])
     try:

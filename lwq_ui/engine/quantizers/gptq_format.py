@@ -1,6 +1,7 @@
-"""GPTQ's own format, version 1 ("gptq"), as GPTQModel 7.6 stores it: integers of 2, 3, 4 or 8 bits
-as one little-endian stream of bits in int32 words, a scale and a zero-point for each group of
-inputs, and zero-points less one.
+"""GPTQ's own format, version 1 ("gptq"), as GPTQModel 7.6 stores it.
+
+Integers of 2, 3, 4 or 8 bits are one little-endian stream of bits in int32 words. Each group of
+inputs has a scale and a zero-point. Zero-points are stored less one.
 
     qweight [columns * bits / 32, rows]    values of one output under each other
     qzeros  [groups, rows * bits / 32]
@@ -17,13 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# GPTQModel takes these ones from whole words, so that a field borrows from the next one, and adding
-# them gives that back. At 3 bits fields lie across words, and it counts down in each by itself.
+# GPTQModel subtracts these ones from whole words, so that a field borrows from the next one. Adding
+# them gives that back. At 3 bits fields lie across words, and it subtracts from each field.
 ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
 
 
 @dataclass(frozen=True)
 class GPTQWeight:
+    """A matrix [rows, columns] as it is stored."""
+
     qweight: Tensor
     qzeros: Tensor
     scales: Tensor
@@ -33,7 +36,7 @@ class GPTQWeight:
     group: int
 
     def dense(self) -> Tensor:
-        """[rows, columns] in the weight's first dtype."""
+        """Returns the matrix [rows, columns] in the weight's first dtype."""
         rows, columns = self.scales.shape[1], self.g_idx.shape[0]
         if self.bits == 3:
             zeros = (unpack(self.qzeros, 3)[:, :rows] + 1) & 7
@@ -53,7 +56,8 @@ class GPTQWeight:
 
 
 def unpack(words: Tensor, bits: int) -> Tensor:
-    """int32 [n, words] -> uint8 [n, 32 * words / bits], rounded down."""
+    """Returns the integers in words: int32 [n, words] -> uint8 [n, 32 * words / bits]. The count is
+    rounded down."""
     stream = words.contiguous().view(torch.uint8)
     if bits == 8:
         return stream

@@ -1,16 +1,27 @@
-"""GPTQModel at work, in a process of its own: importing it changes torch, transformers and
-safetensors, and sends the Hub's cache to a temporary folder. Started by path, so that it imports
-nothing of this program:
+"""Runs GPTQModel in a process of its own. Importing GPTQModel changes torch, transformers and
+safetensors, and sends the Hub's cache to a temporary folder.
+
+The process is started by path, so that it imports nothing of this program:
 
     python gptq_worker.py job.json
 
-The job: `model` (a folder), `dtype`, `device`, `bits`, `group`, `sym`, `sequences` (lists of
-tokens), `weights` (the modules of a layer that must be quantized), `start` and `last` (layers),
-`state` (a file: what enters layer `start`; null at 0), and `out`, a folder. For each finished layer
-`layer-<i>.safetensors` appears there, "<module>.<qweight, qzeros, scales or g_idx>", and before it
-`state-<i + 1>.safetensors`, what enters the next layer (unless layers look at earlier ones, too, so
-that nobody could go on from there); `error.json` where it cannot go on. It ends
-when its standard input does, so it never outlives the program.
+The job has these fields:
+
+- `model` (a folder), `dtype`, `device`, `bits`, `group`, `sym`;
+- `sequences`: the documents, as lists of tokens;
+- `weights`: the modules of a layer that must be quantized;
+- `start` and `last`: the first and the last layer to quantize;
+- `state`: a file with what enters layer `start`; null at 0;
+- `out`: the folder for results.
+
+For each finished layer two files appear in `out`:
+
+- `state-<i + 1>.safetensors`: what enters the next layer. It is left out where layers look at
+  earlier ones, too: then no run could go on from there.
+- `layer-<i>.safetensors`, after it: "<module>.<qweight, qzeros, scales or g_idx>".
+
+`error.json` appears where the work fails. The process ends when its standard input does, so it
+never outlives the program.
 """
 
 from __future__ import annotations
@@ -46,8 +57,8 @@ def main(job: dict[str, Any]) -> None:
         doing = "load"
         model = GPTQModel.load(job["model"], config, dtype=getattr(torch, job["dtype"]))
         blocks = model.simple_layer_modules(model.model.config, config)
-        if lacking := sorted(set(job["weights"]) - {name for block in blocks for name in block}):
-            raise LookupError(lacking[0])
+        if missing := sorted(set(job["weights"]) - {name for block in blocks for name in block}):
+            raise LookupError(missing[0])
         doing = "quantize"
         steps = Steps(job, model)
 
@@ -60,14 +71,14 @@ def main(job: dict[str, Any]) -> None:
         model.quantize(texts, batch_size=1)  # no batches, so no padding
     except BaseException as e:
         text = next(iter(str(e).strip().splitlines()), "")
-        told = {"doing": doing, "kind": type(e).__name__, "text": text[:200]}
-        replace(out / "error.json", json.dumps(told).encode())
+        message = {"doing": doing, "kind": type(e).__name__, "text": text[:200]}
+        replace(out / "error.json", json.dumps(message).encode())
         raise
 
 
 class Steps:
-    """GPTQModel's own hook between the layers (its checkpoints use it): hands layers out, and goes
-    on from where an earlier run was."""
+    """GPTQModel's own hook between the layers, which its checkpoints use. It hands layers out, and
+    goes on from where an earlier run was."""
 
     def __init__(self, job: dict[str, Any], model: Any):
         self.job = job
@@ -75,7 +86,7 @@ class Steps:
         self.out = Path(job["out"])
 
     def on_start(self, context: Any) -> int:
-        """-> the layer to begin with. What enters it takes the place of what enters the first."""
+        """Returns the layer to begin with. What enters it replaces what enters the first layer."""
         self.cache = context.processors[0].inputs_cache
         self.shared = context.shared_state
         if self.job["state"]:
@@ -89,6 +100,7 @@ class Steps:
         return self.job["start"]
 
     def on_boundary(self, boundary: Any) -> None:
+        """Writes the layer that is packed, and what enters the next one."""
         from safetensors.torch import load_file, save
 
         boundary.quiesce()  # the layer is packed

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class Quanto(PerMatrix):
-    """Paper section 3.3.1: scale and shift of a group from its plain minimum and maximum. At 8 bits
-    optimum-quanto is symmetric."""
+    """Takes a group's scale and shift from its plain minimum and maximum (paper section 3.3.1). At
+    8 bits optimum-quanto is symmetric."""
 
     family = "quanto"
     heading = "Quanto, Max (the paper's)"
@@ -32,7 +32,7 @@ class Quanto(PerMatrix):
     options: ClassVar[Mapping[str, Option]] = {
         "group": Option("Group size", "groups of {}", 128, choices=(128, 64, 32))
     }
-    passes = 200  # over a weight's bytes to pack it: about what it takes, for the forecast
+    passes = 200  # packing takes about as long as so many passes over a weight's bytes
 
     @property
     def group_size(self) -> int:
@@ -43,7 +43,7 @@ class Quanto(PerMatrix):
         return {"optimizer": "MaxOptimizer"}
 
     def optimizer(self) -> Any:
-        """Finds scale and shift of every group, at 2 and 4 bits."""
+        """Returns what finds the scale and shift of every group at 2 and 4 bits."""
         from optimum.quanto import MaxOptimizer
 
         return MaxOptimizer()
@@ -84,7 +84,7 @@ class Quanto(PerMatrix):
 
         from . import quanto_kernels  # noqa: F401
 
-        where = {"size": (spec.rows, spec.columns), "stride": (spec.columns, 1)}
+        shape = {"size": (spec.rows, spec.columns), "stride": (spec.columns, 1)}
         if level == 8:
             axis = 0 if spec.rows > 1 else None
             return WeightQBytesTensor.load_from_state_dict(
@@ -94,7 +94,7 @@ class Quanto(PerMatrix):
                 axis=axis,
                 activation_qtype=None,
                 missing_keys=[],
-                **where,
+                **shape,
             )
         return WeightQBitsTensor.load_from_state_dict(
             dict(tensors),
@@ -103,7 +103,7 @@ class Quanto(PerMatrix):
             axis=0,
             group_size=self._group(spec.columns),
             missing_keys=[],
-            **where,
+            **shape,
         )
 
     def dense(self, packed: Any) -> Tensor:
@@ -117,7 +117,7 @@ class Quanto(PerMatrix):
 
         quantized = QLinear.from_module(linear, weights=self._qtype(level))
         quantized.bias = linear.bias
-        for scale in ("input_scale", "output_scale"):  # beside an absent weight
+        for scale in ("input_scale", "output_scale"):  # a streamed layer's are on the meta device
             setattr(quantized, scale, torch.ones((), dtype=packed.dtype, device=packed.device))
         compiled = packed.device.type == "cuda" and packed.dtype == torch.float16  # with nvcc
         odd = packed.shape[0] % 16 > 0  # torch's 4-bit kernel for a CPU refuses such rows
@@ -138,7 +138,7 @@ class Quanto(PerMatrix):
 
 
 class SearchedQuanto(Quanto):
-    """Scale and shift found by an optimizer of our own, from quanto_optimizers.py."""
+    """Has an optimizer of our own, from quanto_optimizers.py, find scale and shift."""
 
     found_by: ClassVar[str]
 
@@ -153,7 +153,8 @@ class SearchedQuanto(Quanto):
 
 
 class QuantoHQQ(SearchedQuanto):
-    """Half-quadratic quantization (Badri and Shaji 2023): a shift of smaller mean error."""
+    """Half-quadratic quantization (Badri and Shaji 2023): it finds a shift of smaller mean
+    error."""
 
     family = "quanto-hqq"
     heading = "Quanto, HQQ"
@@ -165,7 +166,7 @@ class QuantoHQQ(SearchedQuanto):
 
 
 class QuantoClip(SearchedQuanto):
-    """The least squared error of every group, by searching ranges that cut off its extremes."""
+    """Searches ranges that cut off a group's extremes, for the least squared error of the group."""
 
     family = "quanto-clip"
     heading = "Quanto, clip search"

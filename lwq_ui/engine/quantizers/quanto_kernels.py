@@ -1,4 +1,4 @@
-"""What optimum-quanto computes with, where its own choice fails:
+"""Replaces three kernels of optimum-quanto, where its own choice fails:
 
 - It unpacks 2- and 4-bit values with a kernel that it compiles at first use: half a minute where
   there is a compiler, an error where there is none (and on CUDA it wants nvcc).
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from optimum import quanto  # noqa: F401  (registers the kernels that are replaced here)
-from optimum.quanto.library import qbytes_mm as theirs
+from optimum.quanto.library import qbytes_mm as original
 from optimum.quanto.tensor.weights.tinygemm import qbits as tinygemm
 from torch import Tensor
 
@@ -21,26 +21,28 @@ ALIGNED = 64  # bytes, as torch allocates
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
-    """uint8 [rows, ...] with 8/bits values in each byte -> uint8 [rows * 8/bits, ...]: first the
-    lowest bits of every row, then the next ones."""
+    """Returns the values in bytes: uint8 [rows, ...] with 8/bits values in each byte -> uint8
+    [rows * 8/bits, ...]. The lowest bits of all rows come first, then the next ones."""
     mask = 2**bits - 1
     return torch.cat([(packed >> shift) & mask for shift in range(0, 8, bits)])
 
 
 def qbytes_mm(activations: Tensor, weights: Tensor, scales: Tensor) -> Tensor:
-    """activations [tokens, columns], 8-bit weights [rows, columns], a scale for each row ->
-    [tokens, rows]. By torch's kernel only where it is safe."""
+    """Returns activations times weights: activations [tokens, columns], 8-bit weights [rows,
+    columns], a scale for each row -> [tokens, rows]. torch's kernel is used only where it is
+    safe."""
     if activations.dtype == weights.dtype == torch.int8:
-        return theirs.qbytes_int_mm(activations, weights, scales)
-    safe = weights.shape[1] % ROW == 0 and whole(weights)
+        return original.qbytes_int_mm(activations, weights, scales)
+    safe = weights.shape[1] % ROW == 0 and is_safe(weights)
     if activations.dtype == torch.bfloat16 and weights.dtype == torch.int8 and safe:
-        if not whole(activations):
+        if not is_safe(activations):
             activations = activations.clone(memory_format=torch.contiguous_format)
-        return theirs.qbytes_int8pack_mm(activations, weights, scales)
-    return theirs.qbytes_mm(activations, weights, scales)
+        return original.qbytes_int8pack_mm(activations, weights, scales)
+    return original.qbytes_mm(activations, weights, scales)
 
 
-def whole(tensor: Tensor) -> bool:
+def is_safe(tensor: Tensor) -> bool:
+    """Returns whether torch's kernel reads within this memory."""
     return tensor.is_contiguous() and tensor.data_ptr() % ALIGNED == 0
 
 

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
     from ..models.loading import LoadedModel
 
-PASSES = 100  # over a weight's float32 to pack it: about what it takes, for the forecast
+PASSES = 100  # packing takes about as long as so many passes over a weight's float32
 COLUMN_SECONDS = 6e-5  # to start the operations on one column, on any device
 
 
 class SpQR(Calibrated):
-    """Every layer is packed with what enters it in the *unquantized* model, so its packed form does
-    not depend on the levels of the layers before it, and any split can be composed of the bank. The
+    """Packs every layer with what enters it in the *unquantized* model. So its packed form does not
+    depend on the levels of the layers before it, and any split can be composed of the bank. The
     published code quantizes layer after layer, each with what the quantized ones before it give.
 
-    The paper fixes a threshold of sensitivity, and the share of outliers is what comes of it. Here
-    the share is given and the threshold follows for every matrix, so that its bytes are known
-    before it is packed."""
+    The paper fixes a threshold of sensitivity, and the share of outliers follows from it. Here the
+    share is fixed, and the threshold of every matrix follows from it. So the bytes are known before
+    a matrix is packed."""
 
     family = "spqr"
     heading = "SpQR-like (3 bits, outliers)"
@@ -57,7 +57,7 @@ class SpQR(Calibrated):
         return " / ".join(map(share, pair))
 
     def level_named(self, text: str) -> float:
-        """'1%' or '3.945' -> 3.945."""
+        """Returns the level that a text means: '1%' or '3.945' -> 3.945."""
         for level in self.levels:
             if text.replace(" ", "") in (f"{level:g}", share(level).replace(" ", "")):
                 return level
@@ -68,8 +68,8 @@ class SpQR(Calibrated):
         return UserError(f"{self.title} has no level {text}, only these (outliers): {levels}.")
 
     def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:
-        """All that is stored: SpQR's own count leaves out groups that are cut short at the edge of
-        the matrix, and where a row's outliers begin."""
+        """Returns the bytes of all that is stored. SpQR's own count leaves out where a row's
+        outliers begin, and groups that are cut short at the edge of the matrix."""
         groups = -(-weight.columns // GROUP)
         blocks = -(-weight.rows // GROUP)
         outliers = outlier_count(weight.numel, level)
@@ -106,7 +106,7 @@ class SpQR(Calibrated):
         run: Run,
         folder: Path | None,
     ) -> PackedLayers:
-        """Packs in one pass over the layers up to the last one wanted. A pass that is stopped goes
+        """Packs in one pass over the layers up to the last one wanted. After a stop the pass goes
         on where it was. Raises UserError for the fused experts of a mixture."""
         from .spqr_calibration import pack_layers
 

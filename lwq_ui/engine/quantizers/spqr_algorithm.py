@@ -1,7 +1,7 @@
 """SpQR for one matrix: Dettmers et al. 2023, Algorithm 1, vectorised over rows.
 
-Between taking a matrix in and giving it back everything here is [columns, rows]: the algorithm
-goes from column to column, and each then lies together in memory.
+`packed` takes a matrix [rows, columns], and `Packed.dense` returns one. Everything between is
+[columns, rows]: the algorithm goes from column to column, and a column then is contiguous.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ TINY = 1e-30  # no division by the scale of a group of zeros
 class Packed:
     """A matrix [rows, columns] as it is stored:
 
-    - `values`, `scales`, `zeros`: eight numbers of 3 bits in three bytes; a value per weight in the
-      order of the matrix, a scale and a zero per group of 16 columns [groups, rows];
+    - `values`, `scales`, `zeros`: eight numbers of 3 bits in three bytes. There is a value per
+      weight in the order of the matrix, and a scale and a zero per group of 16 columns [groups,
+      rows];
     - `statistics` [groups, blocks of 16 rows, 4], float16: least scale, step of scales, least zero,
       step of zeros;
-    - `starts` [rows + 1], int32, `columns` and `outliers`: of row r the outliers from starts[r] to
-      starts[r + 1]. Outliers of a float32 matrix are float16, with 11 significant bits where
-      bfloat16 has 8: SpQR's count gives them 16, and no weight needs bfloat16's range;
-    - `like`: nothing, in the matrix' own dtype."""
+    - `starts` [rows + 1], int32, `columns` and `outliers`: row r has the outliers from starts[r] to
+      starts[r + 1]. Outliers of a float32 matrix are float16, since SpQR's count gives them 16
+      bits. float16 has 11 significant bits where bfloat16 has 8, and no weight needs bfloat16's
+      range;
+    - `like`: an empty tensor of the matrix' own dtype."""
 
     rows: int
     columns: int
     tensors: dict[str, Tensor]
 
     def dense(self) -> Tensor:
+        """Returns the matrix [rows, columns] in its own dtype."""
         rows, columns, stored = self.rows, self.columns, self.tensors
         groups = -(-columns // GROUP)
         codes = unpack(stored["values"], rows * columns).view(rows, columns)
@@ -60,44 +63,50 @@ class Packed:
 
 
 def inverse_root(hessian: Tensor) -> Tensor:
-    """H [columns, columns] -> upper triangular U with U^T U = (H + damping)^-1, float32.
+    """Returns an upper triangular U with U^T U = (H + damping)^-1: H [columns, columns] -> float32
+    [columns, columns].
 
-    The damping also gives inputs that were zero throughout the text a little weight, so that their
-    columns are rounded like any other (the published code sets them to zero). In float64, which
-    the damping makes well conditioned whatever H is; on an mps device, which has none, on the CPU.
+    The damping also gives a little weight to inputs that were zero throughout the text. So their
+    columns are rounded like any other, while the published code sets them to zero.
+
+    It computes in float64, where the damping makes any H well conditioned. An mps device has no
+    float64, so the CPU computes for it.
     """
-    there = hessian.device
-    h = hessian.to("cpu" if there.type == "mps" else there).double()
+    device = hessian.device
+    h = hessian.to("cpu" if device.type == "mps" else device).double()
     diagonal = h.diagonal()
     diagonal += DAMPING * diagonal.mean() or 1
     # The Cholesky factor from the last column to the first: H = R R^T with R upper triangular, so
     # H^-1 = R^-T R^-1, and no inverse has to be factored.
     r = torch.linalg.cholesky(h.flip(0, 1)).flip(0, 1)
     eye = torch.eye(len(r), dtype=r.dtype, device=r.device)
-    return torch.linalg.solve_triangular(r, eye, upper=True).float().to(there)
+    return torch.linalg.solve_triangular(r, eye, upper=True).float().to(device)
 
 
 def fit(group: Tensor) -> tuple[Tensor, Tensor]:
-    """[columns of a group, rows] -> scale and zero [rows], so that 3-bit numbers times the scale,
-    after the zero is taken away, reach from the least to the largest weight. The range holds 0, so
-    a weight that is left out of a fit is replaced by 0, and zeros stay within 0..7."""
+    """Returns scale and zero of a group: [columns of the group, rows] -> [rows] each.
+
+    3-bit numbers, less the zero and times the scale, reach from the least to the largest weight.
+    The range holds 0. So a weight that is left out of a fit is replaced by 0, and zeros stay within
+    0..7."""
     low, high = group.amin(0).clamp_max(0), group.amax(0).clamp_min(0)
     scale = (high - low) / MOST
     return scale, torch.where(scale > 0, -low / scale, MOST / 2)
 
 
 def coded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """The nearest of the eight numbers, as float."""
+    """Returns the nearest of the eight numbers, as float."""
     return (x / scale.clamp_min(TINY) + zero).round_().clamp_(0, MOST)
 
 
 def gains(matrix: Tensor, root: Tensor) -> Tensor:
-    """matrix [columns, rows] -> by how much the error of a weight's group shrinks when the weight
-    is left out of it (`outliers` in Algorithm 1): error(group) - error(group without the weight),
-    where error is the sum of (w - quantized w)^2 / U_jj^2, each group fitted to what is in it.
+    """Returns by how much the error of a weight's group shrinks when the weight is left out of it
+    (`outliers` in Algorithm 1): matrix [columns, rows] -> [columns, rows].
 
-    Leaving a weight out changes the fit only where it is the least or the largest."""
-    found = torch.empty_like(matrix)
+    This is error(group) - error(group without the weight). The error is the sum of
+    (w - quantized w)^2 / U_jj^2, and each group is fitted to what is in it. Leaving a weight out
+    changes the fit only where the weight is the least or the largest."""
+    shrinking = torch.empty_like(matrix)
     importance = root.diagonal().square().reciprocal()[:, None]
 
     def errors(group: Tensor, fitted: Tensor, weight: Tensor) -> Tensor:
@@ -111,13 +120,15 @@ def gains(matrix: Tensor, root: Tensor) -> Tensor:
         for extreme in (group.argmin(0, keepdim=True), group.argmax(0, keepdim=True)):
             left = errors(group, group.scatter(0, extreme, 0), weight).scatter_(0, extreme, 0)
             gain.scatter_(0, extreme, (whole.sum(0) - left.sum(0))[None])
-        found[start : start + GROUP] = gain
-    return found
+        shrinking[start : start + GROUP] = gain
+    return shrinking
 
 
 def two_levels(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x [rows] (scales or zeros of a group of columns) -> 3-bit numbers [rows], the least and the
-    step of every 16 rows [blocks] as float16, and x as these give it."""
+    """Quantizes the scales or zeros of a group of columns, x [rows].
+
+    Returns 3-bit numbers [rows], the least and the step of every 16 rows [blocks] as float16, and x
+    as it is restored from these."""
     blocks = -(-len(x) // GROUP)
     at = torch.arange(blocks * GROUP, device=x.device).clamp_max_(len(x) - 1)
     block = x[at].view(blocks, GROUP)  # the last row fills the last block up
@@ -130,18 +141,21 @@ def two_levels(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def leveled(codes: Tensor, least: Tensor, step: Tensor) -> Tensor:
-    """codes [groups, rows], least and step [groups, blocks] -> scales or zeros [groups, rows]."""
+    """Restores scales or zeros: codes [groups, rows], least and step [groups, blocks] -> [groups,
+    rows]."""
     low, width = (s.repeat_interleave(GROUP, 1)[:, : codes.shape[1]] for s in (least, step))
     return low + codes * width
 
 
 def quantize(matrix: Tensor, root: Tensor, outlier: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """matrix [columns, rows] in float32, which is changed to what is left to represent (its weights
-    with the errors of earlier columns taken over), root as `inverse_root` gives it, outlier
-    [columns, rows] -> 3-bit numbers [columns, rows] and the groups' scales, zeros and statistics.
+    """Returns 3-bit numbers [columns, rows], and the groups' scales, zeros and statistics.
 
-    The loop of Algorithm 1, which is GPTQ's: a column's error, divided by U_jj, times the row U_j
-    is taken from the later columns. An outlier has no error: its value in `matrix` is kept."""
+    `matrix` [columns, rows] is float32. It changes to what is left to represent: its weights with
+    the errors of earlier columns taken over. `root` is as `inverse_root` returns it, and `outlier`
+    [columns, rows] a mask.
+
+    The loop of Algorithm 1 is GPTQ's. A column's error, divided by U_jj, times the row U_j is
+    subtracted from the later columns. An outlier has no error: its value in `matrix` is kept."""
     columns = len(matrix)
     codes = torch.empty_like(matrix, dtype=torch.uint8)
     errors = torch.empty_like(matrix)
@@ -178,16 +192,16 @@ def quantize(matrix: Tensor, root: Tensor, outlier: Tensor) -> tuple[Tensor, dic
 
 
 def most_useful(gain: Tensor, count: int) -> Tensor:
-    """The `count` weights of the largest gain, as a mask: the threshold of Algorithm 1, set for
-    this matrix so that the share is exact."""
+    """Returns a mask of the `count` weights of the largest gain. So the threshold of Algorithm 1 is
+    set for this matrix, and the share is exact."""
     mask = torch.zeros_like(gain, dtype=torch.bool)
     mask.view(-1)[gain.flatten().topk(count, sorted=False).indices] = True
     return mask
 
 
 def packed(weight: Tensor, root: Tensor, outlier: Tensor) -> Packed:
-    """weight [rows, columns], the inverse root of its inputs' Hessian, and its outliers
-    [columns, rows]."""
+    """Packs a weight [rows, columns]. `root` is the inverse root of its inputs' Hessian, and
+    `outlier` [columns, rows] a mask."""
     rows, columns = weight.shape
     left = weight.T.float().contiguous()
     if left.data_ptr() == weight.data_ptr():
@@ -213,7 +227,8 @@ def packed(weight: Tensor, root: Tensor, outlier: Tensor) -> Packed:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Numbers 0..7 of any shape -> bytes, eight in three; the last eight are filled up with 0."""
+    """Returns numbers 0..7 of any shape as bytes, eight in three. The last eight are filled up with
+    zeros."""
     flat = codes.reshape(-1).to(torch.int32)
     eights = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
     words = torch.zeros_like(eights[:, 0])
@@ -223,7 +238,7 @@ def pack(codes: Tensor) -> Tensor:
 
 
 def unpack(stored: Tensor, count: int) -> Tensor:
-    """Bytes as `pack` gives them -> the first `count` numbers, uint8."""
+    """Returns the first `count` numbers of bytes that `pack` returned, uint8."""
     threes = stored.view(-1, 3).to(torch.int32)
     words = threes[:, 0] | threes[:, 1] << 8 | threes[:, 2] << 16
     shifts = torch.arange(0, 8 * BITS, BITS, dtype=torch.int32, device=stored.device)

@@ -1,4 +1,5 @@
-"""The pass that packs a model's layers by SpQR: what enters their weights, then Algorithm 1."""
+"""Packs a model's layers by SpQR in one pass: sees what enters their weights, then runs Algorithm
+1."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def pack_layers(
     folder: Path | None,
 ) -> PackedLayers:
     """Yields these (layer, level), packed. `sequences` are token ids. A pass that ends early is
-    kept in `folder`. Raises UserError and Stopped."""
+    kept in `folder`. Raises Stopped, and UserError where a weight cannot be packed."""
     levels: dict[int, list[float]] = defaultdict(list)
     for layer, level in wanted:
         levels[layer].append(level)
@@ -53,13 +54,14 @@ class Hessians:
 
     def __init__(self, weights: Sequence[LayerWeight]):
         self.weights = weights
-        self.first: dict[nn.Module, nn.Module] = {}  # of those that get the same tensor
+        self.first: dict[nn.Module, nn.Module] = {}  # -> the first that gets the same tensor
         self.sums: dict[nn.Module, Tensor] = {}
         self.tokens: dict[nn.Module, int] = defaultdict(int)
 
     @contextmanager
     def watching(self, real: Tensor) -> Iterator[None]:
-        """While it lasts the layer computes a batch; `real` [batch, tokens] is false on padding."""
+        """Adds what enters the modules while the layer computes a batch. `real` [batch, tokens] is
+        false on padding."""
         seen: list[tuple[Tensor, nn.Module]] = []
 
         def see(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -78,7 +80,8 @@ class Hessians:
                 hook.remove()
 
     def add(self, module: nn.Module, x: Tensor, real: Tensor) -> None:
-        """x [batch * tokens, inputs], real [batch * tokens]."""
+        """Adds tokens to a module's sum: x [batch * tokens, inputs], real [batch * tokens]. Raises
+        UserError where the module sees other tokens than the layer."""
         if len(x) != len(real):
             name = next(w.name for w in self.weights if w.module is module)
             raise unseen(name)
@@ -90,18 +93,19 @@ class Hessians:
             self.sums[module] = x.T @ x
 
     def by_input(self) -> Iterator[tuple[Tensor, list[LayerWeight]]]:
-        """Each H, and the weights whose inputs it is of. Raises UserError for a weight that nothing
-        entered."""
-        together: dict[nn.Module, list[LayerWeight]] = defaultdict(list)
+        """Yields each H with the weights that share its inputs. Raises UserError for a weight that
+        nothing entered."""
+        sharing: dict[nn.Module, list[LayerWeight]] = defaultdict(list)
         for w in self.weights:
             if w.module not in self.first:
                 raise unseen(w.name)
-            together[self.first[w.module]].append(w)
-        for module, weights in together.items():
+            sharing[self.first[w.module]].append(w)
+        for module, weights in sharing.items():
             yield self.sums.pop(module).mul_(2 / self.tokens[module]), weights
 
 
 def unseen(name: str) -> UserError:
+    """Returns the error for a weight that does not see every token of the text."""
     return UserError(
         f"SpQR cannot pack {name}: it has to see what enters a weight for every token of the text, "
         "and here it does not, as with the experts of a mixture. Choose Quanto instead."
@@ -109,8 +113,8 @@ def unseen(name: str) -> UserError:
 
 
 class SpQRPacking(Rider):
-    """Sees what enters the weights of a layer, then packs it at every level asked for: `packed` has
-    the layer at hand, level -> weight name -> packed weight."""
+    """Sees what enters the weights of a layer, then packs it at each of its `levels`. `packed` has
+    the layer that was packed last: level -> weight name -> packed weight."""
 
     needs_states = True
 

@@ -1,4 +1,4 @@
-"""What SpQR stores of a matrix, in numbers. Imports no torch."""
+"""The numbers of what SpQR stores of a matrix. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ PER_MILLE: Mapping[float, int] = {
 
 
 def share(level: float) -> str:
+    """Returns the share of outliers in words: '0.5 %'."""
     return f"{PER_MILLE[level] / 10:g} %"
 
 
 def outlier_count(numel: int, level: float) -> int:
-    """Outliers of a matrix of so many weights, rounded to the nearest."""
+    """Returns how many outliers a matrix of so many weights has, rounded to the nearest."""
     return (numel * PER_MILLE[level] + 500) // 1000
 
 
 def three_bit_bytes(values: int) -> int:
-    """Eight values in three bytes, the last eight filled up."""
+    """Returns the bytes of values of 3 bits. Eight take three bytes, and the last eight are filled
+    up."""
     return -(-values // 8) * 3
 
 
 def column_bytes(columns: int) -> int:
+    """Returns the bytes of an outlier's column, in a matrix of so many columns."""
     return 2 if columns <= 2**16 else 4
