@@ -22,7 +22,7 @@ from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, Scores
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.checkpoints.fingerprint import file_hash, known_hash
+from lwq_ui.engine.checkpoints.fingerprint import FileHashes
 from lwq_ui.engine.checkpoints.headers import Entry, Headers
 from lwq_ui.engine.checkpoints.hub import HubFile
 from lwq_ui.engine.checkpoints.source import Source, find, listed
@@ -266,20 +266,16 @@ def test_file_lists_of_another_version_are_asked_for_again(
 
 
 @pytest.mark.parametrize("value", ["", "0" * 63, ["0" * 64], None, 3, {}])
-def test_a_hash_that_is_none_is_made_again(
-    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lwq_ui.engine.checkpoints.fingerprint.LARGE", 0)
-    monkeypatch.setattr("lwq_ui.engine.checkpoints.fingerprint._hashes", {})
+def test_a_hash_that_is_none_is_made_again(value: Any, tmp_path: Path) -> None:
     file, store = tmp_path / "file", Store(tmp_path / "cache")
     file.write_bytes(b"weights")
-    right = file_hash(file, store)
+    right = FileHashes(large=0).get(file, store)
     (path,) = (tmp_path / "cache").rglob("*.json")
     entry = json.loads(path.read_text())
     store.write(Key(entry["kind"], entry["fingerprint"], entry["key"]), value)
-    monkeypatch.setattr("lwq_ui.engine.checkpoints.fingerprint._hashes", {})
-    assert known_hash(file, store) is None
-    assert file_hash(file, store) == right
+    hashes = FileHashes(large=0)
+    assert hashes.known(file, store) is None and not hashes.is_quick(file, store)
+    assert hashes.get(file, store) == right and hashes.is_quick(file, store)
 
 
 # Bounds on the disk

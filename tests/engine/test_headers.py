@@ -24,9 +24,10 @@ from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import silent
 from lwq_ui.core.settings import ROOT
 from lwq_ui.engine.checkpoints import headers
-from lwq_ui.engine.checkpoints.headers import PACKED_NAME, Headers, hub_headers, local_headers
+from lwq_ui.engine.checkpoints.headers import Headers, hub_headers, local_headers
+from lwq_ui.engine.checkpoints.quantized import PACKED_NAME
+from lwq_ui.engine.checkpoints.weight_files import INDEX
 
-INDEX = headers.INDEX
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -89,7 +90,7 @@ def test_every_tensor_is_where_its_header_says(single: Path) -> None:
         if raw:
             read = torch.frombuffer(bytearray(raw), dtype=tensor.dtype).reshape(tensor.shape)
             assert torch.equal(read, tensor)
-    assert found.dtypes == {"BF16": 12, "F32": 5, "F16": 1}
+    assert {t.dtype for t in found.tensors.values()} == {"BF16", "F32", "F16"}
     assert found.parameters == 18 and found.bytes == 24 + 20 + 2
     assert found.sizes == {path.name: len(content)}
 
@@ -119,7 +120,13 @@ def test_types_that_are_not_for_computing_are_listed(tmp_path: Path) -> None:
         "mask": torch.zeros(5, dtype=torch.bool),
     }
     save_file(tensors, tmp_path / "model.safetensors")
-    assert local_headers(tmp_path, "x").dtypes == {"BOOL": 5, "U8": 4, "F8_E4M3": 3, "I64": 2}
+    found = local_headers(tmp_path, "x").tensors
+    assert {name: (t.dtype, t.parameters) for name, t in found.items()} == {
+        "scales": ("F8_E4M3", 3),
+        "packed": ("U8", 4),
+        "index": ("I64", 2),
+        "mask": ("BOOL", 5),
+    }
 
 
 def test_through_json_and_back(sharded: Path) -> None:

@@ -28,8 +28,10 @@ from lwq_ui.core.memory import format_gib
 from lwq_ui.core.run import silent
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.engine.checkpoints import source as sources
+from lwq_ui.engine.checkpoints.fingerprint import HASHES
 from lwq_ui.engine.checkpoints.headers import local_headers
 from lwq_ui.engine.checkpoints.hub import HubFile
+from lwq_ui.engine.checkpoints.quantized import QUANTIZED_FILES
 from lwq_ui.engine.checkpoints.source import Source, find
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.loading import load
@@ -593,7 +595,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("where", [*SAID, *sources.QUANTIZED])
+@pytest.mark.parametrize("where", [*SAID, *QUANTIZED_FILES])
 def test_quantized_already(copy: Path, where: str, online: Online) -> None:
     if where in SAID:
         config = json.loads((copy / "config.json").read_text())
@@ -695,7 +697,7 @@ def test_a_fingerprint_without_the_weights_at_hand(copy: Path, tmp_path: Path) -
     """What the Hub says of its files stands in for files that were not downloaded."""
     whole = Source("x", copy).fingerprint()
     files = Source("x", copy).weight_files()
-    on_hub = tuple(HubFile(p.name, p.stat().st_size, sources.file_hash(p)) for p in files)
+    on_hub = tuple(HubFile(p.name, p.stat().st_size, HASHES.get(p)) for p in files)
     described = Path(shutil.copytree(copy, tmp_path / "described"))
     (described / "model.safetensors").unlink()
     assert Source("x", described, on_hub=on_hub).fingerprint() == whole
@@ -704,11 +706,11 @@ def test_a_fingerprint_without_the_weights_at_hand(copy: Path, tmp_path: Path) -
 
 def test_the_hubs_cache_is_not_read_to_be_hashed(copy: Path, tmp_path: Path) -> None:
     """Its large files are named by their hash."""
-    blob = tmp_path / sources.file_hash(copy / "model.safetensors")
+    blob = tmp_path / HASHES.get(copy / "model.safetensors")
     shutil.move(copy / "model.safetensors", blob)
     (copy / "model.safetensors").symlink_to(blob)
     blob.chmod(0o000)
-    assert sources.file_hash(copy / "model.safetensors") == blob.name
+    assert HASHES.get(copy / "model.safetensors") == blob.name
 
 
 def test_code_of_a_model_is_never_trusted() -> None:

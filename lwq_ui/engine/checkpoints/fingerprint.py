@@ -1,4 +1,4 @@
-"""What a checkpoint's files contain, as one hash that names its results."""
+"""What a file contains, as a hash. The hashes of a model's files name its results."""
 
 from __future__ import annotations
 
@@ -13,35 +13,47 @@ from ...core.store import Key, Store, digest
 LARGE = 2**30  # bytes of a file that takes seconds to hash
 
 
-_hashes: dict[str, str] = {}
+class FileHashes:
+    """sha256 of files. Each is read once by this process, and one of more than `large` bytes once
+    on this machine, where there is a store. The Hub's cache names large files by their hash."""
+
+    def __init__(self, large: int = LARGE):
+        self.large = large
+        self._hashes: dict[str, str] = {}
+
+    def get(self, path: Path, store: Store | None = None, run: Run | None = None) -> str:
+        """Returns the hash of a file's content. Raises OSError and Stopped."""
+        real = path.resolve()
+        if stored := self.known(real, store):
+            return stored
+        key, content = content_key(real), hashlib.sha256()
+        with real.open("rb") as file:
+            while block := file.read(2**22):
+                if run:
+                    run.check()
+                content.update(block)
+        self._hashes[key.digest] = content.hexdigest()
+        if store and real.stat().st_size > self.large:
+            store.write(key, content.hexdigest())
+        return content.hexdigest()
+
+    def known(self, real: Path, store: Store | None) -> str | None:
+        """Returns the hash of a file that need not be read for it, links resolved, or None."""
+        if re.fullmatch("[0-9a-f]{64}", real.name):
+            return real.name
+        key = content_key(real)
+        return self._hashes.get(key.digest) or (store.read(key, checked_hash) if store else None)
+
+    def is_quick(self, path: Path, store: Store | None) -> bool:
+        """Whether a file's hash can be had without reading much."""
+        return path.stat().st_size <= self.large or bool(self.known(path.resolve(), store))
 
 
-def file_hash(path: Path, store: Store | None = None, run: Run | None = None) -> str:
-    """sha256 of a file's content. The Hub's cache names large files by it; others are read once
-    (large ones once on this machine, where there is a store)."""
-    real = path.resolve()
-    if known := known_hash(real, store):
-        return known
-    key, content = content_key(real), hashlib.sha256()
-    with real.open("rb") as file:
-        while block := file.read(2**22):
-            if run:
-                run.check()
-            content.update(block)
-    _hashes[key.digest] = content.hexdigest()
-    if store and real.stat().st_size > LARGE:
-        store.write(key, _hashes[key.digest])
-    return _hashes[key.digest]
+HASHES = FileHashes()
+"""Those of this process. Files do not change with the user, so all of them share these."""
 
 
-def known_hash(real: Path, store: Store | None) -> str | None:
-    if re.fullmatch("[0-9a-f]{64}", real.name):
-        return real.name
-    key = content_key(real)
-    return _hashes.get(key.digest) or (store.read(key, stored_hash) if store else None)
-
-
-def stored_hash(value: Any) -> str:
+def checked_hash(value: Any) -> str:
     """Raises ValueError for what is no sha256."""
     if not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
         raise ValueError("it is no sha256")
@@ -49,14 +61,14 @@ def stored_hash(value: Any) -> str:
 
 
 def content_key(real: Path) -> Key:
-    """Changes with the file's content."""
+    """Returns a key that changes with the file's content."""
     size, changed, inode_changed, inode = stamp(real)
     parts = {"bytes": size, "changed": [changed, inode_changed], "inode": inode}
     return Key("hashes", digest(str(real)), parts)
 
 
 def stamp(path: Path) -> tuple[int, int, int, int]:
-    """Changes with the file's content. A copy may bring an older file's time of change along; the
-    inode and the time of the inode's change belong to this file alone."""
+    """Returns numbers that change with the file's content. A copy may bring an older file's time of
+    change along. The inode and the time of the inode's change belong to this file alone."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

@@ -1,4 +1,7 @@
-"""What a checkpoint holds, from the headers of its safetensors files alone: no weights are read.
+"""What a checkpoint holds, from the headers of its safetensors files alone. No weights are read.
+
+huggingface_hub reads headers of files on the Hub, too. It takes headers of 25 MB at most, does not
+check that tensors fill their file without a hole, and does not stop when it is asked to.
 
 Imports no torch.
 """
@@ -7,26 +10,21 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError, reason
 from ...core.run import Run
 from ...core.typed import typed
-from .hub import hub_errors
+from .hub import fetch_range, hub_errors
+from .weight_files import INDEX, LONGEST, on_disk, safetensors_files
 
-SINGLE = "model.safetensors"
-INDEX = f"{SINGLE}.index.json"
-SINGLES = (SINGLE, "pytorch_model.bin")  # each may be in several files that an index names
 FIRST = 128 * 1024  # bytes: nearly every header is shorter
 CONNECTIONS = 8
-LONGEST = 100_000_000  # bytes of a header: safetensors itself reads no longer one
 
 # Bits per value. Source: safetensors' `Dtype::bitsize`.
 BITS = {
@@ -40,20 +38,15 @@ BITS = {
 }
 
 FLOATS = ("BF16", "F16", "F32", "F64")
-PACKED_TYPES = [tag for tag in BITS if tag[0] == "F" and tag not in FLOATS]  # of 8 bits and fewer
-PACKED_NAME = re.compile(
-    r"(^|[._])(qweight|qzeros|g_idx|q_scale|q_weight|q_groups|q_perm|q_invperm|SCB|W_q|Qidxs|trellis"
-    r"|absmax|quant_map|quant_state|nested_absmax|weight_packed|weight_shape|blocks$|codebooks"
-    r"|(weight|input|output|proj|[qkv]|block|global)_scales?(_inv|_\d)?|scales"
-    r"|weight_(zero_point|bias_correction)|zero_points?|_scale|_shift)(\.|$)"
-)
-"""Tensors that quantizers store beside or in place of a weight."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a checkpoint. `dtype` is safetensors' tag (BF16, F16, F32, ...), `start` and
-    `end` are bytes from the beginning of the file."""
+    """One tensor of a checkpoint.
+
+    `dtype` is safetensors' tag (BF16, F16, F32, ...). `start` and `end` count bytes from the
+    beginning of the file.
+    """
 
     file: str
     dtype: str
@@ -72,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Headers:
-    """`tensors` by name; `sizes` is bytes by file name."""
+    """The tensors of a checkpoint by name, and the bytes of each of its files by name."""
 
     tensors: Mapping[str, Entry]
     sizes: Mapping[str, int]
@@ -83,16 +76,8 @@ class Headers:
 
     @property
     def bytes(self) -> int:
-        """Of the tensors, without the headers of their files."""
+        """Bytes of the tensors, without the headers of their files."""
         return sum(t.bytes for t in self.tensors.values())
-
-    @property
-    def dtypes(self) -> dict[str, int]:
-        """Number of parameters by safetensors' tag, the most frequent first."""
-        count: Counter[str] = Counter()
-        for tensor in self.tensors.values():
-            count[tensor.dtype] += tensor.parameters
-        return dict(count.most_common())
 
     def to_json(self) -> dict[str, Any]:
         tensors = {n: [t.file, t.dtype, t.shape, t.start, t.end] for n, t in self.tensors.items()}
@@ -108,23 +93,23 @@ class Headers:
 
 @dataclass(frozen=True)
 class Stored:
-    """Headers as they are in the cache: of every tensor the fields of an Entry."""
+    """Headers as they are in the cache. Each tensor is the list of an Entry's fields."""
 
     tensors: Mapping[str, tuple[str, str, tuple[int, ...], int, int]]
     sizes: Mapping[str, int]
 
 
 Read = Callable[[int, int], bytes]
-"""`read(start, end)` gives those bytes of a file, fewer where it ends before."""
-
-Exists = Callable[[str], bool]
-"""`exists(path)` says whether the model's folder has a file at this path, parts joined by "/"."""
+"""`read(start, end)` returns those bytes of a file, fewer where it ends before."""
 
 
 def local_headers(folder: Path, model_id: str) -> Headers:
-    """Of the safetensors files that transformers would load from this folder. Raises UserError
-    where a file is missing, cut short or damaged, or where index and files disagree."""
-    names, weight_map = safe_files(folder, on_disk(folder), model_id)
+    """Returns the headers of the safetensors files that transformers would load from this folder.
+
+    Raises UserError where a file is missing, cut short or damaged, or where index and files
+    disagree.
+    """
+    names, weight_map = safetensors_files(folder, on_disk(folder), model_id)
     sizes = {name: (folder / name).stat().st_size for name in names}
     tensors = {
         name: file_header(name, sizes[name], partial(read_part, folder, name), model_id)
@@ -151,16 +136,19 @@ def hub_headers(
     folder: Path,
     run: Run,
 ) -> Headers:
-    """As `local_headers`, of files that lie on the Hub: of each only the beginning is fetched.
-    `sizes` is bytes by file name; the index, where there is one, is in `folder`."""
-    names, weight_map = safe_files(folder, sizes.__contains__, model_id)
-    found: dict[str, dict[str, Entry]] = {}
+    """Returns the headers of files that lie on the Hub. Only their beginnings are fetched.
+
+    `sizes` are bytes by file name. The index, where there is one, is in `folder`. Raises Stopped,
+    and UserError as `local_headers` does or where the Hub refuses.
+    """
+    names, weight_map = safetensors_files(folder, sizes.__contains__, model_id)
+    tensors: dict[str, dict[str, Entry]] = {}
     pool = ThreadPoolExecutor(CONNECTIONS)
 
     def fetch(name: str) -> None:
         if not run.stop.is_set():
             read = remote_reader(model_id, revision, name, sizes[name])
-            found[name] = file_header(name, sizes[name], read, model_id)
+            tensors[name] = file_header(name, sizes[name], read, model_id)
 
     try:
         with hub_errors(model_id):
@@ -171,11 +159,12 @@ def hub_headers(
                 run.progress(f"Reading the headers of {model_id}", count / len(names))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return joined({name: found[name] for name in names}, sizes, weight_map, model_id)
+    return joined({name: tensors[name] for name in names}, sizes, weight_map, model_id)
 
 
 def remote_reader(model_id: str, revision: str, name: str, size: int) -> Read:
-    """Asks once for as much as most headers take, and again only where that was not enough."""
+    """Returns access to a file on the Hub. It asks once for as much as most headers take, and again
+    only where that was not enough."""
     first = fetch_range(model_id, revision, name, 0, min(size, FIRST)) if size else b""
 
     def read(start: int, end: int) -> bytes:
@@ -186,114 +175,9 @@ def remote_reader(model_id: str, revision: str, name: str, size: int) -> Read:
     return read
 
 
-def fetch_range(model_id: str, revision: str, name: str, start: int, end: int) -> bytes:
-    """Those bytes of a file on the Hub."""
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    url = hf_hub_url(model_id, name, revision=revision)
-    asked = {**build_hf_headers(), "range": f"bytes={start}-{end - 1}"}
-    limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", url, headers=asked, timeout=limit) as response:
-        hf_raise_for_status(response)
-        if response.status_code != 206:  # the whole file is on its way
-            raise UserError(
-                f"The server that was asked for a part of {name} of '{model_id}' sends whole files "
-                "only. Download the model, or unset HF_ENDPOINT."
-            )
-        return bytes(response.read())
-
-
-def on_disk(folder: Path) -> Exists:
-    """Whether there is a file of this name in the folder or below it, and not outside."""
-
-    def exists(name: str) -> bool:
-        path = PurePosixPath(name)
-        inside = not path.is_absolute() and ".." not in path.parts
-        try:
-            return inside and (folder / path).is_file()
-        except ValueError:  # a name with a NUL
-            return False
-
-    return exists
-
-
-def read_json(path: Path, model_id: str) -> dict[str, Any]:
-    """The object in a JSON file of a model. Raises UserError for anything else."""
-    try:
-        if not path.is_file():  # a pipe would never end
-            raise ValueError("it is not a file")
-        if path.stat().st_size > LONGEST:
-            raise ValueError(f"it is longer than {LONGEST // 10**6} MB")
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError, RecursionError) as e:
-        what = "it is nested too deeply" if isinstance(e, RecursionError) else reason(e)
-        raise UserError(f"The file {path.name} of '{model_id}' cannot be read: {what}.") from e
-    return value
-
-
-def index_of(folder: Path, model_id: str, single: str = SINGLE) -> dict[str, str]:
-    """Tensor name -> file name, from the index that stands in for the one file `single`; empty
-    where there is no index."""
-    path = folder / f"{single}.index.json"
-    if not path.exists():
-        return {}
-    try:
-        weight_map = read_json(path, model_id)["weight_map"]
-        if not all(isinstance(name, str) for name in weight_map.values()):
-            raise TypeError
-    except (UserError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(
-            f"The file {path.name} of '{model_id}' is damaged. Download or copy it again."
-        ) from e
-    return dict(weight_map)
-
-
-def weight_files(
-    folder: Path, exists: Exists, model_id: str
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The files that transformers takes the weights from, sorted, and the index that names them,
-    empty where there is none: one file before an index, safetensors before pytorch_model.bin. No
-    other file counts, whatever its format. Those that an index names need not exist."""
-    for single in SINGLES:
-        weight_map = index_of(folder, model_id, single)
-        if exists(single):
-            if single in weight_map.values():
-                check_present(weight_map.values(), exists, model_id)
-            return (single,), weight_map
-        if weight_map:
-            return tuple(sorted(set(weight_map.values()))), weight_map
-    return (), {}
-
-
-def safe_files(
-    folder: Path, exists: Exists, model_id: str
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """As `weight_files`, all of them there and in safetensors' format. Raises UserError."""
-    names, weight_map = weight_files(folder, exists, model_id)
-    if not is_safe(names):
-        if any(folder.glob("model-*-of-*.safetensors")):
-            raise UserError(f"'{model_id}' is incomplete: {INDEX} is missing. Download it again.")
-        raise UserError(
-            f"'{model_id}' has no weights in safetensors' format: there is no {SINGLE} in it."
-        )
-    check_present(names, exists, model_id)
-    return names, weight_map
-
-
-def is_safe(names: Iterable[str]) -> bool:
-    return any(name.endswith(".safetensors") for name in names)
-
-
-def check_present(named: Iterable[str], exists: Exists, model_id: str) -> None:
-    if missing := sorted(name for name in set(named) if not exists(name)):
-        raise UserError(f"'{model_id}' is incomplete: {missing[0]} is missing. Download it again.")
-
-
 def file_header(file: str, size: int, read: Read, model_id: str) -> dict[str, Entry]:
-    """The tensors of one file of `size` bytes."""
+    """Returns the tensors of one file of `size` bytes, by name. Raises UserError where the header
+    is not one, or does not describe the whole file."""
     length = int.from_bytes(read(0, 8), "little")
     try:
         if size < 8 or length > min(size - 8, LONGEST):
@@ -327,6 +211,8 @@ def file_header(file: str, size: int, read: Read, model_id: str) -> dict[str, En
 
 
 def entry(file: str, offset: int, tensor: dict[str, Any]) -> Entry:
+    """Returns one tensor of a header. Its offsets count from the header's end, at `offset`. Raises
+    what wrong types raise, and ValueError for impossible numbers."""
     start, end = tensor["data_offsets"]
     shape = tuple(tensor["shape"])
     if not all(type(n) is int and n >= 0 for n in (start, end, *shape)):
@@ -335,25 +221,26 @@ def entry(file: str, offset: int, tensor: dict[str, Any]) -> Entry:
 
 
 def joined(
-    found: Mapping[str, Mapping[str, Entry]],
+    by_file: Mapping[str, Mapping[str, Entry]],
     sizes: Mapping[str, int],
     weight_map: Mapping[str, str],
     model_id: str,
 ) -> Headers:
-    """The tensors of all files, each of which the index, where there is one, places rightly."""
-    tensors: dict[str, Entry] = {}
-    for file, of in found.items():
-        for name, tensor in of.items():
-            if name in tensors:
+    """Returns the tensors of all files together. Raises UserError where two files hold the same
+    tensor, or where the index looks for a tensor in the wrong file."""
+    all_tensors: dict[str, Entry] = {}
+    for file, tensors in by_file.items():
+        for name, tensor in tensors.items():
+            if name in all_tensors:
                 raise UserError(
-                    f"'{model_id}' is damaged: {name} is both in {tensors[name].file} and in "
+                    f"'{model_id}' is damaged: {name} is both in {all_tensors[name].file} and in "
                     f"{file}. Download it again."
                 )
-            tensors[name] = tensor
+            all_tensors[name] = tensor
     for name, file in weight_map.items():
-        if file in found and name not in found[file]:
+        if file in by_file and name not in by_file[file]:
             raise UserError(
                 f"The file {INDEX} of '{model_id}' belongs to other weights: it looks for {name} "
                 f"in {file}, where it is not. Download them again."
             )
-    return Headers(tensors, {file: sizes[file] for file in found})
+    return Headers(all_tensors, {file: sizes[file] for file in by_file})

@@ -1,6 +1,5 @@
-"""The Hugging Face Hub: what it says when it refuses, which files a model has there, and which
-models have names like the one a person types. Imports no torch.
-"""
+"""The Hugging Face Hub: what it says when it refuses, which files a model has there, and parts of
+them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 @contextmanager
 def hub_errors(model_id: str) -> Iterator[None]:
-    """Everything that goes wrong between here and the Hub, as one UserError."""
+    """Raises one UserError for everything that goes wrong between here and the Hub."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -61,7 +60,7 @@ def unreachable(model_id: str) -> UserError:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file as the Hub lists it: its size in bytes and what its content hashes to."""
+    """A file as the Hub lists it: its path in the model, its size, and the hash of its content."""
 
     name: str
     bytes: int
@@ -69,7 +68,8 @@ class HubFile:
 
 
 def possible_weights(model_id: str, revision: str) -> dict[str, HubFile]:
-    """By path, all files of the formats that weights come in. Raises what huggingface_hub does."""
+    """Returns all files of the formats that weights come in, by path. Raises what huggingface_hub
+    raises."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(model_id, revision=revision, files_metadata=True, timeout=10)
@@ -78,3 +78,22 @@ def possible_weights(model_id: str, revision: str) -> dict[str, HubFile]:
         for f in info.siblings or ()
         if any(fnmatch(f.rfilename, pattern) for pattern in WEIGHTS)
     }
+
+
+def fetch_range(model_id: str, revision: str, name: str, start: int, end: int) -> bytes:
+    """Returns those bytes of a file. Raises what huggingface_hub raises, and UserError where the
+    server sends whole files only."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(model_id, name, revision=revision)
+    request_headers = {**build_hf_headers(), "range": f"bytes={start}-{end - 1}"}
+    limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=request_headers, timeout=limit) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:  # the whole file is on its way
+            raise UserError(
+                f"The server that was asked for a part of {name} of '{model_id}' sends whole files "
+                "only. Download the model, or unset HF_ENDPOINT."
+            )
+        return bytes(response.read())

@@ -1,6 +1,6 @@
 """Where a model comes from: the demo, a local folder or the Hub; and what its files hash to.
 
-Imports no torch, so the page can look a model's cached results up before torch is loaded.
+Imports no torch, so that the page can look a model's results up before torch is loaded.
 """
 
 from __future__ import annotations
@@ -23,19 +23,11 @@ from ...core.settings import Settings
 from ...core.store import Key, Store
 from ...core.typed import typed
 from ..bars import reporting_bar
-from .fingerprint import LARGE, file_hash, known_hash, stamp
-from .headers import (
-    Headers,
-    check_present,
-    fetch_range,
-    hub_headers,
-    is_safe,
-    local_headers,
-    on_disk,
-    read_json,
-    weight_files,
-)
-from .hub import DEMO, HubFile, hub_errors, possible_weights, unreachable
+from .fingerprint import HASHES, FileHashes, stamp
+from .headers import Headers, hub_headers, local_headers
+from .hub import DEMO, HubFile, fetch_range, hub_errors, possible_weights, unreachable
+from .quantized import QUANTIZED_FILES, refuse_quantized
+from .weight_files import check_present, is_safe, on_disk, weight_files
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 READ = (
@@ -62,53 +54,50 @@ READ = (
     "byte_maps.json",
     "word_*.json",
 )
-"""Of a model's files, those that transformers reads beside the weights, whatever the tokenizer's
-class. A change of one of them may change every result."""
+"""The files that transformers reads beside the weights, whatever the tokenizer's class. A change
+of one of them may change every result."""
 
-QUANTIZED = (
-    "hf_quant_config.json",  # ModelOpt
-    "quantize_config.json",  # AutoGPTQ and GPTQModel
-    "quant_config.json",  # AWQ
-    "quantization_config.json",  # AutoRound
-    "quanto_qmap.json",  # optimum-quanto
-)
-"""Files that only a quantized checkpoint has."""
-
-DESCRIPTION = [*READ, *QUANTIZED, "*.index.json"]  # everything but the weights
+DESCRIPTION = [*READ, *QUANTIZED_FILES, "*.index.json"]  # everything but the weights
 
 LONGEST_NAME = 200  # characters of a name that a sentence repeats
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files. `model_id` is what configs name: a Hub id, a folder, 'demo'. `folder` holds
-    those on this disk; `on_hub` lists the weight files as the Hub has them, None where all are here
-    or where it could not be asked. `cache` is where the headers read from the Hub are kept, and the
-    hashes of large files."""
+    """A model's files.
+
+    `model_id` is what configs name: a Hub id, a folder, 'demo'. `folder` holds the files on this
+    disk. `on_hub` lists the weight files as the Hub has them. It is None where all are here, or
+    where the Hub could not be asked. `cache` keeps the headers that the Hub sent, and the hashes of
+    large files.
+    """
 
     model_id: str
     folder: Path
     revision: str | None = None
     on_hub: tuple[HubFile, ...] | None = None
     cache: Path | None = field(default=None, compare=False)
+    hashes: FileHashes = field(default=HASHES, compare=False, repr=False)
 
     @property
     def _store(self) -> Store | None:
         return Store(self.cache) if self.cache else None
 
     def weight_files(self) -> list[Path]:
-        """The files that transformers takes the weights from, those of them on this disk. Raises
-        UserError where an index is damaged."""
+        """Returns the files that transformers takes the weights from, as far as they are on this
+        disk. Raises UserError where an index is damaged."""
         exists = on_disk(self.folder)
         names, _ = weight_files(self.folder, exists, self.model_id)
         return [self.folder / name for name in names if exists(name)]
 
     def missing(self) -> tuple[HubFile, ...]:
+        """Returns the weight files that are on the Hub alone."""
         return tuple(f for f in self.on_hub or () if not (self.folder / f.name).exists())
 
     @property
     def download_bytes(self) -> int | None:
-        """Of weights that would have to be downloaded; None where the Hub could not be asked."""
+        """Bytes of weights that would have to be downloaded, None where the Hub could not be
+        asked."""
         if self.revision and self.on_hub is None and not self.weight_files():
             return None
         return sum(f.bytes for f in self.missing())
@@ -119,8 +108,11 @@ class Source:
         return bool(self.on_hub or self.weight_files())
 
     def headers(self, run: Run) -> Headers | None:
-        """What the weights are, without downloading them; None where they are in a format without
-        headers, pytorch_model*.bin. Raises UserError and Stopped."""
+        """Returns what the weights are, without downloading them.
+
+        Returns None where their format has no headers, as pytorch_model*.bin. Raises UserError and
+        Stopped.
+        """
         here = self.download_bytes == 0
         files = self.weight_files() if here else self.on_hub or ()
         if files and not is_safe(f.name for f in files):
@@ -140,8 +132,8 @@ class Source:
         return headers
 
     def fetch(self, file: str, start: int, end: int) -> bytes:
-        """Some bytes of a file that is on the Hub; what was fetched once is kept. Raises UserError
-        where the Hub cannot be asked."""
+        """Returns some bytes of a file that is on the Hub. What was fetched once is kept. Raises
+        UserError where the Hub cannot be asked."""
         store = self._store
         key = Key("parts", str(self.revision), {"model": self.model_id, "part": [file, start, end]})
         if store and (stored := store.read(key, lambda value: b64decode(typed(str, value)))):
@@ -153,72 +145,64 @@ class Source:
         return content
 
     def fingerprint(self, run: Run | None = None) -> str:
-        """Hash of the contents of all files that make the model: weights, configs and whatever the
-        tokenizer reads. Equal files, equal fingerprint, wherever they lie."""
-        small = described(self.folder)
+        """Returns a hash of the contents of all files that make the model.
+
+        These are the weights, the configs and whatever the tokenizer reads. Equal files have an
+        equal fingerprint, wherever they lie. Raises UserError, OSError, and Stopped of the `run`.
+        """
+        small = files_beside_weights(self.folder)
         weights = [(f.name, f.hash) for f in self.on_hub or ()]
         if not weights:
             files, store = self.weight_files(), self._store
             with ThreadPoolExecutor() as pool:  # a disk is faster than one core
-                hashes = list(pool.map(lambda p: file_hash(p, store, run), files))
+                hashes = list(pool.map(lambda p: self.hashes.get(p, store, run), files))
             names = [p.relative_to(self.folder).as_posix() for p in files]
             weights = list(zip(names, hashes, strict=True))
         whole = hashlib.sha256()
-        for name, content in (*((p.name, file_hash(p)) for p in small), *weights):
+        for name, content in (*((p.name, self.hashes.get(p)) for p in small), *weights):
             whole.update(f"{name} {content}\n".encode())
         return whole.hexdigest()
 
     def watch(self) -> Callable[[], None]:
-        """-> a check that raises UserError where a weight file is not the one that was there when
-        this was called. Weights in memory may be a file's pages, which change with the file; those
-        of a deleted file stay."""
-        before = {path: stamp(path) for path in self.weight_files()}
+        """Returns a check that raises UserError where a weight file has changed since this call.
+
+        Weights in memory may be a file's pages, which change with the file. Those of a deleted file
+        stay.
+        """
+        stamps = {path: stamp(path) for path in self.weight_files()}
 
         def check() -> None:
-            for path, known in before.items():
+            for path, before in stamps.items():
                 try:
                     now = stamp(path)
                 except OSError:
                     continue
-                if now != known:
-                    raise changed(self.model_id, path.name)
+                if now != before:
+                    raise UserError(
+                        f"The file {path.name} of '{self.model_id}' has changed since the model "
+                        "was loaded. Load it again."
+                    )
 
         return check
 
     def is_hashed(self) -> bool:
         """Whether the fingerprint can be had without reading large files."""
         store = self._store
-        return bool(self.on_hub) or all(
-            p.stat().st_size <= LARGE or known_hash(p.resolve(), store) for p in self.weight_files()
-        )
+        return bool(self.on_hub) or all(self.hashes.is_quick(p, store) for p in self.weight_files())
 
 
-def changed(model_id: str, file: str) -> UserError:
-    return UserError(
-        f"The file {file} of '{model_id}' has changed since the model was loaded. Load it again."
-    )
-
-
-def quantized_already(model_id: str) -> UserError:
-    return UserError(
-        f"'{model_id}' is quantized already. Choose the original model it was made from."
-    )
-
-
-def described(folder: Path) -> list[Path]:
-    """The files of a folder that `READ` names, sorted by name."""
+def files_beside_weights(folder: Path) -> list[Path]:
+    """Returns the files of a folder that `READ` names, sorted by name."""
     named = {p for pattern in READ for p in folder.glob(pattern) if p.is_file()}
     return sorted((p for p in named if p.name[0] != "."), key=lambda p: p.name)
 
 
-def find(
-    model_id: str,
-    run: Run,
-    *,
-    weights: bool = True,
-) -> Source:
-    """The files of a model, downloaded where it is a Hub id. `weights=False` leaves the weights
-    out: enough to describe a model. Raises UserError with the cause and the way out."""
+def find(model_id: str, run: Run, *, weights: bool = True) -> Source:
+    """Returns the files of a model, downloaded where it is a Hub id.
+
+    `weights=False` leaves the weights out, which is enough to describe a model. Raises Stopped, and
+    UserError with the cause and the way out.
+    """
     model_id = model_id.strip()
     if not model_id:
         raise UserError("Name a model: a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder.")
@@ -236,7 +220,7 @@ def find(
 
 
 def folder_of(model_id: str) -> Path | None:
-    """The folder of this name, where there is one. Raises UserError where it cannot be seen."""
+    """Returns the folder of this name, or None. Raises UserError where it cannot be looked into."""
     try:
         folder = Path(model_id).expanduser()
         if not folder.is_dir():
@@ -253,13 +237,15 @@ def folder_of(model_id: str) -> Path | None:
 
 
 def printable(name: str) -> str:
-    """A name as typed, with escapes for what is no text; cut where it is very long."""
+    """Returns a name as typed, with escapes for what is no text, and cut where it is very long."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
 
 
 def local_source(model_id: str, folder: Path, settings: Settings, weights: bool) -> Source:
+    """Returns the model in a folder. Raises UserError where it is none or quantized already, and
+    with `weights` also where these are incomplete."""
     source = Source(model_id, folder, cache=settings.cache)
     if not (folder / "config.json").exists():
         raise UserError(
@@ -272,24 +258,9 @@ def local_source(model_id: str, folder: Path, settings: Settings, weights: bool)
     return source
 
 
-def refuse_quantized(folder: Path, model_id: str) -> None:
-    """Raises UserError where config.json cannot be read, or where it or a file beside it says that
-    the weights are quantized."""
-    config = read_json(folder / "config.json", model_id)
-    if says_quantized(config) or any((folder / name).exists() for name in QUANTIZED):
-        raise quantized_already(model_id)
-
-
-def says_quantized(config: dict[str, Any]) -> bool:
-    """Whether a config, or the config of a part of the model in it, has an entry of this kind."""
-    kinds = ("quantization_config", "compression_config", "quantization")  # the last is MLX's
-    return any(config.get(kind) for kind in kinds) or any(
-        says_quantized(part) for part in config.values() if isinstance(part, dict)
-    )
-
-
 def check_weights(source: Source) -> None:
-    """Every file the index names is there, and none is cut short. No weights are read."""
+    """Raises UserError where a file that the index names is missing, or where one is cut short. No
+    weights are read."""
     folder, model_id = source.folder, source.model_id
     exists = on_disk(folder)
     names, _ = weight_files(folder, exists, model_id)
@@ -305,6 +276,7 @@ def check_weights(source: Source) -> None:
 
 
 def hub_source(model_id: str, run: Run, weights: bool) -> Source:
+    """Returns a model of the Hub, its files downloaded as far as they are not on this disk."""
     from huggingface_hub import snapshot_download
 
     def download(
@@ -343,8 +315,11 @@ def hub_source(model_id: str, run: Run, weights: bool) -> Source:
 
 
 def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | None:
-    """The weight files on the Hub; None where it cannot be asked, unless they are `needed`. A
-    revision never changes, so it is asked once."""
+    """Returns the weight files on the Hub, which is asked once: a revision never changes.
+
+    Returns None where it cannot be asked. Raises what huggingface_hub raises where the files are
+    `needed`.
+    """
     key = Key("files", str(source.revision), {"model": source.model_id, "version": 2})
     if (stored := store.read(key, stored_files)) is not None:
         return stored
@@ -361,11 +336,12 @@ def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | 
 
 
 def stored_files(value: Any) -> tuple[HubFile, ...]:
-    """Raises ValueError for what is no list of files."""
+    """Returns a stored list of files. Raises ValueError for anything else."""
     return tuple(HubFile(*file) for file in typed(list[tuple[str, int, str]], value))
 
 
 def check_room(source: Source) -> None:
+    """Raises UserError where the disk has no room for what is still to download."""
     needed, free = source.download_bytes or 0, shutil.disk_usage(source.folder).free
     if needed > free:
         raise UserError(

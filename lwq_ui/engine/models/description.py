@@ -13,8 +13,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ...core.errors import UnknownArchitecture, UserError, first_line
 from ...core.memory import DTYPE_BYTES, OWN_DTYPE
 from ...core.schema import LayerSpec, ModelInfo
-from ..checkpoints.headers import Headers, is_safe, local_headers, read_part
-from ..checkpoints.source import Source, refuse_quantized
+from ..checkpoints.headers import Headers, local_headers, read_part
+from ..checkpoints.quantized import refuse_quantized
+from ..checkpoints.source import Source
+from ..checkpoints.weight_files import is_safe
 from .footprint import footprint
 from .layers import find_layers, layer_weights, nbytes
 from .pickled import pickled

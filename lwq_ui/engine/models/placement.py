@@ -17,8 +17,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from ...core.errors import UserError
-from ..checkpoints.headers import BITS, FLOATS, PACKED_NAME, PACKED_TYPES, Entry, Headers
-from ..checkpoints.source import quantized_already
+from ..checkpoints.headers import BITS, FLOATS, Entry, Headers
+from ..checkpoints.quantized import PACKED_NAME, PACKED_TYPES, quantized_already
 from .skeleton import declare_untied, load_tensors
 
 CHUNK, SAMPLE = 2**22, 2**11  # values of two tensors that are compared at a time

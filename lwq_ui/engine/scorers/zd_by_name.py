@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from ...core.errors import UserError
 from ...core.run import Run
-from ..checkpoints.headers import FLOATS, PACKED_NAME, Headers
-from ..checkpoints.source import quantized_already
+from ..checkpoints.headers import FLOATS, Headers
+from ..checkpoints.quantized import PACKED_NAME, quantized_already
 from ..finite import check_finite
 from .zd import share_above_one_std
 
