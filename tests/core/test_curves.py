@@ -8,11 +8,11 @@ from lwq_ui.core.allocation import breakpoints
 from lwq_ui.core.curves import alike, all_splits, curve, curves, levels_between
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import LayerCost, ModelCost, average_bits
-from lwq_ui.core.orderings import ORDERINGS, RANDOM_SEEDS, rank_layers
+from lwq_ui.core.orderings import ORDERINGS, RANDOM_SEEDS, SCORERS, rank_layers
 
 N = 12
 RNG = random.Random(3)
-SCORES = {name: [RNG.random() for _ in range(N)] for name in ("lim", "zd", "sensitivity")}
+SCORES = {name: [RNG.random() for _ in range(N)] for name in SCORERS}
 
 
 @pytest.mark.parametrize("name", [name for name, o in ORDERINGS.items() if not o.prunes])

@@ -8,12 +8,12 @@ import pytest
 
 from lwq_ui.core.curves import alike, all_splits, curves
 from lwq_ui.core.lines import measured_lines
-from lwq_ui.core.orderings import rank_layers
+from lwq_ui.core.orderings import SCORERS, rank_layers
 from lwq_ui.core.schema import Evaluation, Metric
 
 N = 12
 RNG = random.Random(3)
-SCORES = {name: [RNG.random() for _ in range(N)] for name in ("lim", "zd", "sensitivity")}
+SCORES = {name: [RNG.random() for _ in range(N)] for name in SCORERS}
 
 
 def evaluation(split, value: float, n: int = 60, quantizer: str = "quanto") -> Evaluation:

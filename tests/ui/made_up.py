@@ -14,7 +14,7 @@ from lwq_ui.core.allocation import Split
 from lwq_ui.core.curves import Curve, all_splits, curves
 from lwq_ui.core.errors import Stopped
 from lwq_ui.core.memory import LayerCost, ModelCost, affine_bytes, symmetric_bytes
-from lwq_ui.core.orderings import ORDERINGS, rank_layers
+from lwq_ui.core.orderings import ORDERINGS, SCORERS, rank_layers
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, WeightSpec
 from lwq_ui.engine.quantizers import Machine, Option
@@ -48,14 +48,16 @@ def costs(n: int = N, width: int = 1024) -> dict[str, ModelCost]:
 
 
 def scores(n: int = N) -> dict[str, list[float]]:
-    """LIM agrees with the sensitivity well, ZD a little; of ZD less is more important."""
+    """LIM agrees with the sensitivity well, ZD a little; of ZD less is more important. Any other
+    scorer's are random."""
     rng = random.Random(n)
     true = [math.exp(-i / 3) + 0.6 * math.exp((i - n + 1) / 2) + 0.2 for i in range(n)]
-    return {
+    shipped = {
         "lim": [-0.9 + 0.3 * t + 0.08 * rng.random() for t in true],
         "zd": [0.15 - 0.01 * t + 0.012 * rng.random() for t in true],
         "sensitivity": [0.02 * t for t in true],
     }
+    return {name: shipped.get(name) or [rng.random() for _ in range(n)] for name in SCORERS}
 
 
 def all_curves(
