@@ -5,7 +5,7 @@ import os
 
 # Libraries' own progress bars stay silent: jobs report progress through callbacks.
 os.environ.setdefault("TQDM_DISABLE", "1")
-# transformers imports torchao where gptqmodel has brought it, and that tells of GPU kernels which
-# nothing here uses.
+# gptqmodel brings torchao along, which transformers then imports. It warns of missing GPU kernels,
+# and nothing here uses those.
 for name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(name).setLevel(logging.ERROR)

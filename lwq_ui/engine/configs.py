@@ -18,8 +18,10 @@ MOST_BYTES = 2**24  # of a config's file; one of 1,000 layers takes 100 kB
 
 
 def read_config(path: str | Path) -> Config:
-    """The config in a file, with its quantizer under the name that results are stored under.
-    Raises UserError."""
+    """Returns the config in a file, its quantizer under the name that results are stored under.
+
+    Raises UserError where the file cannot be read, or where a field of it is wrong.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -38,8 +40,11 @@ def quantizer_of(config: Config) -> Quantizer:
 
 
 def with_known_quantizer(config: Config) -> Config:
-    """Raises UserError where what the config says of its quantizer contradicts the quantizer's
-    name. Options of one that cannot work on this machine may be those of another version."""
+    """Returns the config with its quantizer's name of today.
+
+    Raises UserError where the config contradicts that quantizer. The options of a quantizer that
+    cannot work on this machine are not compared: they may be those of another version.
+    """
     try:
         chosen = quantizer_of(config)
     except UserError as e:
@@ -56,7 +61,7 @@ def with_known_quantizer(config: Config) -> Config:
 
 
 def check_levels(config: Config) -> None:
-    """Raises UserError where the config's quantizer has not the config's levels."""
+    """Raises UserError where the config has a level that its quantizer lacks."""
     chosen = quantizer_of(config)
     possible = {UNTOUCHED, PRUNED, *chosen.levels}
     for name, levels in (("levels", config.levels), ("bits_per_layer", config.bits_per_layer)):
@@ -76,8 +81,8 @@ def other_weights(model_id: str) -> UserError:
 
 
 def check_fingerprint(config: Config, info: ModelInfo) -> None:
-    """Raises UserError where the config was made for other weights than these, or contradicts
-    them."""
+    """Raises UserError where the config was made for other weights, or where its layers, dtype or
+    bytes are not those of the model."""
     if config.fingerprint != info.fingerprint:
         raise other_weights(info.model_id)
     if config.num_layers != info.num_layers:

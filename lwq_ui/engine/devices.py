@@ -1,5 +1,5 @@
-"""What this machine has to hold a model, and what of a model it holds. Loads torch only when the
-devices are asked for."""
+"""The devices of this machine and their free memory. Loads torch only when a function here needs
+it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ..core.budget import RESERVE
 from ..core.errors import UserError
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
-"""What a user may choose; 'auto' is the first of the others that is there."""
+"""What a user may choose. 'auto' is the first of the others that this machine has."""
 
-CONTROL = Path("/sys/fs/cgroup")
+CONTROL = Path("/sys/fs/cgroup")  # Linux's control groups
 
 
 @dataclass(frozen=True)
 class Device:
-    """`kind` is cuda, mps or cpu; sizes are in bytes. `index` counts the GPUs of a machine."""
+    """A GPU, or a machine's own memory. `kind` is cuda, mps or cpu. `index` counts the GPUs of a
+    machine. `free` and `total` are in bytes."""
 
     name: str
     kind: str
@@ -32,8 +33,8 @@ class Device:
 
     @property
     def reserve(self) -> int:
-        """What the framework will yet take of `free`. In a machine's own memory that is nothing
-        beside the program, which is there already."""
+        """Bytes that the framework will yet take of `free`. In a machine's own memory these are
+        none, since the program is in it already."""
         return RESERVE if self.kind == "cuda" else 0
 
     def to_json(self) -> dict[str, Any]:
@@ -41,19 +42,19 @@ class Device:
 
 
 def local_devices() -> list[Device]:
-    """Every GPU, then the machine's own memory."""
+    """Returns all GPUs, then the machine's own memory."""
     import torch
 
-    found = []
+    gpus = []
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(i)
-            found.append(Device(torch.cuda.get_device_name(i), "cuda", i, free, total))
+            gpus.append(Device(torch.cuda.get_device_name(i), "cuda", i, free, total))
     if torch.backends.mps.is_available():
         total = torch.mps.recommended_max_memory()
         free = max(0, total - torch.mps.driver_allocated_memory())
-        found.append(Device("Apple GPU", "mps", 0, free, total))
-    return [*found, Device("This machine's memory", "cpu", 0, *machine_memory())]
+        gpus.append(Device("Apple GPU", "mps", 0, free, total))
+    return [*gpus, Device("This machine's memory", "cpu", 0, *machine_memory())]
 
 
 def resolve_device(device: str) -> str:
@@ -96,8 +97,8 @@ def release_memory() -> None:
 
 
 def machine_memory() -> tuple[int, int]:
-    """Free and total bytes, within the limit of a container where there is one: beyond it the
-    system ends the program, whatever the machine has."""
+    """Returns free and total bytes, within the limit of a container where there is one. Beyond that
+    limit the system ends the program, whatever the machine has."""
     memory = psutil.virtual_memory()
     free, total = memory.available, memory.total
     for limit, used in container_limits():
@@ -107,8 +108,10 @@ def machine_memory() -> tuple[int, int]:
 
 
 def container_limits() -> Iterator[tuple[int, int]]:
-    """(limit, use) in bytes of every control group around this process. What of its use is a cache
-    of files can be had back. Linux's cgroup v2 and v1."""
+    """Yields (limit, use) in bytes of each control group around this process, of cgroup v2 and v1.
+
+    The use leaves out the cache of files, which the system takes back when memory is short.
+    """
     for root, most, now, cached in (
         (CONTROL, "memory.max", "memory.current", "file "),
         (CONTROL / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache "),
@@ -125,7 +128,8 @@ def container_limits() -> Iterator[tuple[int, int]]:
 
 
 def own_group(kind: str) -> Sequence[str]:
-    """The control group of this process, as parts of a path."""
+    """Returns the control group of this process, as parts of a path. `kind` is 'memory' in cgroup
+    v1, and empty in v2."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

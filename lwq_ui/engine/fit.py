@@ -16,8 +16,11 @@ from .quantizers import Quantizer
 
 @dataclass(frozen=True)
 class Fit:
-    """What one device holds: `needed` is the bytes of weights, cache, activations and reserve with
-    all layers at a level, `fits` whether the device has that many free."""
+    """What one device holds of a model.
+
+    `needed` are bytes by level, with all layers at that level: weights, cache, activations and
+    reserve. `fits` says for each level whether the device has that many free.
+    """
 
     device: Device
     needed: Mapping[float, int]
@@ -34,24 +37,29 @@ class Fit:
         return {**self.device.to_json(), "levels": levels}
 
     def sentence(self) -> str:
-        """'NVIDIA L4 (21.50 GiB of 22.04 GiB free) holds it untouched and at 8, 4 and 2 bits.'"""
+        """Returns a sentence such as 'NVIDIA L4 (21.50 GiB of 22.04 GiB free) holds it untouched
+        and at 8, 4 and 2 bits.'"""
         d, held = self.device, [level for level, fits in self.fits.items() if fits]
-        where = f"{d.name} ({format_gib(d.free)} of {format_gib(d.total)} free)"
         if not held:
             free, least = apart(d.free, min(self.needed.values()))
-            where = f"{d.name} ({free} of {format_gib(d.total)} free)"
-            return f"{where} does not hold it: that takes {least} at least."
+            return (
+                f"{d.name} ({free} of {format_gib(d.total)} free) does not hold it: that takes "
+                f"{least} at least."
+            )
         packed = [str(level) for level in held if level != UNTOUCHED]
         bits = " and ".join(filter(None, (", ".join(packed[:-1]), *packed[-1:])))
-        said = (["untouched"] if UNTOUCHED in held else []) + ([f"at {bits} bits"] if bits else [])
-        return f"{where} holds it {' and '.join(said)}."
+        ways = (["untouched"] if UNTOUCHED in held else []) + ([f"at {bits} bits"] if bits else [])
+        memory = f"{format_gib(d.free)} of {format_gib(d.total)} free"
+        return f"{d.name} ({memory}) holds it {' and '.join(ways)}."
 
 
 def what_fits(
     info: ModelInfo, quantizer: Quantizer, devices: Sequence[Device], usage: Workload
 ) -> list[Fit]:
-    """For each device, what the model takes with all layers at one level, untouched first. Raises
-    UserError where it is not known what it keeps of a token."""
+    """Returns for each device what the model takes with all layers at one level, untouched first.
+
+    Raises UserError where nobody knows what the model keeps of a token.
+    """
     cost = model_cost(info, quantizer)
     levels = sorted(cost.layers[0].packed, reverse=True)
     weights = {level: cost.total((level,) * info.num_layers) for level in levels}

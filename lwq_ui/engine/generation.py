@@ -106,6 +106,21 @@ def fit_prompt(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[
     return ids, max(1, min(max_tokens, longest - len(ids)))  # the last one takes no position
 
 
+def generate_options(
+    loaded: LoadedModel, seed: int, max_tokens: int, stop: threading.Event
+) -> dict[str, Any]:
+    """Returns arguments of transformers' `generate` for one model and one prompt."""
+    processors = [OnlyNumbers(loaded.info.dtype), SeededSampling(seed)]
+    return {
+        "max_new_tokens": max_tokens,
+        "do_sample": False,
+        "logits_processor": LogitsProcessorList(processors),
+        "remove_invalid_values": False,  # would hide them
+        "stopping_criteria": StoppingCriteriaList([StopWhen(stop)]),
+        "pad_token_id": 0,  # of one text nothing is padded
+    }
+
+
 def write_on(
     models: Sequence[PreTrainedModel],
     loaded: LoadedModel,
@@ -132,15 +147,8 @@ def write_on(
             model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                logits_processor=LogitsProcessorList(
-                    [OnlyNumbers(loaded.info.dtype), SeededSampling(seed)]
-                ),
-                remove_invalid_values=False,  # would hide them
-                stopping_criteria=StoppingCriteriaList([StopWhen(run.stop)]),
                 streamer=Tokens(lambda tokens: news.put((k, tokens))),
-                pad_token_id=0,  # of one text nothing is padded
+                **generate_options(loaded, seed, max_tokens, run.stop),
             )
             news.put((k, None))
         except BaseException as e:

@@ -1,5 +1,8 @@
-"""The most memory that the whole program used while something ran: every model that it holds and
-the program itself. How much of that one model took cannot be told apart."""
+"""The most memory that the whole program used while something ran.
+
+That counts the program itself and all models that it holds. Nobody can tell how much of it one
+model took.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,19 @@ SECONDS = 0.05  # between two looks
 
 @dataclass
 class Peak:
+    """`bytes` stays None where the memory cannot be measured."""
+
     bytes: int | None = None
 
 
 @contextmanager
 def peak_memory(device: str) -> Iterator[Peak]:
-    """`bytes` is filled in when the block ends, with all that was in use, what was there before
-    included. On GPUs: of tensors, all GPUs together. On a CPU: of the whole program, without files
-    that are mapped (a bank's, and often the model's), whose memory the system takes back when it
-    is wanted elsewhere; what lasts less than 50 ms may be missed. None where it cannot be known."""
+    """Yields the most memory in use at any time during the block. It is known when the block ends.
+
+    On GPUs that is the tensors' memory, of all GPUs together. On a CPU it is the program's, without
+    mapped files (a bank's, and often the model's): the system takes their memory back when others
+    need it. A peak on a CPU that lasts less than 50 ms may be missed.
+    """
     peak = Peak()
     if device == "cuda":
         torch.cuda.init()
@@ -58,6 +65,6 @@ def peak_memory(device: str) -> Iterator[Peak]:
 
 
 def own_bytes() -> int:
-    """Memory of this process that is no file's. Linux counts it in KiB."""
+    """Returns the bytes of this process that belong to no file. Linux counts them in KiB."""
     line = next(row for row in STATUS.read_text().splitlines() if row.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024

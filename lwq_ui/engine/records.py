@@ -1,5 +1,7 @@
-"""What the engine stores, and under which keys. Imports no torch, so that the page can show cached
-results before torch is loaded."""
+"""What the engine stores, and under which keys.
+
+Imports no torch, so that the page can show cached results before torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,11 @@ from .quantizers import Quantizer, quantizer_named
 from .tasks.base import Task
 from .texts import MAX_TOKENS, Text
 
-INFO_FORMAT = 3  # of ModelInfo as JSON: one more for every change of its fields or their values
+INFO_FORMAT = 3  # of ModelInfo as JSON: raise it when a field or its meaning changes
 
 
 def info_key(fingerprint: str, dtype: str) -> Key:
-    """`dtype` as it was asked for, 'auto' included."""
+    """Returns the key of a model's description. `dtype` is the user's choice, also 'auto'."""
     parts = {
         "format": INFO_FORMAT,
         "dtype": dtype,
@@ -40,7 +42,8 @@ def scores_key(
     quantizer: Quantizer | None = None,
     low: float | None = None,
 ) -> Key:
-    """`quantizer` and `low` level matter to a scorer that measures a level, and to no other."""
+    """Returns the key of a scorer's scores. `quantizer` and the `low` level in bits matter to a
+    scorer that measures a level, and to no other."""
     spec = SCORERS[scorer]
     parts: dict[str, Any] = {
         "scorer": scorer,
@@ -65,6 +68,7 @@ def scores_key(
 def evaluation_key(
     info: ModelInfo, task: Task, split: Split, quantizer: Quantizer, limit: int | None
 ) -> Key:
+    """Returns the key of one split's evaluation. An untouched model has no quantizer."""
     unquantized = set(split) == {UNTOUCHED}
     parts = {
         "task": task.name,
@@ -79,14 +83,15 @@ def evaluation_key(
 
 
 def pass_path(scores: Sequence[Key], device: str, store: Store) -> Path:
-    """Where a pass over the layers that scores these is kept until it is complete. The device makes
-    its batches, so it is part of what is kept."""
+    """Returns where an unfinished pass that computes these scores is kept. The batches depend on
+    the device, so it is a part of the path."""
     parts = {"device": device, "scores": [key.digest for key in scores]}
     return store.root / Key("passes", scores[0].fingerprint, parts).path.with_suffix(".safetensors")
 
 
 def journal_folder(info: ModelInfo, task: Task, quantizer: Quantizer, store: Store) -> Path:
-    """Where a sweep keeps what it has scored of a task, for any split and any number of items."""
+    """Returns where a sweep keeps what it has scored of a task, for all splits and any number of
+    items."""
     parts = {
         "task": task.name,
         "data": task.data,
@@ -98,12 +103,13 @@ def journal_folder(info: ModelInfo, task: Task, quantizer: Quantizer, store: Sto
 
 
 def known_info(source: Source, dtype: str, store: Store) -> ModelInfo | None:
+    """Returns the stored description of these files, under the name that they have now."""
     info = store.read(info_key(source.fingerprint(), dtype), ModelInfo.from_json)
     return info and replace(info, model_id=source.model_id, revision=source.revision)
 
 
 def known_infos(fingerprint: str, store: Store) -> list[ModelInfo]:
-    """Of one model in every dtype that it was described in, the newest of each."""
+    """Returns the stored descriptions of one model, the newest for each dtype."""
     infos = {
         info.dtype: info
         for parts, info in store.find("info", fingerprint, ModelInfo.from_json)
@@ -120,17 +126,19 @@ def known_scores(
     quantizer: Quantizer | None = None,
     low: float | None = None,
 ) -> dict[str, Scores]:
-    """The scores that are in the store, by scorer; those of a level where one is named."""
-    known = {}
+    """Returns the scores that are in the store, by scorer. Those that measure a level are among
+    them only where `low` names one."""
+    all_scores = {}
     for scorer in QUICK_SCORERS if low is None else SCORERS:
         key = scores_key(info, scorer, text, max_tokens, quantizer, low)
         if scores := store.read(key, Scores.from_json):
-            known[scorer] = scores
-    return known
+            all_scores[scorer] = scores
+    return all_scores
 
 
 def with_short_name(evaluation: Evaluation) -> Evaluation:
-    """Earlier versions stored a quantizer as it was asked for: 'quanto:group=128' for 'quanto'."""
+    """Returns the evaluation under the quantizer's name of today. Earlier versions stored the name
+    that the user typed: 'quanto:group=128' for 'quanto'."""
     try:
         return replace(evaluation, quantizer=quantizer_named(evaluation.quantizer).name)
     except UserError:  # none, or one that this version does not have
@@ -138,7 +146,8 @@ def with_short_name(evaluation: Evaluation) -> Evaluation:
 
 
 def known_evaluations(info: ModelInfo, tasks: Mapping[str, Task], store: Store) -> list[Evaluation]:
-    """Every evaluation of this model in this dtype that today's libraries and task data made."""
+    """Returns all stored evaluations of this model in this dtype, as far as today's libraries and
+    task data made them."""
     installed = versions(*LIBRARIES)
     return [
         with_short_name(evaluation)

@@ -1,8 +1,7 @@
 """safetensors files that carry a checksum of all their bytes.
 
-A file of packed layers or hidden states that is damaged on the disk still loads, and gives other
-numbers. So the bytes are hashed when a process first reads such a file (benchmarks/cache.py says
-what that costs).
+A damaged file of packed layers or hidden states still loads, and gives other numbers. So the bytes
+are hashed when a process first reads such a file. benchmarks/cache.py measures what that costs.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LONGEST = 100_000_000  # bytes of a header: safetensors itself reads no longer o
 def sealed(
     path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """The content of a safetensors file that `check_seal` accepts at this path."""
+    """Returns the content of a safetensors file that `check_seal` accepts at this path."""
     whole = json.dumps({**(metadata or {}), PLACE: place_of(path), SEAL: ZEROS})
     content = bytearray(safetensors.torch.save(tensors, {METADATA: whole}))
     place = content.index(ZEROS.encode())  # the header stands first
@@ -34,8 +33,8 @@ def sealed(
 
 
 def check_seal(path: Path) -> dict[str, str]:
-    """The file's metadata. Raises ValueError where any byte differs from what was written there,
-    and OSError where the file cannot be read."""
+    """Returns the file's metadata. Raises ValueError where any byte differs from what was written
+    there, and OSError where the file cannot be read."""
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")

@@ -182,7 +182,7 @@ def test_quantized_weights_are_seen_where_the_description_was_stored(
     shutil.rmtree(folder)
     folder = edited(scaled)
     with pytest.raises(UserError, match="is quantized already"):
-        loading.load(Source("x", folder), "cpu", "auto", tiny.run(), known=known)
+        loading.load(Source("x", folder), "cpu", "auto", tiny.run(), info=known)
 
 
 def older_tables(tensors: Tensors) -> None:

@@ -12,23 +12,16 @@ from typing import Any
 from ...core.errors import reason
 from .hub import DEMO, WEIGHTS
 
-SEARCHABLE = re.compile(
-    r"\w[\w. -]*(/[\w. -]*)?"
-)  # anything else typed may be a path: it stays here
-
-
+# Anything else that a person types may be a path, which the Hub need not see.
+SEARCHABLE = re.compile(r"\w[\w. -]*(/[\w. -]*)?")
 CAUSAL = re.compile("CausalLM|LMHead")
-
-
-PACKED = {"gptq", "awq", "fp8", "compressed-tensors", "bitsandbytes", "4-bit", "8-bit", "mlx"}
-
-
+QUANTIZED = {"gptq", "awq", "fp8", "compressed-tensors", "bitsandbytes", "4-bit", "8-bit", "mlx"}
 SECONDS = 2.0  # a search that takes longer is of no use to a person who types
 
 
 @dataclass(frozen=True)
 class Found:
-    """A model to offer. `billions` of parameters, where known; `gated` ones ask for a sign-in."""
+    """A model to offer, with its `billions` of parameters. A `gated` one asks for a sign-in."""
 
     model_id: str
     billions: float | None = None
@@ -39,44 +32,50 @@ class Found:
 
 @dataclass(frozen=True)
 class Answer:
-    """`reason` says, in a sentence, why the Hub was not asked or did not answer."""
+    """The models to offer, and a sentence that says why the Hub gave none, where that is so."""
 
     found: tuple[Found, ...]
     reason: str = ""
 
 
 def search(text: str, limit: int = 8) -> Answer:
-    """Models whose ids hold `text`: those on this disk, then the `limit` most downloaded on the
-    Hub that this program can load. Takes `SECONDS` at most and raises nothing."""
+    """Returns models whose ids hold `text`: those on this disk, then those of the Hub.
+
+    Of the Hub's they are the `limit` most downloaded that this program can load. Takes `SECONDS` at
+    most, and raises nothing.
+    """
     from huggingface_hub import constants
 
     text = text.strip()
-    here = tuple(f for f in on_disk() if text.lower() in f.model_id.lower())
+    local = tuple(f for f in on_disk() if text.lower() in f.model_id.lower())
     if not SEARCHABLE.fullmatch(text):
-        return Answer(here)
+        return Answer(local)
     if constants.HF_HUB_OFFLINE:
-        return Answer(here, "Hugging Face is not asked: HF_HUB_OFFLINE is set.")
-    # A thread of its own: the time to look a name up has no limit, and every address gets its own.
+        return Answer(local, "Hugging Face is not asked: HF_HUB_OFFLINE is set.")
+    # In a thread: looking a name up takes any time, and the limit holds for each address anew.
     answers: SimpleQueue[tuple[Found, ...] | str] = SimpleQueue()
     Thread(target=lambda: answers.put(ask(text, limit)), daemon=True).start()
     try:
         answer = answers.get(timeout=SECONDS)
     except Empty:
-        return Answer(here, f"Hugging Face did not answer within {SECONDS:g} seconds.")
+        return Answer(local, f"Hugging Face did not answer within {SECONDS:g} seconds.")
     if isinstance(answer, str):
-        return Answer(here, answer)
-    known = {f.model_id for f in here}
-    return Answer(here + tuple(f for f in answer if f.model_id not in known))
+        return Answer(local, answer)
+    local_ids = {f.model_id for f in local}
+    return Answer(local + tuple(f for f in answer if f.model_id not in local_ids))
 
 
 def ask(text: str, limit: int) -> tuple[Found, ...] | str:
-    """The models, or why there are none. Asks what HfApi.list_models asks, but once:
-    that tries again for half a minute where there is no network."""
+    """Returns the Hub's models, or a sentence that says why there are none.
+
+    Sends the request of HfApi.list_models, but once: that tries again for half a minute where there
+    is no network.
+    """
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    asked: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "search": text,
         "filter": "safetensors",
         "pipeline_tag": "text-generation",
@@ -87,12 +86,12 @@ def ask(text: str, limit: int) -> tuple[Found, ...] | str:
     try:
         response = get_session().get(
             f"{constants.ENDPOINT}/api/models",
-            params=asked,
+            params=parameters,
             headers=build_hf_headers(),
             timeout=SECONDS,
         )
         hf_raise_for_status(response)
-        models = [m for m in response.json() if not is_packed(m.get("tags", ()))]
+        models = [m for m in response.json() if not is_quantized(m.get("tags", ()))]
         return tuple(
             Found(
                 m["id"],
@@ -109,13 +108,13 @@ def ask(text: str, limit: int) -> tuple[Found, ...] | str:
         return "Hugging Face cannot be reached: only models on this disk are offered."
 
 
-def is_packed(tags: list[str]) -> bool:
-    """Whether a model is quantized already: there is nothing left to do here."""
-    return any(t.lower() in PACKED or t.startswith("base_model:quantized:") for t in tags)
+def is_quantized(tags: list[str]) -> bool:
+    """Whether a model's tags say that it is quantized already, which leaves nothing to do here."""
+    return any(t.lower() in QUANTIZED or t.startswith("base_model:quantized:") for t in tags)
 
 
 def on_disk() -> tuple[Found, ...]:
-    """The demo, and the causal language models in the Hugging Face cache, by name."""
+    """Returns the demo, and the causal language models in the Hugging Face cache, by name."""
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -134,6 +133,7 @@ def on_disk() -> tuple[Found, ...]:
 
 
 def is_causal(revision: Any) -> bool:
+    """Whether a cached revision holds weights, and a config of a causal language model."""
     folder = revision.snapshot_path
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
         return False

@@ -106,7 +106,7 @@ def load_source(
     """Loads the files of a source. `info` is what the store has of them; it is made where it has
     none."""
     try:
-        loaded = loading.load(source, device, dtype, run, known=info)
+        loaded = loading.load(source, device, dtype, run, info=info)
     except BaseException:
         release_memory()
         raise

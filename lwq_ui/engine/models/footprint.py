@@ -1,10 +1,9 @@
-"""What a model keeps and needs while it is used, beside its weights: the KV cache per layer, and
-the memory of its computing.
+"""What a model needs beside its weights: the KV cache of each layer, and the memory of computing.
 
 Nothing of an architecture is written down here. The model's own code runs on torch's "meta" device,
-where tensors have shapes and no content, with transformers' own cache; what that holds afterwards
-is what a real model's cache holds (keys and values of grouped or single heads, compressed ones,
-layers that use another's), and what was alive at once on the way is what computing takes.
+where tensors have shapes and no content. transformers' own cache holds afterwards what a real
+model's cache holds: keys and values of grouped or single heads, compressed ones, or none where a
+layer uses another's. The bytes that were alive at once on the way are what computing takes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,17 @@ GROUPED = {
     for where, name in ((nn.functional, "grouped_mm"), (torch, "_grouped_mm"))
     if hasattr(where, name)
 }  # matrices [tokens, in] and [experts, in, out] -> [tokens, out]
-MANY = 8192  # where a model has no limit of its own
+MANY = 8192  # tokens of a long prompt, where a model has no limit of its own
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """`kept` has (cached, window) of every layer, as LayerSpec has them. Computing takes, of one
-    sequence, `token_bytes` for each token and `pair_bytes` for each pair of tokens: masks, and the
-    scores of attention that has no fused kernel."""
+    """What a model needs for one sequence, beside its weights.
+
+    `kept` has (cached, window) of each layer, as LayerSpec has them. Computing takes `token_bytes`
+    for each token. It takes `pair_bytes` for each pair of tokens: masks, and the scores of
+    attention that has no fused kernel.
+    """
 
     kept: tuple[tuple[int, int | None], ...]
     token_bytes: int
@@ -49,7 +51,7 @@ class Live(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes = self.peak = 0
-        self._known: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}  # of storages, by address
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -60,23 +62,26 @@ class Live(TorchDispatchMode):
         for tensor in filter(is_tensor, tree_leaves(out)):
             storage = tensor.untyped_storage()
             key = storage._cdata
-            if key not in self._known and key not in given:
-                self._known[key] = storage.nbytes()
+            if key not in self._sizes and key not in given:
+                self._sizes[key] = storage.nbytes()
                 self.bytes += storage.nbytes()
                 self.peak = max(self.peak, self.bytes)
                 weakref.finalize(storage, self._gone, key)
         return out
 
     def _gone(self, key: int) -> None:
-        self.bytes -= self._known.pop(key)
+        self.bytes -= self._sizes.pop(key)
 
 
 class AsOnGpu(TorchFunctionMode):
-    """Attention as GPUs compute it: no scores are kept, and a mask of yes and no becomes one of
-    numbers. On the meta device torch would write all scores down, as it does everywhere where one
-    key is for many queries and torch is not told so (Falcon). Grouped experts are
-    multiplied there in bfloat16 only, elsewhere in every number format. What is asked of tensors
-    without content (are all tokens of this prompt real ones?) is so."""
+    """Makes the meta device compute as GPUs do.
+
+    Attention keeps no scores, and a mask of yes and no becomes one of numbers. On the meta device
+    torch would write all scores down. It does so on every device where one key is for many queries
+    and `enable_gqa` does not say so (Falcon). The meta device multiplies grouped experts in
+    bfloat16 only, other devices in all number formats. Whether a tensor without content holds true
+    (are all tokens of this prompt real ones?) is answered with yes.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -98,12 +103,15 @@ class AsOnGpu(TorchFunctionMode):
 
 
 def footprint(config: Any, dtype: torch.dtype) -> Footprint | None:
-    """None where it cannot be known: the architecture does not run without content, or keeps other
-    things than keys and values.
+    """Returns what a model of this config needs in this dtype.
 
-    The bytes per token of a prompt grow with its length as the largest of several straight lines
-    does (the feed-forward part's, attention's), so the line from a few tokens to the longest prompt
-    lies nowhere below them."""
+    Returns None where the architecture does not run without content, or keeps other things than
+    keys and values.
+
+    The bytes per token grow with a prompt's length like the largest of several straight lines: the
+    feed-forward part's, attention's. So they lie nowhere above the line from a short prompt to the
+    longest one.
+    """
     text = config.get_text_config(decoder=True)
     most = max(2 * FEW, getattr(text, "max_position_embeddings", None) or MANY)
     try:
@@ -140,8 +148,8 @@ def footprint(config: Any, dtype: torch.dtype) -> Footprint | None:
 
 @torch.no_grad()
 def read_prompt(base: Any, config: Any, tokens: int) -> tuple[DynamicCache, int]:
-    """-> the cache after a prompt of so many tokens, and the most bytes that were alive at once
-    beside what the cache holds on to."""
+    """Returns the cache after a prompt of so many tokens, and the bytes of computing: the most that
+    were alive at once beside the cache's own."""
     cache = DynamicCache(config=config)
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     with Live() as live, AsOnGpu():
@@ -151,8 +159,8 @@ def read_prompt(base: Any, config: Any, tokens: int) -> tuple[DynamicCache, int]
 
 
 def held(layer: Any) -> list[Tensor]:
-    """What one layer of a cache keeps: tensors [..., tokens, numbers]. None where a layer uses the
-    keys and values of another."""
+    """Returns what one layer of a cache keeps: tensors [..., tokens, numbers]. The list is empty
+    where a layer uses the keys and values of another."""
     names = ("keys", "values", "indexer_keys")
     return [t for name in names if (t := getattr(layer, name, None)) is not None]
 

@@ -82,17 +82,17 @@ def load(
     dtype: str,
     run: Run,
     streamed: bool | None = None,
-    known: ModelInfo | None = None,
+    info: ModelInfo | None = None,
 ) -> LoadedModel:
     """Returns the model on its device, its weights checked.
 
-    Where it does not fit, its layers are read from the checkpoint one by one; `streamed` decides
-    that beforehand. `known` saves describing the model again. Raises Stopped, and UserError that
+    Where it does not fit, its layers are read from the checkpoint one by one. `streamed` decides
+    that beforehand. `info` saves describing the model again. Raises Stopped, and UserError that
     names the cause and the way out.
     """
     device = resolve_device(device)
     check_unchanged = source.watch()
-    info = known or describe(source, dtype)
+    info = info or describe(source, dtype)
     if info.packable_share < LEAST_PACKABLE:
         raise UserError(
             f"Only {info.packable_share:.0%} of the layers of {info.architecture} are weights that "
@@ -118,6 +118,7 @@ def load(
 
 
 def load_tokenizer(source: Source) -> Any:
+    """Returns the model's tokenizer. Raises UserError where it cannot be loaded."""
     try:
         return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except BaseException as e:
@@ -130,7 +131,8 @@ def load_tokenizer(source: Source) -> Any:
 
 
 def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> LayerWalk:
-    """Loads the whole model into memory, over several GPUs where it does not fit on one."""
+    """Loads the whole model into memory, over several GPUs where it does not fit on one. Returns
+    its walk, checked. Raises UserError and Stopped."""
     if is_peft_available() and (source.folder / "adapter_config.json").exists():
         raise UserError(
             f"'{source.model_id}' holds an adapter beside the model, which peft would add to its "
@@ -164,7 +166,8 @@ def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> Laye
 
 
 def stream_weights(source: Source, info: ModelInfo, device: str, run: Run) -> LayerWalk:
-    """Loads everything but the layers into memory."""
+    """Loads everything but the layers into memory. Returns the model's walk, checked. Raises
+    UserError."""
     model = skeleton(read_config(source), info.dtype, source.model_id)
     compute_buffers(model, source.model_id)
     placement = safetensors_placement(model, source)

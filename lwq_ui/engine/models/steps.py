@@ -35,8 +35,11 @@ Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 class Positions:
-    """What a model's rotary embeddings of the kind 'dynamic' remember of the longest row they have
-    met. `forget` restores what they had when this was made: a row must not depend on others."""
+    """What rotary embeddings of the kind 'dynamic' remember of the longest row they have met.
+
+    `forget` restores what they remembered when this object was made, since a row must not depend on
+    others.
+    """
 
     REMEMBERED = ("max_seq_len_cached", "attention_scaling")
 
