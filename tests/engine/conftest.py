@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 
 import pytest
 import tiny
+from model_files import Online
 
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
@@ -66,3 +68,23 @@ def store(settings: Settings) -> Store:
 def run(settings: Settings, store: Store) -> Run:
     """What a job is given, which nobody watches or stops."""
     return Run(settings, store)
+
+
+@pytest.fixture
+def copy(folder_of: Callable[..., Path], tmp_path: Path) -> Path:
+    """A tiny model's folder that a test may change."""
+    return Path(shutil.copytree(folder_of("llama"), tmp_path / "model"))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A tiny model in several files."""
+    folder = tmp_path / "shards"
+    tiny.build("llama").save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    return folder
+
+
+@pytest.fixture
+def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Online:
+    return Online(tmp_path, monkeypatch)
