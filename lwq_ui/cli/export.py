@@ -16,7 +16,8 @@ HELP = "write a config in another format"
 
 def add_parser(commands: Any) -> None:
     parser = add_command(commands, "export", HELP, CONFIG)
-    parser.add_argument("--to", required=True, choices=list(CONFIG_EXPORTS))
+    formats = ", ".join(f"{e.name}: {e.title}" for e in CONFIG_EXPORTS.values())
+    parser.add_argument("--to", required=True, choices=list(CONFIG_EXPORTS), help=formats)
     parser.set_defaults(execute=execute)
 
 

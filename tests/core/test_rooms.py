@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_core_imports_nothing_from_other_rooms() -> None:
 
 def test_engine_imports_nothing_from_ui() -> None:
     assert crossings("engine", ("lwq_ui.ui", "gradio")) == []
+
+
+@pytest.mark.parametrize("room", ["core", "engine", "cli"])
+def test_no_imports_go_round_in_a_circle(room: str) -> None:
+    """Imports inside functions, and those for types alone, count like any other."""
+    modules = {module_of(path): path for path in files_of(room)}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        source = path.read_text(encoding="utf-8")
+        names = imports(source, module, path.name == "__init__.py")
+        imported = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = imported & set(modules) - {module}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_core_is_plain_python_and_numpy() -> None:

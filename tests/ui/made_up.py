@@ -186,7 +186,7 @@ class Outliers(Calibrated):
 class Shrunk(Quanto):
     """Has a word and a fraction to choose."""
 
-    family = "shrunk"
+    family = "shrinking"
     heading = "Made-up shrinking"
     meaning = "Makes weights smaller."
     options: ClassVar[Mapping[str, Option]] = {

@@ -79,10 +79,10 @@ def test_what_is_typed_makes_the_canonical_name(known):
         with pytest.raises(UserError, match=r"^(Documents|Tokens|Group).*: choose .*\.$"):
             quantizer_typed("outliers", {**usual, key: wrong})
     shrunk = {"kind": "never", "share": 0.125}
-    assert quantizer_typed("shrunk", shrunk).name == "shrunk:kind=never,share=0.125"
+    assert quantizer_typed("shrinking", shrunk).name == "shrinking:kind=never,share=0.125"
     for key, wrong in (("kind", 64), ("share", None), ("share", 1.5)):
         with pytest.raises(UserError, match=r"^(Kind|Share): choose (one of evenly|a number from)"):
-            quantizer_typed("shrunk", {**shrunk, key: wrong})
+            quantizer_typed("shrinking", {**shrunk, key: wrong})
 
 
 def test_the_slider_keeps_its_place_with_another_quantizer(known):
@@ -183,9 +183,9 @@ def test_the_handlers_say_the_whole_name_or_why_not(known, tmp_path):
     assert not back[documents]["visible"] and back[made.levels]["value"] == "4,2"
 
     kind, share = made.options["kind"], made.options["share"]
-    words = {**v, made.quantizer: "shrunk", kind: "never", share: 0.125}
+    words = {**v, made.quantizer: "shrinking", kind: "never", share: 0.125}
     shown = do.another_quantizer(words)
-    assert shown[made.drawn] == "shrunk:kind=never,share=0.125"
+    assert shown[made.drawn] == "shrinking:kind=never,share=0.125"
     assert shown[kind]["choices"] == ["evenly", "never"] and shown[kind]["value"] == "never"
     assert shown[share]["precision"] is None and shown[share]["value"] == 0.125
 
@@ -296,8 +296,8 @@ def test_a_word_and_a_fraction_are_chosen_on_the_page(page):
     page.wait_for_selector("#packing [role=alert]", state="detached")
     settle(page)
     _, config = export(page)
-    assert config["quantizer"]["name"] == "shrunk:kind=never,share=0.125"
-    other = {**config, "quantizer": {"name": "shrunk:share=0.0625"}}
+    assert config["quantizer"]["name"] == "shrinking:kind=never,share=0.125"
+    other = {**config, "quantizer": {"name": "shrinking:share=0.0625"}}
     load_config(page, other)
     shows(page, "#status .idle span", "The config is loaded.")
     assert page.locator("#option-share input").input_value() == "0.0625"

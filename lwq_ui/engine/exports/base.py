@@ -20,27 +20,25 @@ if TYPE_CHECKING:
 class Export(ABC):
     """A form in which a split leaves this program.
 
-    A new one derives from ConfigExport where the config says all of it, else from ModelExport.
-    `name` is what the command line calls it, `title` what people read, `reader` a sentence without
-    a full stop about who reads it. `is_folder` says whether it is a folder or one file."""
+    A new one derives from ConfigExport where a config has all that it takes, else from ModelExport.
+    `name` is its key in the registry, and `title` its name for people. `reader` is a sentence
+    without a full stop about the programs that read it."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     reader: ClassVar[str]
-    is_folder: ClassVar[bool]
 
 
 class ConfigExport(Export):
-    """A text that is made of a config alone:
+    """A file of text that is made of a config alone:
 
-    class BitsPerLine(ConfigExport):
-        name, title, reader = "bits", "Bits, a layer per line", "Any program can read it"
+        class BitsPerLine(ConfigExport):
+            name, title, reader = "bits", "Bits, a layer per line", "Any program can read it"
 
-        def text(self, config):
-            return "".join(f"{bits:g}\\n" for bits in config.bits_per_layer)
-    """
+            def text(self, config):
+                return "".join(f"{bits:g}\\n" for bits in config.bits_per_layer)
 
-    is_folder = False
+    The command line takes its name after `export --to`."""
 
     @abstractmethod
     def text(self, config: Config) -> str:
@@ -51,14 +49,13 @@ class ModelExport(Export):
     """A folder with the quantized model, which another program loads by itself. It holds layers
     that `quantizer`, or one derived from it, has packed.
 
-    Whoever calls `write` has asked `can` before, and has filled the bank:
+    A job checks before anything is packed, fills the bank, and then writes:
 
         export.check(loaded, bank.quantizer, split)
         bank.fill([split], run)
         export.write(bank, split, folder, run)
     """
 
-    is_folder = True
     quantizer: ClassVar[type[Quantizer]]
 
     @abstractmethod
@@ -68,8 +65,8 @@ class ModelExport(Export):
 
     @abstractmethod
     def write(self, bank: Bank, split: Split, folder: Path, run: Run) -> None:
-        """Writes the model at this split into an empty folder, one layer at hand at a time where
-        the form allows it. Raises UserError, OSError and Stopped."""
+        """Writes the model at this split into an empty folder, with one layer at hand at a time
+        where the format allows it. Raises UserError, OSError and Stopped."""
 
     def check(self, loaded: LoadedModel, quantizer: Quantizer, split: Split) -> None:
         """Raises UserError where it cannot hold this split."""

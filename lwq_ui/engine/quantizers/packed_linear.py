@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """[..., columns] -> [..., rows]. `dense` de-quantizes the weight at every call. So it takes its
-    packed `tensors` between calls, and a matrix of its first dtype while it computes."""
+    """[..., columns] -> [..., rows]. `dense` de-quantizes the weight at every call.
+
+    Between calls the module takes the memory of the packed `tensors`. While it computes, it takes
+    that of a matrix of the first dtype, too."""
 
     def __init__(
         self,
@@ -21,7 +23,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.dense = dense
         for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
+            self.register_buffer(f"packed_{name}", tensor)  # a module may have a `half` or `bias`
         self.bias = bias
 
     @torch.no_grad()
