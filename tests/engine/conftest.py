@@ -17,6 +17,7 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.texts import Text, shipped_calibration
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +89,15 @@ def shards(tmp_path: Path) -> Path:
 @pytest.fixture
 def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Online:
     return Online(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def loaded(folder_of: Callable[..., Path]) -> LoadedModel:
+    """Without banks of other tests."""
+    return tiny.load(folder_of("llama"))
+
+
+@pytest.fixture(scope="session")
+def text() -> Text:
+    whole = shipped_calibration(Settings(cache=Path("unused")))
+    return Text("a few", whole.documents[:5])
