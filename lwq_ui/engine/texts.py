@@ -1,4 +1,4 @@
-"""Texts to calibrate and to measure on. No torch here."""
+"""Texts to calibrate and to measure on. This file imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_READ = 2**22  # characters of one file: many times what 50 documents take
 DOCUMENT_READ = 20_000  # characters of a file that is one document: MAX_TOKENS take fewer
 PG19 = "pg19"
 
-# Where a long text is cut, best first: blank lines, lines, sentences, spaces.
+# A long text is cut at the first of these that fits: blank lines, lines, sentences, spaces.
 CUTS = tuple(
     map(
         re.compile,

@@ -17,8 +17,9 @@ UPPER, SIXTEEN = np.int32(-(2**16)), np.int32(16)
 
 
 class ZD(PassScorer):
-    """z-score distribution (paper section 3.1): the share of a layer's weights w, all its linear
-    weights taken together, with (w - mean) / std > 1.
+    """z-score distribution (paper section 3.1): the share of weights w with (w - mean) / std > 1.
+
+    All linear weights of a layer are taken together.
 
     It reads the weights and computes no forward pass.
     """
@@ -42,7 +43,7 @@ def share_above_one_std(matrices: Sequence[Tensor]) -> float:
     mean, square = (sum(sums) / total for sums in zip(*map(moments, flat), strict=True))
     variance = square - mean * mean
     if not (max(mean * mean, FEW_DIGITS) <= variance < math.inf):
-        # Few digits are left of the difference, or float32 is too narrow: in float64.
+        # Few digits are left of the difference, or float32 is too narrow: float64 is exact enough.
         mean = sum(f.cpu().double().sum().item() for f in flat) / total
         variance = sum((f.cpu().double() - mean).square().sum().item() for f in flat) / total
     limit = rounded_down(mean + variance**0.5, flat[0].dtype)

@@ -48,8 +48,8 @@ def load_registered(name: str) -> dict[str, Any]:
 def reachable() -> bool:
     """Returns whether the Hub answers.
 
-    Where it does not, each data set costs half a minute of retries before the local cache is read,
-    and mmlu has 57. With HF_HUB_OFFLINE, the cache is read at once.
+    Where it does not, each data set costs half a minute of retries, and mmlu has 57. With
+    HF_HUB_OFFLINE, the local cache is read at once.
     """
     try:
         get_session().head(hub.ENDPOINT, timeout=5)

@@ -161,9 +161,9 @@ class SweepLM(HFLM):
             self._model = self.sweep.bank.loaded.model  # before the next one is composed
 
     def _model_generate(self, context: Tensor, *args: Any, **kwargs: Any) -> Any:
-        done = self.current + self.written / self.texts
         n = len(self.sweep.splits)
-        self.sweep.run.progress(f"{self.title}: writing, split {self.current + 1} of {n}", done / n)
+        share = (self.current + self.written / self.texts) / n
+        self.sweep.run.progress(f"{self.title}: writing, split {self.current + 1} of {n}", share)
         numbers = LogitsProcessorList([OnlyNumbers(self.loaded.info.dtype)])
         kwargs |= {"logits_processor": numbers, "remove_invalid_values": False}
         self.positions.forget()

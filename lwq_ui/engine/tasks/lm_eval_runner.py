@@ -36,8 +36,8 @@ Load = Callable[[], Definition]
 def run_task(name: str, title: str, load: Load, sweep: Sweep, limit: int | None) -> list[Measured]:
     """Returns the metrics and items of every split.
 
-    Raises UserError where the data cannot be had, the task does not fit the model, or lm-eval
-    fails for any other reason. So the other tasks go on.
+    Raises UserError where the task cannot be measured, for any reason: the data cannot be had, or
+    the model does not fit. So the other tasks go on.
     """
     try:
         with IN_PROCESS:
@@ -132,7 +132,7 @@ def answers_of(kind: str, scored: list[Any], c: int) -> list[Any]:
     """Returns the answers of split c, as HFLM gives them for this kind of request."""
     if kind == "loglikelihood":
         return [(float(logprob[c]), bool(greedy[c])) for logprob, greedy in scored]
-    # Rolling: the sum of a document's windows; an empty document has none.
+    # A rolling request sums up a document's windows. An empty document has none.
     return [float(logprob[c]) if np.ndim(logprob) else 0.0 for logprob in scored]
 
 

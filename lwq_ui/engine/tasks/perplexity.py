@@ -23,8 +23,8 @@ LARGEST_EXPONENT = 600.0  # e to this, and its standard error, are still numbers
 class Passages(Task):
     """Measures perplexity, and how far a split is from the unquantized model.
 
-    The distance is the KL divergence in nats per token, and the share of tokens with the same most
-    likely prediction. Items are passages.
+    The distance is the KL divergence in nats per token, and the share of tokens whose most likely
+    prediction is the same. Items are passages.
     """
 
     name = "perplexity"
