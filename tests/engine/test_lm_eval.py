@@ -38,6 +38,7 @@ from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.sweeps.sweep import Sweep
 from lwq_ui.engine.tasks import (
     lm_eval_loading,
+    lm_eval_model,
     lm_eval_registry,
     lm_eval_results,
     task_named,
@@ -402,19 +403,19 @@ def test_texts_at_a_time_fit_into_memory(bank: Bank) -> None:
 
 def test_one_composed_model_at_a_time(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
-    compose = Bank.compose
+    compose = lm_eval_model.compose
 
-    def counted(self: Bank, split: Any, run: Any) -> Any:
+    def counted(bank: Bank, split: Any, run: Any) -> Any:
         gc.collect()
         assert [ref for ref in alive if ref()] == []
-        model = compose(self, split, run)
+        model = compose(bank, split, run)
         alive.append(weakref.ref(model))
         weight = next(model.model.layers[i].mlp.up_proj.weight for i in range(4) if split[i] == 16)
-        own = {p.data_ptr() for p in self.loaded.model.parameters()}
+        own = {p.data_ptr() for p in bank.loaded.model.parameters()}
         assert weight.data_ptr() in own  # no second copy of what is not quantized
         return model
 
-    monkeypatch.setattr(Bank, "compose", counted)
+    monkeypatch.setattr(lm_eval_model, "compose", counted)
     lm, requests = writer(bank, SPLITS[:2] * 2, 1)
     lm.fit(requests)
     for lm.current in range(4):
