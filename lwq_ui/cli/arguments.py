@@ -128,8 +128,8 @@ def chosen_levels(
 ) -> tuple[float, ...]:
     """Returns the levels of these names, by default the usual ones of the first quantizer.
 
-    Raises ArgumentError where they are neither a pair of the first quantizer nor one of `also`, or
-    where another quantizer lacks one of them.
+    Raises ArgumentError where they are neither a pair of the first quantizer nor one of `also`.
+    Raises it too where another quantizer lacks one of them.
     """
     first, *others = quantizers
     if names is None:

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, "score", HELP, MODEL, DEVICE, DTYPE, TEXT, QUANTIZER)
     parser.add_argument("--scorer", action="append", choices=list(SCORERS))
     parser.add_argument(
-        "--level", metavar="LEVEL", help="that sensitivity measures (default: the usual low one)"
+        "--level", metavar="LEVEL", help="of scorers that measure one (default: the usual low one)"
     )
     parser.set_defaults(execute=execute)
 

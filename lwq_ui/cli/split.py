@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
         metavar="HIGH,LOW",
         help="(default: the quantizer's usual ones)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the ordering 'random'")
+    parser.add_argument("--seed", type=int, default=0, help="of an ordering that is shuffled")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--budget", type=size, metavar="SIZE", help="such as 3.2GiB")
     budget.add_argument(

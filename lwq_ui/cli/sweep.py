@@ -71,7 +71,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     loaded = jobs.load(args.model, args.device, args.dtype, run)
     parts = Parts(run)
     swept = curves_by_quantizer(args, parts, loaded, quantizers, levels)
-    splits = {q: all_splits(its_curves) for q, its_curves in swept.items()}
+    splits = {q: all_splits(q_curves) for q, q_curves in swept.items()}
     parts.attempt(None, print_forecast, args, run, loaded, splits)
     points: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -131,8 +131,8 @@ def print_forecast(
 
     tasks = expand(args.task)
     forecasts = {
-        q: jobs.forecast(loaded, jobs.Measurement(of_quantizer, q, tasks, args.limit), run)
-        for q, of_quantizer in splits.items()
+        q: jobs.forecast(loaded, jobs.Measurement(q_splits, q, tasks, args.limit), run)
+        for q, q_splits in splits.items()
     }
     total = jobs.Forecast.of_all(forecasts.values())
     by = f" by {len(splits)} quantizers" * (len(splits) > 1)

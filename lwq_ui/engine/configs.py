@@ -81,8 +81,8 @@ def other_weights(model_id: str) -> UserError:
 
 
 def check_fingerprint(config: Config, info: ModelInfo) -> None:
-    """Raises UserError where the config was made for other weights, or where its layers, dtype or
-    bytes are not those of the model."""
+    """Raises UserError where the config was made for other weights. Raises it too where its layers,
+    dtype or bytes are not those of the model."""
     if config.fingerprint != info.fingerprint:
         raise other_weights(info.model_id)
     if config.num_layers != info.num_layers:

@@ -30,8 +30,8 @@ def peak_memory(device: str) -> Iterator[Peak]:
     """Yields the most memory in use at any time during the block. It is known when the block ends.
 
     On GPUs that is the tensors' memory, of all GPUs together. On a CPU it is the program's, without
-    mapped files (a bank's, and often the model's): the system takes their memory back when others
-    need it. A peak on a CPU that lasts less than 50 ms may be missed.
+    mapped files, such as a bank's and often the model's. The system takes the memory of these back
+    when others need it. A peak on a CPU that lasts less than 50 ms may be missed.
     """
     peak = Peak()
     if device == "cuda":

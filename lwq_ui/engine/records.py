@@ -1,4 +1,4 @@
-"""What the engine stores, and under which keys.
+"""The keys of what the engine stores, and access to it.
 
 Imports no torch, so that the page can show cached results before torch is loaded.
 """

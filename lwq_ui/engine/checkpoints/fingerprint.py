@@ -1,4 +1,4 @@
-"""What a file contains, as a hash. The hashes of a model's files name its results."""
+"""Hashes of files. Those of a model's files name its results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ LARGE = 2**30  # bytes of a file that takes seconds to hash
 
 
 class FileHashes:
-    """sha256 of files. Each is read once by this process, and one of more than `large` bytes once
-    on this machine, where there is a store. The Hub's cache names large files by their hash."""
+    """The sha256 of files.
+
+    This process reads each file once. Where there is a store, this machine reads a file of more
+    than `large` bytes once. Large files of the Hub's cache are named by their hash.
+    """
 
     def __init__(self, large: int = LARGE):
         self.large = large
@@ -50,7 +53,7 @@ class FileHashes:
 
 
 HASHES = FileHashes()
-"""Those of this process. Files do not change with the user, so all of them share these."""
+"""All users of this process share these, since a file is the same for each of them."""
 
 
 def checked_hash(value: Any) -> str:

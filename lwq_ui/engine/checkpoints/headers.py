@@ -1,7 +1,8 @@
 """What a checkpoint holds, from the headers of its safetensors files alone. No weights are read.
 
-huggingface_hub reads headers of files on the Hub, too. It takes headers of 25 MB at most, does not
-check that tensors fill their file without a hole, and does not stop when it is asked to.
+huggingface_hub (2.4) reads headers, too, but only up to 25 MB. It does not check that tensors fill
+their file without a hole. Where a server ignores the range, it downloads the whole file. It cannot
+be stopped, and reports no progress.
 
 Imports no torch.
 """

@@ -112,8 +112,11 @@ def evaluate(
 def look_up(
     loaded: LoadedModel, measurement: Measurement, run: Run
 ) -> tuple[dict[tuple[str, Split], Evaluation], Missing, dict[str, str]]:
-    """Returns what the store has by task and split, the splits that each other task lacks, and a
-    sentence for each task that cannot be had."""
+    """Returns the stored evaluations, what is missing, and failures.
+
+    The evaluations are by task and split. What is missing are tasks with the splits that they lack.
+    The failures are a sentence for each task that cannot be had, by its name.
+    """
     evaluations: dict[tuple[str, Split], Evaluation] = {}
     missing: Missing = []
     failures: dict[str, str] = {}

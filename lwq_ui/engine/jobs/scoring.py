@@ -26,8 +26,11 @@ from .banks import bank_of
 
 @dataclass(frozen=True)
 class Basis:
-    """What scores are computed from: a text of at most `max_tokens` tokens, or all of it; and for
-    scorers that measure a level, the quantizer and its `low` level in bits."""
+    """What scores are computed from.
+
+    That is a text of at most `max_tokens` tokens, or all of it. For scorers that measure a level it
+    is also the quantizer and its `low` level in bits.
+    """
 
     text: Text
     max_tokens: int | None

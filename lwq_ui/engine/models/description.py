@@ -84,8 +84,8 @@ def describe(
 ) -> ModelInfo:
     """Returns architecture, layers and exact bytes, without loading the model.
 
-    They come from the config and from what can be known of the checkpoint: its files or, while they
-    are on the Hub, `headers`. Weights are read for the fingerprint, where none is given, and to see
+    They come from the config and from the checkpoint: its files or, while these are on the Hub,
+    `headers`. Weights are read for the fingerprint, where none is given. They are also read to see
     whether two tensors that the config ties are equal. Raises UserError where a tensor is missing,
     quantized or does not fit.
     """

@@ -1,9 +1,9 @@
 """What a model needs beside its weights: the KV cache of each layer, and the memory of computing.
 
 Nothing of an architecture is written down here. The model's own code runs on torch's "meta" device,
-where tensors have shapes and no content. transformers' own cache holds afterwards what a real
-model's cache holds: keys and values of grouped or single heads, compressed ones, or none where a
-layer uses another's. The bytes that were alive at once on the way are what computing takes.
+where tensors have shapes and no content. Its cache holds afterwards what a real model's cache
+holds: keys and values of grouped or single heads, compressed ones, or none where a layer uses
+another's. The bytes that were alive at once on the way are what computing takes.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def footprint(config: Any, dtype: torch.dtype) -> Footprint | None:
 
 @torch.no_grad()
 def read_prompt(base: Any, config: Any, tokens: int) -> tuple[DynamicCache, int]:
-    """Returns the cache after a prompt of so many tokens, and the bytes of computing: the most that
-    were alive at once beside the cache's own."""
+    """Returns the cache after a prompt of so many tokens, and the bytes of computing. These are the
+    most that were alive at once, without the cache's own."""
     cache = DynamicCache(config=config)
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     with Live() as live, AsOnGpu():

@@ -1,5 +1,6 @@
-"""A model's decoder layers, whatever the architecture: where they are, which of their weights can
-be packed, and where those weights come from.
+"""A model's decoder layers, whatever the architecture.
+
+They are found here, and so are the weights that can be packed, and the place those come from.
 
 Behind the walk stands one source of layers. Scorers, bank and sweep do not know which.
 """
@@ -117,7 +118,7 @@ class LayerSource(ABC):
     @contextmanager
     def at_hand(self, i: int) -> Iterator[nn.Module]:
         """Yields layer i with its weights on the device. Raises UserError where they hold values
-        that are not numbers, or where the files have changed, which is seen at the end as well."""
+        that are not numbers, and where the files have changed at the beginning or the end."""
         self.check_unchanged()
         with self._at_hand(i) as layer:
             yield layer

@@ -1,7 +1,7 @@
 """Which place in a model each tensor of a checkpoint has, and whether the two belong together.
 
-Names, shapes and types are enough for that: no weights are read, but to see whether two tensors
-that the config ties are equal.
+Names, shapes and types are enough for that. Weights are read only to see whether two tensors that
+the config ties are equal.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Placement:
         return [name for name, place in self.names.items() if place in places]
 
     def check(self) -> None:
-        """Loads the whole checkpoint, as far as names and shapes go, and ties the parameters that
-        the loaded model will have tied.
+        """Loads the names and shapes of the whole checkpoint, and ties the parameters that the
+        loaded model will have tied.
 
         Raises UserError where a tensor is missing or does not fit: transformers would fill it with
         random numbers. Raises it too as `check_places` does.
@@ -122,8 +122,11 @@ class Placement:
 
     def check_places(self) -> None:
         """Raises UserError for weights that are quantized, and for a tensor without a place that
-        the model was trained with. transformers leaves those out, with a warning; the model would
-        compute something else."""
+        the model was trained with.
+
+        transformers leaves such a tensor out, with a warning. The model would compute something
+        else.
+        """
         parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         modules = dict(self.model.named_modules())
         buffers = {name for name, _ in self.model.named_buffers()}
@@ -155,8 +158,8 @@ class Placement:
     def _owner(self, name: str, modules: Mapping[str, nn.Module]) -> nn.Module | None:
         """Returns the part of the language model that a tensor without a place would belong to.
 
-        That is the innermost module around it, if the module has parameters of its own or is in a
-        list of layers. Returns None where the tensor belongs to other parts, such as a vision tower
+        That is the innermost module around it, if it has parameters of its own or is in a list of
+        layers. Returns None where the tensor belongs to other parts, such as a vision tower
         or further heads.
         """
         parts = self._homeless[name].split(".")
@@ -171,8 +174,10 @@ class Placement:
         return around[-1] if in_list or has_parameters(around[-1]) else None
 
     def _tie(self) -> None:
-        """Ties what the config says is tied, but for two tensors that are both in the checkpoint
-        and differ, as transformers does once it has read them."""
+        """Ties the tensors that the config ties, as transformers does once it has read them.
+
+        Two of them that are both in the checkpoint and differ stay apart.
+        """
         stored = {place: name for name, place in self.names.items()}
         different = [
             target
@@ -227,8 +232,8 @@ def is_table(name: str, tensor: Entry) -> bool:
 def check_complete(
     model_id: str, missing: Collection[str], wrong: Collection[str], errors: Collection[Any]
 ) -> None:
-    """Raises UserError where tensors of a model are missing in its checkpoint, where some have the
-    `wrong` shape, or where loading gave `errors`."""
+    """Raises UserError where tensors are `missing` in a checkpoint, have the `wrong` shape, or gave
+    `errors` when they were loaded."""
     if missing or wrong or errors:
         if len(missing) > 1:
             what = f"{len(missing)} tensors are missing, {min(missing)} first"

@@ -21,7 +21,7 @@ def leak(steps: LayerSteps) -> float:
     """Returns how much of a tree's first branch the other branches see. It must be nothing.
 
     It is the change that other tokens in that branch make to the others, relative to what a layer
-    changes: the largest over layers of the median over tokens.
+    changes. Of the tokens the median counts, of the layers the largest.
     """
     sequences = small_tree(steps)
     paths = tree(sequences).paths

@@ -71,8 +71,8 @@ def load_tensors(
 
 
 def declare_untied(model: PreTrainedModel) -> None:
-    """Makes the config say that nothing is tied where that is so. A checkpoint whose config ties
-    two tensors that differ would, once the model is written, be read as if they were one."""
+    """Makes the config say that nothing is tied where that is so. Otherwise the model, once it is
+    written, would be read with one tensor in place of two that differ."""
     if model.all_tied_weights_keys:
         return
     for config in (model.config, model.config.get_text_config(decoder=True)):

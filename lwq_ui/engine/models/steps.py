@@ -4,11 +4,11 @@ The model's own code runs throughout; nothing of an architecture is written agai
 moment each layer's `forward` is replaced on the instance. Modules stay where they are, since some
 architectures choose masks by a layer's index in its list.
 
-- *head*: the model runs with layers that pass their input on, and every layer's own arguments
-  (masks, positions) are recorded on the way;
-- *step*: one real layer is called with them;
-- *tail*: the model runs with a first layer that injects the rows wanted, so that the final norm,
-  the head and any scaling or soft cap are the model's own.
+- *head*: The model runs with layers that pass their input on. The arguments of every layer (masks,
+  positions) are recorded on the way.
+- *step*: One real layer is called with them.
+- *tail*: The model runs with a first layer that injects the rows. So the final norm, the head and
+  any scaling or soft cap are the model's own.
 """
 
 from __future__ import annotations

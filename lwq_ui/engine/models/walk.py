@@ -77,8 +77,8 @@ class LayerWalk(LayerSteps):
     def check(self) -> None:
         """Compares the walk with the plain forward pass.
 
-        Raises UserError where they differ, where a result is not a number, and where a token sees
-        those after it: padding would change its figures.
+        Raises UserError where they differ, and where a result is not a number. Raises it too where
+        a token sees those after it, since padding would change its figures.
         """
         vocabulary = self.model.get_input_embeddings().num_embeddings
         ids = torch.arange(24, device=self.device).reshape(2, 12) * 7919 % vocabulary
