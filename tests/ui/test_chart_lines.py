@@ -46,8 +46,8 @@ def test_every_ordering_has_one_line_colour_and_symbol():
         *(o.title for o in ORDERINGS.values() if o.name not in ("lim", "block-influence")),
         LIM,
     }
-    assert len({t["line"]["color"] for t in lines}) == len(lines)
-    assert len({t["marker"]["symbol"][0] for t in lines}) == len(lines)
+    looks = {(t["line"]["color"], t["marker"]["symbol"][0]) for t in lines}
+    assert len(looks) == len(lines)
     lim = traces(drawn)[LIM]
     assert lines[-1] is lim and drawn["keys"][0] == lim["uid"]  # on top, and named first
     assert lim["customdata"] == [list(s) for s in ALL[0].splits]
@@ -77,8 +77,8 @@ def test_colours_are_seen_on_the_light_and_the_dark_page(ground):
 def test_orderings_that_are_no_others_look_different():
     names = [ALIKE, *(o.name for o in ORDERINGS.values() if o.ranks_as is None)]
     assert len({look_of(name) for name in names}) == len(names)
-    assert len({look_of(name).symbol for name in names}) == len(names)
-    assert len({look_of(name).colour for name in names}) == len(names)
+    assert len({look.symbol for look in LOOKS.values()}) == len(LOOKS)
+    assert len({look.colour for look in LOOKS.values()}) == len(LOOKS)
     assert look_of("block-influence") == look_of("lim")  # which is one line with it
 
 

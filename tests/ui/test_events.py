@@ -25,7 +25,7 @@ from lwq_ui.core.cost import model_cost
 from lwq_ui.core.curves import THREE_LEVELS, Curve, curves
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import PRUNED, UNTOUCHED
-from lwq_ui.core.orderings import ORDERINGS
+from lwq_ui.core.orderings import ORDERINGS, SCORERS
 from lwq_ui.core.schema import Evaluation, LayerSpec, Metric, ModelInfo, Scores, WeightSpec
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
@@ -305,7 +305,7 @@ def test_a_sweep_shows_what_it_measures(world, do):
 def charted() -> list[tuple[Quantizer, tuple[float, ...], Curve]]:
     """(quantizer, levels, curve) of all that a chart can draw."""
     known = {name: s.values for name, s in session().scores.items()}
-    known["sensitivity"] = known["zd"]
+    known |= {name: known["zd"] for name in SCORERS if name not in known}
     found = []
     for q in QUANTIZERS.values():
         triples = [THREE_LEVELS] if set(THREE_LEVELS) <= set(q.levels) else []
