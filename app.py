@@ -9,8 +9,7 @@ import gradio as gr
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.settings import Settings
-from lwq_ui.ui.events import wire
-from lwq_ui.ui.layout import build
+from lwq_ui.ui.page import Page
 from lwq_ui.ui.server import Server
 from lwq_ui.ui.theme import CSS, THEME
 
@@ -18,10 +17,9 @@ from lwq_ui.ui.theme import CSS, THEME
 def launch(settings: Settings, **options: object) -> tuple[gr.Blocks, Server]:
     """`options` are those of gradio's launch. The first result knows the address and closes."""
     server = Server(settings)
-    parts = build(server)
-    wire(parts, server)
-    parts.demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
-    return parts.demo, server
+    demo = Page(server).demo
+    demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
+    return demo, server
 
 
 def main() -> None:

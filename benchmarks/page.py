@@ -37,6 +37,7 @@ EVENTS = {
     "a click on a point": ("chart", "select", False),
     "refresh after a job": ("evaluate", "click", True),
 }
+CHANGED = {"other levels": "8,4", "another quantizer": "quanto-hqq"}  # what the control says then
 
 
 def build_page(cache: str) -> tuple[Any, Any]:
@@ -87,9 +88,9 @@ def print_times(repeats: int) -> None:
         for name, (component, event, follows) in EVENTS.items():
             handlers = list(find_handlers(demo, component, event))[1 if follows else 0 :]
             changed = dict(values)
-            if name == "other levels":
-                (levels,) = [c for c in values if getattr(c, "elem_id", None) == "levels"]
-                changed[levels] = "8,4"
+            if name in CHANGED:
+                (control,) = [c for c in values if getattr(c, "elem_id", None) == component]
+                changed[control] = CHANGED[name]
             times[name] = [run(handlers, changed) for _ in range(repeats + 1)][1:]
     print(json.dumps(times))
 

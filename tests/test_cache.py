@@ -193,14 +193,14 @@ def test_stored_values_of_another_version_count_as_absent(
     page = Server(settings)
     page.store = store
     assert page.other_models(info) == []
-    assert page.known_sensitivity(info, text) == {}
+    assert page.known_level_scores(info, text) == {}
     assert records.known_evaluations(info, known, store) == []
     assert records.known_scores(info, text, store) == {}
     for key, value in keys:
         store.write(key, value.to_json())
     store.write(records.info_key(other.fingerprint, "auto"), other.to_json())
     assert page.other_models(info) == [other]
-    assert page.known_sensitivity(info, text) == {(quantizer, 2.0): level}
+    assert page.known_level_scores(info, text) == {(quantizer, 2.0): {"sensitivity": level}}
     assert records.known_evaluations(info, known, store) == [evaluation]
     assert records.known_scores(info, text, store) == {"zd": scores}
 
@@ -226,7 +226,7 @@ def test_keys_of_another_version_are_passed_over(info: ModelInfo, tmp_path: Path
     page = Server(Settings(cache=tmp_path))
     page.store = store
     assert records.known_evaluations(info, page.tasks, store) == []
-    assert page.known_sensitivity(info, Text("t", ("a",))) == {}
+    assert page.known_level_scores(info, Text("t", ("a",))) == {}
 
 
 HEADERS = Headers({"a.weight": Entry("model.safetensors", "BF16", (2, 3), 80, 92)}, {"m": 92})

@@ -17,9 +17,8 @@ BUILD = """
 import json, sys
 import app
 from lwq_ui.core.settings import Settings
-parts = app.build(server := app.Server(Settings.from_environment()))
-app.wire(parts, server)
-parts.demo.get_config_file()  # what the browser asks for first
+page = app.Page(app.Server(Settings.from_environment()))
+page.demo.get_config_file()  # what the browser asks for first
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 

@@ -81,6 +81,12 @@ class Choice:
         """Returns the same choice with just the budget of this place in the table."""
         return self.with_budget(self.table.bytes[position])
 
+    def with_order(self, ordering: str, seed: int) -> Choice:
+        """Returns the same choice in another order. The costs are kept."""
+        other = replace(self, ordering=ordering, seed=seed)
+        vars(other).update({k: v for k, v in vars(self).items() if k in BESIDE_ORDER})
+        return other
+
     def config(self, evaluations: Iterable[Evaluation] = ()) -> Config:
         """Returns the config that repeats the split, with those `evaluations` that are of it.
 
@@ -122,4 +128,5 @@ class Choice:
         )
 
 
-BESIDE_BUDGET = {"values", "cost", "ranked", "table"}  # what no budget changes
+BESIDE_ORDER = {"values", "cost"}  # what no order changes
+BESIDE_BUDGET = {*BESIDE_ORDER, "ranked", "table"}  # what no budget changes

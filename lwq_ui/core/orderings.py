@@ -84,6 +84,7 @@ SCORERS: dict[str, ScorerSpec] = {
     )
 }
 QUICK_SCORERS = [s.name for s in SCORERS.values() if not s.measures_level]
+LEVEL_SCORERS = [s.name for s in SCORERS.values() if s.measures_level]
 REFERENCE_SCORER = "sensitivity"  # measures what the others guess
 DEFAULT_ORDERING = "lim"
 

@@ -55,8 +55,8 @@ class Server:
         scores = records.known_scores(info, self.shipped_text, self.store)
         if not scores.keys() >= set(QUICK_SCORERS):
             return session
-        sensitivity = self.known_sensitivity(info, session.text)
-        return replace(session, info=info, scores=scores, sensitivity=sensitivity)
+        level_scores = self.known_level_scores(info, session.text)
+        return replace(session, info=info, scores=scores, level_scores=level_scores)
 
     def with_model(
         self, session: Session, info: ModelInfo, scores: Mapping[str, Scores]
@@ -68,17 +68,22 @@ class Server:
             scores=scores,
             early=(),
             measured=None,
-            sensitivity=self.known_sensitivity(info, session.text),
+            truth=None,
+            looked=None,
+            forecast=None,
+            level_scores=self.known_level_scores(info, session.text),
             evaluations=tuple(self.known_evaluations(info)),
         )
 
     def known_evaluations(self, info: ModelInfo) -> list[Evaluation]:
         return records.known_evaluations(info, {**self.other_tasks, **self.tasks}, self.store)
 
-    def known_sensitivity(self, info: ModelInfo, text: Text | None) -> dict[Level, Scores]:
+    def known_level_scores(
+        self, info: ModelInfo, text: Text | None
+    ) -> dict[Level, dict[str, Scores]]:
         """Returns the scores of every level that was measured on the text that the session
-        calibrates on."""
-        by_level: dict[Level, Scores] = {}
+        calibrates on, by level and scorer."""
+        by_level: dict[Level, dict[str, Scores]] = {}
         if text is None:
             return by_level
         for parts, scores in self.store.find("scores", info.fingerprint, Scores.from_json):
@@ -91,7 +96,7 @@ class Server:
                 continue
             key = records.scores_key(info, spec.name, text, None, quantizer, level)
             if replace(key, parts=parts).digest == key.digest:
-                by_level[quantizer, level] = scores
+                by_level.setdefault((quantizer, level), {})[spec.name] = scores
         return by_level
 
     def other_models(self, info: ModelInfo) -> list[ModelInfo]:

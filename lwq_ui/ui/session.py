@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.allocation import Split
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..engine.checkpoints.source import DEMO
 from ..engine.quantizers import Quantizer
 from ..engine.texts import Text
+
+if TYPE_CHECKING:
+    from ..engine.jobs import Looked, Truth
 
 Level = tuple[Quantizer, float]  # a quantizer and a level of it
 
@@ -33,26 +36,47 @@ class OtherModel:
     evaluations: tuple[Evaluation, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Controls that a job sets, by their names in Controls. The page is drawn by them once."""
+
+    controls: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How long a sweep takes, in words, and what it was said of: it holds for nothing else."""
+
+    subject: Any
+    text: str
+
+
 @dataclass(frozen=True)
 class Session:
     """One browser's model, its scores and its results.
 
     `evaluations` are those that were stored when the model was chosen, and this session's own.
     Other people's results do not appear in between. `early` ones rest on a part of the items, from
-    a sweep that runs or was stopped. `sensitivity` is measured per level, `scores` per model.
-    `measured` is the split that was evaluated last. A model that is `streamed` is read from the
-    disk layer by layer.
+    a sweep that runs or was stopped. `scores` are those of the model, by scorer, and `level_scores`
+    those of a level, by level and scorer.
+    `measured` is the split that was evaluated last, `truth` what its weights really took, with the
+    peak of memory. A model that is `streamed` is read from the disk layer by layer. `looked` is a
+    model on the card that is not loaded.
     """
 
     choice: ModelChoice
     info: ModelInfo | None = None
     text: Text | None = None
     scores: Mapping[str, Scores] | None = None
-    sensitivity: Mapping[Level, Scores] = field(default_factory=dict)
+    level_scores: Mapping[Level, Mapping[str, Scores]] = field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
     early: tuple[Evaluation, ...] = ()
     measured: Split | None = None
+    truth: tuple[Truth, int | None] | None = None
     streamed: bool = False
+    looked: Looked | None = None
+    forecast: Forecast | None = None
+    wanted: Wanted | None = None
 
     def with_evaluations(
         self, new: Iterable[Evaluation], early: Iterable[Evaluation] = ()
@@ -63,15 +87,16 @@ class Session:
         return replace(self, evaluations=tuple(finished.values()), early=tuple(rest.values()))
 
     def scores_at(self, level: Level) -> dict[str, Scores]:
-        """Returns the model's scores and those that were measured at this level."""
-        scores = dict(self.scores or {})
-        if level in self.sensitivity:
-            measured = self.sensitivity[level]
-            scores[measured.scorer] = measured
-        return scores
+        """Returns the model's scores and those that were measured at this level, by scorer."""
+        return {**(self.scores or {}), **self.level_scores.get(level, {})}
 
-    def with_sensitivity(self, level: Level, scores: Scores) -> Session:
-        return replace(self, sensitivity={**self.sensitivity, level: scores})
+    def with_level_scores(self, level: Level, scores: Mapping[str, Scores]) -> Session:
+        merged = {**self.level_scores.get(level, {}), **scores}
+        return replace(self, level_scores={**self.level_scores, level: merged})
+
+    def wanting(self, **controls: Any) -> Session:
+        """Returns the session that sets controls when the page is drawn next."""
+        return replace(self, wanted=Wanted(controls))
 
 
 def identity(e: Evaluation) -> tuple[Any, ...]:

@@ -50,6 +50,26 @@ class Target:
         return Card(self.title, use, self.size, beside)
 
 
+@dataclass(frozen=True)
+class MemoryControls:
+    """What the panel's fields say, as it was typed: a choice of the list of cards, the memory of
+    another card in GiB, and how the model is used."""
+
+    into: str = NO_CARD
+    own_size: Any = 8
+    context: Any = DEFAULT.context
+    batch: Any = DEFAULT.batch
+    cache_dtype: str = DEFAULT.cache_dtype
+
+    def target(self, devices: Sequence[Device]) -> Target | None:
+        """Returns what the model must fit into; None without a card. Raises UserError where what is
+        typed is no number, and where a memory of this machine is gone."""
+        if self.into == NO_CARD:
+            return None
+        usage = read_usage(self.context, self.batch, self.cache_dtype)
+        return target(self.into, self.own_size, usage, devices)
+
+
 def card_choices(devices: Sequence[Device]) -> list[tuple[str, str]]:
     """Returns (label, value) of all that a model can be fitted into, this machine's own memories
     first."""
@@ -99,15 +119,9 @@ def kept_context(typed: Any, before: ModelInfo | None, info: ModelInfo | None) -
     return min(tokens, info.max_tokens or tokens) if info else tokens
 
 
-def target(
-    into: str, own_size: Any, usage: Workload, devices: Sequence[Device] = ()
-) -> Target | None:
-    """Returns what the panel's controls say; None without a card.
-
-    Raises UserError where the card's size is no size, and where a memory of this machine is gone.
-    """
-    if into == NO_CARD:
-        return None
+def target(into: str, own_size: Any, usage: Workload, devices: Sequence[Device] = ()) -> Target:
+    """Returns a card of the list. Raises UserError where its size is no size, and where a memory of
+    this machine is gone."""
     if into == OWN_SIZE:
         if not 0 < (own_size or 0) <= LARGEST_BUDGET / GIB:
             raise UserError("Give the memory of the card in GiB, such as 8 or 24.")

@@ -12,12 +12,11 @@ import gradio as gr
 from ..core.errors import UserError
 from ..core.orderings import ORDERINGS
 from .blocks import UNREADABLE
-from .components.changing import ChangingDropdown, ChangingRadio
+from .components.changing import ChangingDropdown, ChangingRadio, read_levels
 from .components.curvechart import CurveChart
 from .components.heatmap import BudgetBar
 from .components.modelfield import ModelField
-from .quantizerpanel import levels_of
-from .selection import LARGEST_SEED
+from .restoring import LARGEST_SEED
 
 GROWING = ("into", "metric", "other")  # their lists come with models and devices
 
@@ -41,7 +40,7 @@ def possible(component: Any, value: Any) -> bool:
     if isinstance(component, BudgetBar | CurveChart):
         return raises_nothing(component.preprocess, value)
     if isinstance(component, ChangingRadio):
-        return isinstance(value, str) and raises_nothing(levels_of, value)
+        return isinstance(value, str) and raises_nothing(read_levels, value)
     if isinstance(component, ChangingDropdown):
         return isinstance(value, str) and value in ORDERINGS and not ORDERINGS[value].prunes
     if isinstance(component, gr.Slider):

@@ -123,6 +123,7 @@ def wait_for_status(page, pattern: str, timeout: float = WAIT) -> str:
         arg=pattern,
         timeout=timeout,
     )
+    settle(page)  # the page is drawn once a job is over
     return page.inner_text("#status .idle span")
 
 

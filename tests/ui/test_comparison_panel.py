@@ -24,8 +24,8 @@ from lwq_ui.ui.comparison.contenders import (
     quantizer_contenders,
 )
 from lwq_ui.ui.comparison.html import alike_html, comparison_html
-from lwq_ui.ui.selection import Selection
 from lwq_ui.ui.session import ModelChoice, Session
+from lwq_ui.ui.situation import Controls, Situation
 
 N = 6
 TITLES = {"perplexity": "Perplexity and divergence", "pairs": "Grammar pairs"}
@@ -158,29 +158,28 @@ def test_splits_of_other_sizes_say_so():
     assert "differ by at most 0.99%" in told
 
 
-def session(**sensitivity):
+def situation(known=None, **controls) -> Situation:
     layer = LayerSpec((WeightSpec("w", 64, 128),), 0)
     info = ModelInfo("m", None, "f" * 64, "Llama", "bfloat16", 1, 1000, 100, None, (layer,) * N)
     lim = Scores("lim", tuple(float(N - i) for i in range(N)), "text", 1, 1, 0.1)
-    return Session(ModelChoice("m"), info, None, {"lim": lim}, sensitivity.get("known", {}))
+    session = Session(ModelChoice("m"), info, None, {"lim": lim}, known or {})
+    return Situation(session, Controls(**controls))
 
 
 def test_every_order_that_can_be_had_competes_at_the_same_budget():
-    found = order_contenders(session(), Selection())
+    found = order_contenders(situation())
     assert [c.title for c in found] == [
         "LIM", "Reverse LIM", "Random 0", "Random 1", "Random 2", "First layers", "Last layers",
     ]  # fmt: skip
     assert found[0].split == SPLITS["LIM"] and len({c.bytes for c in found}) == 1
-    known = {
-        (QUANTIZERS["quanto"], 2): Scores(
-            "sensitivity", (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "t", 1, 1, 0.1
-        )
-    }
-    measured_too = session(known=known)
-    titles = [c.title for c in order_contenders(measured_too, Selection(ordering="random", seed=7))]
+    scores = Scores("sensitivity", (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "t", 1, 1, 0.1)
+    known = {(QUANTIZERS["quanto"], 2): {"sensitivity": scores}}
+    random_order = situation(known, ordering="random", seed=7)
+    titles = [c.title for c in order_contenders(random_order)]
     assert titles[0] == "Random 7" and "Sensitivity" in titles and "Random 2" in titles
-    assert "Sensitivity" not in [c.title for c in order_contenders(measured_too, Selection((8, 4)))]
-    pinned = order_contenders(measured_too, Selection(pins={0: 8}))
+    other_levels = order_contenders(situation(known, levels=(8, 4)))
+    assert "Sensitivity" not in [c.title for c in other_levels]
+    pinned = order_contenders(situation(known, pins={0: 8}))
     assert {c.split[0] for c in pinned} == {8}
 
 
@@ -210,16 +209,15 @@ def quantizers(monkeypatch):
 
 
 def test_every_quantizer_spends_the_same_bytes(quantizers):
-    here = session()
-    selection = Selection()
-    found, left_out = quantizer_contenders(here, selection)
+    s = situation()
+    found, left_out = quantizer_contenders(s)
     assert [c.quantizer.name for c in found] == ["quanto", "quanto-hqq", "larger"]
     assert [c.title for c in found] == ["Quanto, Max", "Quanto, HQQ", "Larger"]
     assert left_out == ["Other is left out: it has no 4 and 2 bits."]
     own, hqq, larger = found
-    assert own.split == selection.split(here) == hqq.split == SPLITS["LIM"]
-    cost = model_cost(here.info, quantizer_named("larger"))
-    ranked = rank_layers("lim", selection.values(here), N)
+    assert own.split == s.split == hqq.split == SPLITS["LIM"]
+    cost = model_cost(s.info, quantizer_named("larger"))
+    ranked = rank_layers("lim", s.choice.values, N)
     fits = [s for k in range(N + 1) if cost.total(s := breakpoints(cost, (4, 2), ranked).split(k))
             <= own.bytes]  # fmt: skip
     assert larger.split == fits[-1]
@@ -228,20 +226,17 @@ def test_every_quantizer_spends_the_same_bytes(quantizers):
 
 def test_what_does_not_fit_the_bytes_is_left_out_and_told(quantizers, monkeypatch):
     monkeypatch.setattr(Larger, "packed_bytes", lambda self, w, level, size: 10**6 * int(level))
-    found, left_out = quantizer_contenders(session(), Selection())
+    found, left_out = quantizer_contenders(situation())
     assert [c.quantizer.name for c in found] == ["quanto", "quanto-hqq"]
     assert left_out[0].startswith("Larger is left out. A budget of") and len(left_out) == 2
-    pinned = Selection(pins={0: 8})
-    _, left_out = quantizer_contenders(session(), pinned)
+    _, left_out = quantizer_contenders(situation(pins={0: 8}))
     assert any("cannot be pinned to 8 bits" in why for why in left_out)
 
 
 def test_quantizers_are_compared_item_by_item(quantizers):
-    found, left_out = quantizer_contenders(
-        session(), Selection(quantizer=quantizer_named("quanto:group=64"))
-    )
+    found, left_out = quantizer_contenders(situation(quantizer=quantizer_named("quanto:group=64")))
     assert [c.quantizer.name for c in found][:2] == ["quanto:group=64", "quanto"]
-    every, left_out = quantizer_contenders(session(), Selection())
+    every, left_out = quantizer_contenders(situation())
     own, hqq, larger = every
     known = [
         measured(own.split, 0.5),
@@ -270,22 +265,21 @@ def test_quantizers_are_compared_item_by_item(quantizers):
 
 
 def test_a_mix_has_at_most_the_bits_and_bytes_of_the_level_in_between(quantizers):
-    here = session()
-    ((fixed, mix),) = alike_contenders(here, Selection(levels=(8, 2), pins={0: 8}))
+    s = situation(levels=(8, 2), pins={0: 8})
+    ((fixed, mix),) = alike_contenders(s)
     assert fixed.split == (4,) * N and fixed.title == "4 bits"
     assert mix.split == (8, 8, 2, 2, 2, 2) and mix.title == "LIM"  # 4 bits on average
-    cost = model_cost(here.info, quantizer_named("quanto"))
+    cost = model_cost(s.info, quantizer_named("quanto"))
     assert (fixed.bytes, mix.bytes) == (cost.total(fixed.split), cost.total(mix.split))
     assert mix.bytes <= fixed.bytes
-    ((fixed, mix),) = alike_contenders(here, Selection(quantizer=quantizer_named("larger")))
+    ((fixed, mix),) = alike_contenders(situation(quantizer=quantizer_named("larger")))
     assert (fixed.split, mix.split) == ((3,) * N, SPLITS["LIM"])
     with pytest.raises(UserError, match=r"Max has no level between 4 and 2 bits.* Choose 8 / 2"):
-        alike_contenders(here, Selection())
+        alike_contenders(situation())
 
 
 def test_mixes_are_compared_with_levels_in_between(quantizers):
-    chosen = Selection(quantizer=quantizer_named("larger"))
-    pairs = alike_contenders(session(), chosen)
+    pairs = alike_contenders(situation(quantizer=quantizer_named("larger")))
 
     def told(mix, fixed):
         ((one, ours),) = pairs

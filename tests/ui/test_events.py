@@ -9,7 +9,7 @@ import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,12 +31,16 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.engine.quantizers import QUANTIZERS, Quantizer, quantizer_named
 from lwq_ui.ui import events
 from lwq_ui.ui.blocks import UNREADABLE
-from lwq_ui.ui.events import Handlers
-from lwq_ui.ui.layout import build
-from lwq_ui.ui.paper_views import THREE, VIEWS
-from lwq_ui.ui.selection import LARGEST_SEED, Selection, from_config, from_split
+from lwq_ui.ui.events import Answer
+from lwq_ui.ui.page import Page
+from lwq_ui.ui.panels.budget import bar_value, table_of
+from lwq_ui.ui.panels.paper import VIEWS
+from lwq_ui.ui.panels.sweep import THREE, subject
+from lwq_ui.ui.plans import count_text, sweep_plan
+from lwq_ui.ui.restoring import LARGEST_SEED, restore_config, restore_split
 from lwq_ui.ui.server import Server
-from lwq_ui.ui.session import ModelChoice, Session
+from lwq_ui.ui.session import Forecast, ModelChoice, Session
+from lwq_ui.ui.situation import Controls, Situation
 from lwq_ui.ui.values import check
 
 ANN = SimpleNamespace(session_hash="ann")
@@ -75,18 +79,19 @@ def session(layers: int = LAYERS) -> Session:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """The page's events, and a value of every control that is possible."""
-    page = Server(Settings(cache=tmp_path_factory.mktemp("cache")))
-    parts = build(page)
-    events.wire(parts, page)
-    controls = {c for fn in parts.demo.fns.values() for c in fn.inputs}
+    server = Server(Settings(cache=tmp_path_factory.mktemp("cache")))
+    page = Page(server)
+    parts = SimpleNamespace(strip=page.events.strip, **page.events.panels)
+    controls = {c for fn in page.demo.fns.values() for c in fn.inputs}
     v = {c: getattr(c, "value", None) for c in controls}
-    v[parts.session] = session()
-    v[parts.bar] = Selection().value(session())
-    v[parts.drawn] = "quanto"
-    v[parts.other] = ""
-    v[parts.metric] = "minimal_pairs/acc"
-    page.worker.submit = lambda user, work: (_ for _ in ()).throw(UserError("It would start."))
-    return SimpleNamespace(page=page, parts=parts, values=v, fns=[*parts.demo.fns.values()])
+    v[parts.strip.session] = session()
+    v[parts.budget.bar] = bar_value(Situation(session()))
+    v[parts.quantizer.drawn] = "quanto"
+    v[parts.other.other] = ""
+    v[parts.results.metric] = "minimal_pairs/acc"
+    server.worker.submit = lambda user, work: (_ for _ in ()).throw(UserError("It would start."))
+    fns = [*page.demo.fns.values()]
+    return SimpleNamespace(server=server, page=page, parts=parts, values=v, fns=fns)
 
 
 OWN_LOOP = ThreadPoolExecutor(1)  # Playwright's runs in the tests' own thread
@@ -96,7 +101,7 @@ def sent(world, fn, values) -> str:
     """What a user reads after the event; empty where that is nothing."""
     given = [values.get(c) for c in fn.inputs]
     try:
-        reading = world.parts.demo.preprocess_data(fn, given, None)
+        reading = world.page.demo.preprocess_data(fn, given, None)
         read = OWN_LOOP.submit(asyncio.run, reading).result()
     except gr.Error as e:
         return e.message
@@ -110,7 +115,7 @@ def sent(world, fn, values) -> str:
     for updates in [every] if isinstance(every, dict) else every:
         assert set(updates) <= set(fn.outputs)
         shown |= updates
-    return shown.get(world.parts.error) or ""
+    return shown.get(world.parts.strip.error) or ""
 
 
 def answered(world):
@@ -169,26 +174,33 @@ def test_no_value_is_a_traceback(world, monkeypatch):
 def test_possible_values_are_possible(world):
     check(world.values)
     p = world.parts
-    check({p.seed: -3, p.others: ["piqa"], p.context: "8k", p.levels: "3.945,3.657"})
+    check(
+        {
+            p.order.seed: -3,
+            p.tasks.others: ["piqa"],
+            p.memory.context: "8k",
+            p.quantizer.levels: "3.945,3.657",
+        }
+    )
     for component, value in (
-        (p.seed, 2 * LARGEST_SEED),
-        (p.write_seed, 1e30),
-        (p.length, 1000),
-        (p.prompt, None),
-        (p.others, [5]),
-        (p.ordering, "prune-by-lim"),
-        (p.model, "\ud800"),
-        (p.levels, "x"),
-        (p.tasks, None),
+        (p.order.seed, 2 * LARGEST_SEED),
+        (p.write.seed, 1e30),
+        (p.write.length, 1000),
+        (p.write.prompt, None),
+        (p.tasks.others, [5]),
+        (p.order.ordering, "prune-by-lim"),
+        (p.model.model, "\ud800"),
+        (p.quantizer.levels, "x"),
+        (p.tasks.tasks, None),
     ):
         with pytest.raises(UserError, match=r"^[A-Z'].*\.$"):
             check({component: value})
 
 
 def test_what_gradio_cannot_read_is_one_sentence(world):
-    (fn,) = [f for f in answered(world) if getattr(f.fn, "__name__", "") == "sweep"]
-    assert sent(world, fn, {**world.values, world.parts.seed: "x"}) == UNREADABLE
-    assert sent(world, fn, {**world.values, world.parts.tasks: None}) == UNREADABLE
+    (fn,) = [f for f in answered(world) if f.targets == [(world.parts.sweep.sweep._id, "click")]]
+    assert sent(world, fn, {**world.values, world.parts.order.seed: "x"}) == UNREADABLE
+    assert sent(world, fn, {**world.values, world.parts.tasks.tasks: None}) == UNREADABLE
 
 
 # ---- how long an error stays
@@ -196,106 +208,130 @@ def test_what_gradio_cannot_read_is_one_sentence(world):
 
 @pytest.fixture
 def do(world):
-    """Handlers of a page on which no job of anybody runs."""
-    handlers = Handlers(world.parts, world.page)
-    yield handlers
-    handlers.failures.clear()
+    """The events of a page on which no job of anybody runs."""
+    yield world.page.events
+    for user in ("ann", "bob"):
+        world.page.events.strip.forget(user)
 
 
-def fail(v):
+def fail(s):
     raise UserError("It failed.")
 
 
 def test_an_error_ends_with_the_next_choice_that_succeeds(world, do):
     p, v = world.parts, world.values
-    fails, works = do.at_once(fail), do.at_once(lambda v: {})
-    assert "It failed." in fails(v, ANN)[p.error]
-    follows = do.at_once(lambda v: {}, chosen=False)
-    assert follows(v, ANN) == {p.error: gr.skip()}  # nobody chose that
-    assert works(v, ANN) == {p.error: ""}
-    assert 'role="alert"' in do.at_once(lambda v: 1 / 0)(v, ANN)[p.error]
+    fails, works = do.answer(fail), do.answer(lambda s: None)
+    assert "It failed." in fails(v, ANN)[p.strip.error]
+    follows = do.answer(lambda s: None, chosen=False)
+    assert follows(v, ANN) == {p.strip.error: gr.skip()}  # nobody chose that
+    assert works(v, ANN) == {p.strip.error: ""}
+    assert 'role="alert"' in do.answer(lambda s: 1 / 0)(v, ANN)[p.strip.error]
 
 
 def test_a_success_that_began_before_an_error_leaves_it(world, do):
     """Events answer in any order: a slow one must not take away what failed meanwhile."""
     p, v = world.parts, world.values
 
-    def slow(v):
-        do.at_once(fail)(v, ANN)
-        return {p.forecast: "counted"}
+    def slow(s):
+        do.answer(fail)(v, ANN)
+        return Answer(updates={p.sweep.forecast: "counted"}, drawn=False)
 
-    assert do.at_once(slow)(v, ANN) == {p.forecast: "counted"}
-    assert do.at_once(slow)(v, SimpleNamespace(session_hash="bob"))[p.error] == ""  # another's
+    assert do.answer(slow)(v, ANN) == {p.sweep.forecast: "counted"}
+    bob = SimpleNamespace(session_hash="bob")
+    assert do.answer(slow)(v, bob)[p.strip.error] == ""  # another's
 
 
 def test_a_job_neither_hides_an_error_nor_takes_its_place(world, do, monkeypatch):
     p, v = world.parts, world.values
-    assert p.status in do.failed(UserError("It failed."), ANN)
-    monkeypatch.setattr(world.page.worker, "job_of", lambda user: object())
-    assert list(do.failed(UserError("It failed."), ANN)) == [p.error]
-    assert list(do.at_once(fail)(v, ANN)) == [p.error]
-    assert list(do.at_once(lambda v: {p.status: "said"}, chosen=False)(v, ANN)) == [p.error]
+    assert p.strip.status in do.strip.fail(UserError("It failed."), "ann")
+    monkeypatch.setattr(world.server.worker, "job_of", lambda user: object())
+    assert list(do.strip.fail(UserError("It failed."), "ann")) == [p.strip.error]
+    assert list(do.answer(fail)(v, ANN)) == [p.strip.error]
+    said = Answer(message="said", drawn=False)
+    assert list(do.answer(lambda s: said, chosen=False)(v, ANN)) == [p.strip.error]
+
+
+def start(do, handler, v):
+    """Everything that a job shows before it would start."""
+    shown = {}
+    for updates in do.guarded(handler)(v, ANN):
+        shown |= updates
+    return shown
 
 
 def test_a_job_begins_without_the_last_error(world, do):
     p = world.parts
-    do.at_once(fail)(world.values, ANN)
-    first, *_, last = do.sweep(world.values, ANN)
-    assert first == {p.error: ""} and "It would start." in last[p.error]
+    do.answer(fail)(world.values, ANN)
+    first, *_, last = do.guarded(p.sweep.measure)(world.values, ANN)
+    assert first == {p.strip.error: ""} and "It would start." in last[p.strip.error]
 
 
 def test_a_view_that_lacks_a_model_says_so_once(world, do, monkeypatch):
     p, v = world.parts, world.values
-    monkeypatch.setattr(world.page, "other_models", lambda info: [])
-    shown = do.at_once(lambda v: do.view("figure3", v))(v, ANN)
-    assert "No other model" in shown[p.error] and shown[p.orderings] == ["lim"]
-    shown = do.at_once(lambda v: do.view("figure4", v))(v, ANN)
-    assert shown[p.error] == ""
+    monkeypatch.setattr(world.server, "other_models", lambda info: [])
+    shown = do.answer(partial(p.paper.show, VIEWS["figure3"]))(v, ANN)
+    assert "No other model" in shown[p.strip.error] and shown[p.sweep.orderings] == ["lim"]
+    shown = do.answer(partial(p.paper.show, VIEWS["figure4"]))(v, ANN)
+    assert shown[p.strip.error] == ""
 
 
 def test_an_export_that_fails_downloads_nothing(world, tmp_path):
     p = world.parts
-    (fn,) = [f for f in answered(world) if p.file in f.outputs and len(f.outputs) == 3]
-    bad = {**world.values, p.bar: {"budget": 1, "pins": {}}}
+    (fn,) = [f for f in answered(world) if p.config.file in f.outputs and len(f.outputs) == 3]
+    bad = {**world.values, p.budget.bar: {"budget": 1, "pins": {}}}
     shown = fn.fn(bad, ANN)
-    assert shown[p.file] is None and "too small" in shown[p.error]
-    first, second = (fn.fn(world.values, ANN)[p.file] for _ in range(2))
+    assert shown[p.config.file] is None and "too small" in shown[p.strip.error]
+    first, second = (fn.fn(world.values, ANN)[p.config.file] for _ in range(2))
     assert first == second and Config.from_json(json.loads(Path(first).read_text()))
 
 
 # ---- what a forecast is worth
 
 
-def test_a_forecast_is_withdrawn_when_a_job_starts(world, do):
+def test_a_forecast_holds_until_a_job_starts(world, do):
     p = world.parts
-    v = {**world.values, p.tasks: ["minimal_pairs"], p.every: 4}
-    for start in (do.evaluate, do.sweep, do.compare):
-        shown = {}
-        for updates in start(v, ANN):
-            shown |= updates
-        assert "splits" in shown[p.forecast] and "takes" not in shown[p.forecast]
+    v = {**world.values, p.tasks.tasks: ["minimal_pairs"]}
+    s = do.situation(v)
+    about = subject(s, count_text(s, world.server.store))
+    v[p.strip.session] = replace(session(), forecast=Forecast(about, "That takes a minute."))
+    assert "That takes a minute." in do.draw(do.situation(v), ["sweep"])[p.sweep.forecast]
+    other = do.situation({**v, p.tasks.tasks: ["last_word"]})
+    assert "takes" not in do.draw(other, ["sweep"])[p.sweep.forecast]
+    for measure in (p.evaluate.measure, p.sweep.measure, p.compare.measure):
+        shown = start(do, measure, v)
+        assert shown[p.strip.session].forecast is None and shown[p.strip.redraw]
+        drawn = do.draw(do.situation({**v, p.strip.session: shown[p.strip.session]}), ["sweep"])
+        assert "splits" in drawn[p.sweep.forecast] and "takes" not in drawn[p.sweep.forecast]
 
 
 def test_a_sweep_shows_what_it_measures(world, do):
     """Of two tasks, the one that is complete already stays off the chart."""
     p = world.parts
     one = session()
-    limit = world.page.tasks["last_word"].limited(60)
+    limit = world.server.tasks["last_word"].limited(60)
     other = tuple(replace(e, task="last_word", limit=limit) for e in one.evaluations)
     both = replace(one, evaluations=(*one.evaluations, *other))
-    v = {**world.values, p.session: both, p.orderings: ["lim"], p.every: 4}
-    v |= {p.tasks: ["minimal_pairs", "last_word"], p.metric: "minimal_pairs/acc"}
-    (every,) = do.planned(both, v).splits.values()
-    more = [replace(one.evaluations[1], split=split) for split in every]
+    v = {**world.values, p.strip.session: both, p.sweep.orderings: ["lim"]}
+    v |= {p.tasks.tasks: ["minimal_pairs", "last_word"], p.results.metric: "minimal_pairs/acc"}
+    (splits,) = sweep_plan(do.situation(v)).splits.values()
+    more = [replace(one.evaluations[1], split=split) for split in splits]
     full = replace(both, evaluations=(*both.evaluations, *more))
-    shown = {}
-    for updates in do.sweep({**v, p.session: full}, ANN):
-        shown |= updates
-    assert shown[p.metric]["value"] == "last_word/acc"
-    shown = {}
-    for updates in do.sweep(v, ANN):
-        shown |= updates
-    assert p.metric not in shown  # what is on the chart is being measured
+    started = start(do, p.sweep.measure, {**v, p.strip.session: full})[p.strip.session]
+    assert started.wanted.controls == {"metric": "last_word/acc"}
+    drawn = do.draw(do.situation({**v, p.strip.session: started}))
+    assert drawn[p.results.metric]["value"] == "last_word/acc"
+    # what is on the chart is being measured
+    assert start(do, p.sweep.measure, v)[p.strip.session].wanted is None
+
+
+def test_what_a_job_wants_of_the_controls_is_set_once(world, do):
+    """Afterwards they are the user's again."""
+    p, v = world.parts, world.values
+    wanting = {**v, p.strip.session: session().wanting(three_levels=True, ordering="zd")}
+    shown = do.answer(lambda s: Answer())(wanting, ANN)
+    assert shown[p.sweep.levels] == THREE and shown[p.order.ordering]["value"] == "zd"
+    shown = do.answer(lambda s: Answer())({**wanting, p.strip.applied: shown[p.strip.applied]}, ANN)
+    assert p.sweep.levels not in shown and "value" not in shown[p.order.ordering]
 
 
 # ---- what a click on the chart loads
@@ -319,12 +355,12 @@ def charted() -> list[tuple[Quantizer, tuple[float, ...], Curve]]:
 
 PINS = {0: 8, 3: 2, 5: 4}
 HELD = [
-    Selection(),
-    Selection(levels=(8, 4)),
-    Selection(levels=(8, 2), ordering="random", seed=3),
-    Selection(pins=PINS),
-    Selection(levels=(8, 4), ordering="reverse-zd", pins={1: 4}),
-    Selection(ordering="sensitivity"),  # whose scores nobody measured
+    Controls(),
+    Controls(levels=(8, 4)),
+    Controls(levels=(8, 2), ordering="random", seed=3),
+    Controls(pins=PINS),
+    Controls(levels=(8, 4), ordering="reverse-zd", pins={1: 4}),
+    Controls(ordering="sensitivity"),  # whose scores nobody measured
 ]
 
 
@@ -333,29 +369,30 @@ def test_every_point_of_every_chart_is_loaded_exactly_or_refused_in_a_sentence(p
     s, tried = session(), 0
     for q, split in dict.fromkeys((q, each) for q, _, c in charted() for each in c.splits):
         try:
-            loaded, _ = from_split(s, replace(present, quantizer=q), split)
+            loaded, _ = restore_split(Situation(s, replace(present, quantizer=q)), split)
         except UserError as e:
             assert {PRUNED, UNTOUCHED} & set(split), (q.name, split, e)
             continue
         tried += 1
-        assert loaded.split(s) == split, (q.name, split)
-        assert tried % 9 or json.loads(loaded.table(s))["base"]  # what the page draws of it
+        now = Situation(s, loaded)
+        assert now.controls == loaded and now.split == split, (q.name, split)
+        assert tried % 9 or json.loads(table_of(now))["base"]  # what the page draws of it
     assert tried > 200
 
 
 def test_a_click_keeps_pins_that_hold():
-    s, held = session(), Selection(pins={2: 2, 6: 4})
-    points = held._breakpoints(s)
+    s = Situation(session(), Controls(pins={2: 2, 6: 4}))
+    points = s.choice.table
     for k in range(len(points.bytes)):
-        loaded, told = from_split(s, held, points.split(k))
-        assert loaded.split(s) == points.split(k) and loaded.pins == held.pins
-        assert "LIM" in told
+        loaded, message = restore_split(s, points.split(k))
+        assert Situation(session(), loaded).split == points.split(k)
+        assert loaded.pins == s.controls.pins and "LIM" in message
 
 
 def test_a_split_of_another_model_is_refused():
     for split in ((), (4,), (4,) * (LAYERS + 1)):
         with pytest.raises(UserError, match="layers"):
-            from_split(session(), Selection(), split)
+            restore_split(Situation(session()), split)
 
 
 def config(split, levels=(4, 2), **changed) -> Config:
@@ -399,16 +436,16 @@ def test_every_config_comes_back_exactly(changed):
             if set(split) <= {8, 4, 2} and levels in quantizer_named("quanto").pairs:
                 pins = {i: level for i, level in enumerate(split) if level not in levels}
                 given = config(split, levels, pinned=pins, **changed)
-                s, selection, _ = from_config(session(), given)
-                assert selection.split(s) == split
-                assert selection.value(s)["budget"] < 2**63
-                selection.table(s)
+                s, controls, _ = restore_config(Situation(session()), given)
+                now = Situation(s, controls)
+                assert now.controls == controls and now.split == split and now.budget < 2**63
+                table_of(now)
 
 
 def test_a_seed_that_the_page_cannot_hold_is_refused():
     ordering = {"name": "random", "seed": 10**30, "scores": None, "calibration": None}
     with pytest.raises(UserError, match=r"^Config field 'ordering' is of the seed 10{30};"):
-        from_config(session(), config((4,) * LAYERS, ordering=ordering))
+        restore_config(Situation(session()), config((4,) * LAYERS, ordering=ordering))
 
 
 @pytest.mark.parametrize("before", QUANTIZERS)
@@ -416,6 +453,6 @@ def test_a_seed_that_the_page_cannot_hold_is_refused():
 def test_a_view_of_the_paper_can_be_swept_whatever_was_chosen_before(name, before):
     """Figure 5 after table 3: SpQR has no 8, 4 and 2 bits."""
     q, view = QUANTIZERS[before], VIEWS[name]
-    viewed = view.of(Selection(quantizer=q, levels=q.pairs[-1]))
+    viewed = view.controls(Controls(quantizer=q, levels=q.pairs[-1]))
     assert viewed.levels in viewed.quantizer.pairs
-    assert view.levels != THREE or {*THREE_LEVELS} <= {*viewed.quantizer.levels}
+    assert not view.three_levels or {*THREE_LEVELS} <= {*viewed.quantizer.levels}

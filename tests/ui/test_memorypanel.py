@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,18 +20,21 @@ pytest.importorskip("gradio")
 
 from page import pick, press, settle
 
-from lwq_ui.ui.events import Handlers
-from lwq_ui.ui.layout import build
-from lwq_ui.ui.selection import Selection
+from lwq_ui.ui.loading import Arrived
+from lwq_ui.ui.page import Page
+from lwq_ui.ui.panels.budget import BudgetPanel, bar_value, table_of
+from lwq_ui.ui.panels.memory import MemoryPanel
 from lwq_ui.ui.server import Server
 from lwq_ui.ui.session import ModelChoice, Session
+from lwq_ui.ui.situation import Controls, Situation
 from lwq_ui.ui.target import (
     NO_CARD,
     OWN_SIZE,
-    Target,
+    MemoryControls,
     card_choices,
     context_choices,
     kept_context,
+    left_html,
     read_tokens,
     read_usage,
     target,
@@ -76,8 +79,16 @@ def session(info: ModelInfo | None = None) -> Session:
     return Session(ModelChoice("somebody/8B"), info or model(), scores={"lim": lim})
 
 
-def on(size: float, **usage) -> Selection:
-    return Selection(target=Target("A card", int(size * GIB), RESERVE, Workload(**usage)))
+def on(size: float, info: ModelInfo | None = None, **controls) -> Situation:
+    """A card of so many GiB. `controls` are those of the memory, and others."""
+    memory = {k: controls.pop(k) for k in ("context", "batch", "cache_dtype") if k in controls}
+    card = MemoryControls(OWN_SIZE, size, **memory)
+    return Situation(session(info), Controls(memory=card, **controls))
+
+
+def left(s: Situation) -> str:
+    sizes = s.choice.table.bytes
+    return left_html(s.target, s.info, sizes[0], sizes[-1])
 
 
 # ---- the budget
@@ -85,65 +96,63 @@ def on(size: float, **usage) -> Selection:
 
 def test_a_card_sets_the_budget_to_what_it_leaves_for_weights():
     chosen, info = on(8), model()
-    left = weights_budget(8 * GIB, info, Workload())
+    free = weights_budget(8 * GIB, info, Workload())
     sizes = [model_cost(info, quantizer_named("quanto")).total((bits,) * N) for bits in (2, 4)]
-    assert sizes[0] < left < sizes[1]
-    assert chosen.value(session()) == {"budget": left, "pins": {}}
-    split = chosen.split(session())
-    total = model_cost(info, quantizer_named("quanto")).total(split)
-    assert total <= left < total + model_cost(info, quantizer_named("quanto")).layers[0].bytes(4)
-    assert chosen.config(session()).budget_bytes == left
-    assert chosen.left(session()) == f"{format_gib(left)} are left for the weights."
+    assert sizes[0] < free < sizes[1]
+    assert bar_value(chosen) == {"budget": free, "pins": {}}
+    total = model_cost(info, quantizer_named("quanto")).total(chosen.split)
+    assert total <= free < total + model_cost(info, quantizer_named("quanto")).layers[0].bytes(4)
+    assert chosen.config().budget_bytes == free
+    assert left(chosen) == f"{format_gib(free)} are left for the weights."
 
 
 def test_pins_levels_and_use_count():
-    def high(selection: Selection) -> int:
-        return selection.split(session()).count(selection.levels[0])
+    def high(s: Situation) -> int:
+        return s.split.count(s.controls.levels[0])
 
     free = high(on(8))
-    pinned = replace(on(8), pins={N - 1: 4, N - 2: 4})
-    assert high(pinned) == free and pinned.split(session())[-2:] == (4, 4)
+    pinned = on(8, pins={N - 1: 4, N - 2: 4})
+    assert high(pinned) == free and pinned.split[-2:] == (4, 4)
     assert high(on(8, context=16384)) < free < high(on(8, cache_dtype="float8"))
     assert high(on(8, batch=2)) < free
-    assert set(replace(on(10), levels=(8, 4)).split(session())) == {8, 4}
+    assert set(on(10, levels=(8, 4)).split) == {8, 4}
 
 
 def test_more_than_enough_stops_at_the_sliders_end():
     chosen = on(80)
     most = model_cost(model(), quantizer_named("quanto")).total((4,) * N)
-    assert chosen.value(session())["budget"] == most
-    assert chosen.left(session()).endswith(", more than the largest split takes.")
+    assert chosen.budget == most
+    assert left(chosen).endswith(", more than the largest split takes.")
 
 
 def test_too_little_is_one_sentence_and_still_drawn():
     chosen = on(3)
     smallest = model_cost(model(), quantizer_named("quanto")).total((2,) * N)
-    assert chosen.value(session())["budget"] == smallest
-    assert 'role="alert"' in chosen.left(session()) and "larger card" in chosen.left(session())
-    sent = json.loads(chosen.table(session()))
+    assert chosen.budget == smallest
+    assert 'role="alert"' in left(chosen) and "larger card" in left(chosen)
+    sent = json.loads(table_of(chosen))
     assert max(sent["card"]["spare"]) < 0 and sent["texts"][0]["fits"].startswith("Over by ")
 
 
 def test_the_cards_parts_are_sent_with_the_table():
     use = Workload(context=16384, batch=2, cache_dtype="float8")
-    sent = json.loads(on(24, context=16384, batch=2, cache_dtype="float8").table(session()))
+    sent = json.loads(table_of(on(24, context=16384, batch=2, cache_dtype="float8")))
     beside = memory_use(model(), use, 0)
-    assert sent["card"]["title"] == "A card"
+    assert sent["card"]["title"] == "Card of 24 GiB"
     assert sent["card"]["use"] == "16,384 tokens of context, batch 2"
     assert {part["name"]: part["bytes"] for part in sent["card"]["beside"]} == {
         "cache": beside.cache,
         "activations": beside.activations,
         "reserve": RESERVE,
     }
-    assert json.loads(Selection().table(session()))["card"] is None
+    assert json.loads(table_of(Situation(session())))["card"] is None
 
 
 def test_a_model_of_which_too_little_is_known_keeps_its_budget():
-    unknown = session(model(token_bytes=None))
-    chosen = on(8)
-    assert chosen.value(unknown) == Selection().value(unknown)
-    assert json.loads(chosen.table(unknown))["card"] is None
-    assert "not known" in chosen.left(unknown)
+    unknown = on(8, model(token_bytes=None))
+    assert unknown.budget == Situation(unknown.session).budget
+    assert json.loads(table_of(unknown))["card"] is None
+    assert "not known" in left(unknown)
 
 
 # ---- the controls
@@ -161,7 +170,7 @@ def test_every_card_of_the_list_can_be_chosen():
         "This machine's memory: 16.00 GiB",
         "This machine's memory, free at the last load: 10.00 GiB",
     ]
-    found = [target(value, 11.5, Workload(), DEVICES) for value in values]
+    found = [MemoryControls(value, 11.5).target(DEVICES) for value in values]
     assert found[0] is None
     sizes = [t.size for t in found[1:]]
     assert sizes[:6] == [size * GIB for size in (22, 21, 22, 9, 16, 10)]
@@ -198,40 +207,48 @@ def test_the_context_stays_within_what_the_model_takes():
     assert kept_context(512, small, large) == 8192  # nobody chose the 512
     assert kept_context("16k", large, large) == 16384
     assert kept_context("no number", large, large) == 8192
-    beyond = on(24, context=65536).left(session())
+    beyond = left(on(24, context=65536))
     assert "made for 32,768 tokens of context, not for 65,536" in beyond
 
 
 def test_another_model_is_fitted_into_the_same_card(tmp_path):
-    page = Server(Settings(cache=tmp_path))
-    page.devices = DEVICES
-    made = build(page)
-    do = Handlers(made, page)
-    v = {c: getattr(c, "value", None) for c in vars(made).values() if hasattr(c, "_id")}
-    v |= {made.session: session(model(max_tokens=8192)), made.context: 8192, made.into: EIGHT}
-    v |= {made.bar: None} | {c: c.value for c in made.options.values()}
-    chosen = replace(do.selection(v), budget=None)
-    shown = do.show_model(session(model(max_tokens=4096)), chosen, v)
-    assert shown[made.context]["value"] == 4096
-    left = weights_budget(8 * GIB, model(max_tokens=4096), Workload(context=4096))
+    server = Server(Settings(cache=tmp_path))
+    server.devices = DEVICES
+    page = Page(server)
+    p, do, bar = page.panel(MemoryPanel), page.events, page.panel(BudgetPanel).bar
+    v = {c: getattr(c, "value", None) for c in do.inputs} | {p.fitted: None}
+    v |= {p.context: 8192, p.into: EIGHT}
+    before = do.situation({**v, do.strip.session: session(model(max_tokens=8192))})
+    info = model(max_tokens=4096)
+    arrived = Arrived(ModelChoice("other"), info, False, None, {})
+    other = session(info).wanting(**arrived.controls(before))
+    v[do.strip.session] = other
+    shown = do.draw(do.situation(v), after_job=True)
+    assert shown[p.context]["value"] == 4096
+    free = weights_budget(8 * GIB, info, Workload(context=4096))
     most = model_cost(model(), quantizer_named("quanto")).total((4,) * N)
-    assert shown[made.bar]["value"]["budget"] == min(left, most)
-    assert shown[made.left].startswith(format_gib(left))
-    assert ("NVIDIA L4 1: 22.00 GiB", "cuda 0") in shown[made.into]["choices"]
+    assert shown[bar]["value"]["budget"] == min(free, most)
+    assert shown[p.left].startswith(format_gib(free))
+    assert ("NVIDIA L4 1: 22.00 GiB", "cuda 0") in shown[p.into]["choices"]
 
-    assert shown[made.fitted] == [EIGHT, 8, 4096, 1, "auto"]
-    same = do.fit({**v, made.context: 4096, made.fitted: shown[made.fitted]})
-    assert same == {made.fitted: shown[made.fitted]}  # the slider stays where it was dragged
-    wrong = {**v, made.context: "many"}
-    assert "number of tokens" in do.fit(wrong)[made.left]
-    assert "value" not in do.fit(wrong)[made.bar]
-    page.devices = DEVICES[:1]  # somebody else loaded a model
-    gone = do.fit({**v, made.into: "cuda 1, free at the last load"})
-    assert "Choose again what it must fit into." in gone[made.left]
-    assert "cuda 1" not in [key for _, key in gone[made.into]["choices"]]
-    none = do.fit({**v, made.into: NO_CARD})
-    assert none[made.left] == "" and not none[made.use]["visible"]
-    assert "value" not in none[made.bar] and json.loads(none[made.bar]["table"])["card"] is None
+    v |= {do.strip.applied: shown[do.strip.applied], bar: {"budget": 5 * GIB, "pins": {}}}
+    v |= {p.context: 4096, p.fitted: shown[p.fitted]}
+
+    def fit(**controls):
+        typed = {**v, **{getattr(p, name): value for name, value in controls.items()}}
+        return do.answer(p.fit, ["memory", "budget"])(typed, SimpleNamespace(session_hash="ann"))
+
+    assert fit() == {do.strip.error: ""}  # the slider stays where it was dragged
+    assert fit(batch=2)[bar]["value"]["budget"] > 0
+    assert "number of tokens" in fit(context="many")[p.left]
+    assert "value" not in fit(context="many")[bar]
+    server.devices = DEVICES[:1]  # somebody else loaded a model
+    gone = fit(into="cuda 1, free at the last load")
+    assert "Choose again what it must fit into." in gone[p.left]
+    assert "cuda 1" not in [key for _, key in gone[p.into]["choices"]]
+    none = fit(into=NO_CARD)
+    assert none[p.left] == "" and not none[p.use]["visible"]
+    assert "value" not in none[bar] and json.loads(none[bar]["table"])["card"] is None
 
 
 # ---- the page

@@ -29,7 +29,7 @@ from page import (
     wait_for_status,
 )
 
-from lwq_ui.ui.layout import PROMPT
+from lwq_ui.ui.panels.write import PROMPT
 
 pytestmark = pytest.mark.browser
 

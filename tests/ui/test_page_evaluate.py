@@ -35,7 +35,7 @@ from page import (
     wait_until,
 )
 
-from lwq_ui.ui.events import Pace
+from lwq_ui.ui.following import Pace
 
 pytestmark = pytest.mark.browser
 

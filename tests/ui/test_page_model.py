@@ -23,12 +23,13 @@ from page import (
     read_results,
     read_split,
     save_llama,
+    settle,
     wait_for_alert,
     wait_for_status,
     wait_until,
 )
 
-from lwq_ui.ui.layout import PROMPT
+from lwq_ui.ui.panels.write import PROMPT
 
 pytestmark = pytest.mark.browser
 
@@ -67,15 +68,15 @@ def test_models_that_cannot_be_loaded(world, page, tiny, tmp_path):
 
 def test_the_model_field_offers_what_it_knows_and_takes_anything(world, page, monkeypatch):
     from lwq_ui.engine import jobs
-    from lwq_ui.engine.checkpoints import hub
+    from lwq_ui.engine.checkpoints.search import Answer, Found
     from lwq_ui.ui.components import modelfield
 
     def search(text):
         models = {
-            "": (hub.Found("demo", on_disk=True),),
-            "smollm9 tiny": (hub.Found("someone/SmolLM9-tiny", 0.01),),
+            "": (Found("demo", on_disk=True),),
+            "smollm9 tiny": (Found("someone/SmolLM9-tiny", 0.01),),
         }
-        return hub.Answer(models.get(text, ()), "" if text in models else "Nobody answers.")
+        return Answer(models.get(text, ()), "" if text in models else "Nobody answers.")
 
     def describe(model_id, *args):
         raise UserError(f"Asked for {model_id}.")
@@ -121,6 +122,7 @@ def test_a_look_says_what_a_model_is_and_loads_nothing(world, page, tiny, tmp_pa
     wait_until(lambda: {m.info.num_layers for m in world.shelf.models()} == {24})
     look(page, tmp_path / "nowhere")
     assert "There is no folder" in wait_for_alert(page)
+    settle(page)
     assert page.inner_text("#card") == card
     look(page, "demo")
     wait_for_status(page, "^demo .* Nothing was loaded")

@@ -27,7 +27,7 @@ from page import (
     wait_until,
 )
 
-from lwq_ui.ui.selection import orders_of
+from lwq_ui.core.split_orders import orders_of
 
 pytestmark = pytest.mark.browser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,14 +25,18 @@ from made_up import Absent, Outliers, Shrunk
 from page import WAIT, export, load_config, measure_only, pick, settle
 
 import app
-from lwq_ui.ui.events import Handlers
-from lwq_ui.ui.layout import build
-from lwq_ui.ui.quantizerpanel import packing_text, quantizer_typed
-from lwq_ui.ui.selection import Selection, from_split
+from lwq_ui.ui.page import Page
+from lwq_ui.ui.panels.budget import BudgetPanel, bar_value
+from lwq_ui.ui.panels.config import ConfigPanel
+from lwq_ui.ui.panels.quantizer import QuantizerPanel, packing_text, quantizer_typed
+from lwq_ui.ui.panels.sweep import SweepPanel
+from lwq_ui.ui.restoring import at_same_place, restore_split
 from lwq_ui.ui.server import Server
 from lwq_ui.ui.session import ModelChoice, Session
-from lwq_ui.ui.target import Target
+from lwq_ui.ui.situation import Controls, Situation
+from lwq_ui.ui.target import OWN_SIZE, MemoryControls
 
+ANN = SimpleNamespace(session_hash="ann")
 N = 8
 HIGH, MIDDLE, LOW = Outliers.levels
 ABSENT = Absent().missing()
@@ -85,24 +89,30 @@ def test_what_is_typed_makes_the_canonical_name(known):
             quantizer_typed("shrinking", {**shrunk, key: wrong})
 
 
+def situation(**controls) -> Situation:
+    return Situation(session(), Controls(**controls))
+
+
 def test_the_slider_keeps_its_place_with_another_quantizer(known):
-    start = Selection(quantizer=quantizer_named("quanto:group=64"), budget=None)
-    five = start._breakpoints(session()).bytes[5]
-    before = replace(start, budget=five + 7)
-    after = replace(before, quantizer=quantizer_named("quanto:group=32")).following(
-        session(), before
-    )
-    assert after.split(session()) == before.split(session()) and after.budget > before.budget
-    same = replace(before, quantizer=quantizer_named("quanto-hqq:group=64"))
-    assert same.following(session(), before) == same
-    other = replace(before, quantizer=quantizer_named("outliers"), levels=(HIGH, LOW), pins={})
-    assert other.following(session(), before).split(session()).count(HIGH) in (N // 2, N // 2 - 1)
+    start = situation(quantizer=quantizer_named("quanto:group=64"))
+    before = start.changed(budget=start.choice.table.bytes[5] + 7)
+    after = at_same_place(before.changed(quantizer=quantizer_named("quanto:group=32")), before)
+    assert Situation(session(), after).split == before.split
+    assert after.budget > before.budget
+    same = before.changed(quantizer=quantizer_named("quanto-hqq:group=64"))
+    assert at_same_place(same, before) == same.controls
+    other = before.changed(quantizer=quantizer_named("outliers"), levels=(HIGH, LOW), pins={})
+    split = Situation(session(), at_same_place(other, before)).split
+    assert split.count(HIGH) in (N // 2, N // 2 - 1)
+    narrow = situation(quantizer=quantizer_named("quanto:group=32"), budget=before.budget)
+    fits = narrow.changed(quantizer=Controls().quantizer, memory=MemoryControls(OWN_SIZE, 1024))
+    assert at_same_place(fits, narrow).budget is None
 
 
 def test_a_split_of_another_quantizers_levels_is_refused(known):
-    chosen = Selection(quantizer=quantizer_named("outliers"), levels=(HIGH, LOW))
+    chosen = situation(quantizer=quantizer_named("outliers"), levels=(HIGH, LOW))
     with pytest.raises(UserError, match="has no 4 bits"):
-        from_split(session(), chosen, (4,) * N)
+        restore_split(chosen, (4,) * N)
 
 
 def test_sensitivity_of_chosen_options_is_found_again(known, tmp_path):
@@ -112,7 +122,7 @@ def test_sensitivity_of_chosen_options_is_found_again(known, tmp_path):
         key = records.scores_key(info, "sensitivity", page.shipped_text, None, quantizer, level)
         scores = Scores("sensitivity", (1.0,) * N, "text", 1, 1, 0.0, name, level)
         page.store.write(key, scores.to_json())
-    found = page.known_sensitivity(info, page.shipped_text)
+    found = page.known_level_scores(info, page.shipped_text)
     assert {(q.name, level) for q, level in found} == {("quanto:group=64", 2), ("outliers", LOW)}
 
 
@@ -156,44 +166,48 @@ def test_what_packing_takes_is_told_before_and_after(known, tmp_path):
     assert told("absent") == "Packed already: every split is at hand at once."
 
 
-def test_the_handlers_say_the_whole_name_or_why_not(known, tmp_path):
-    page = Server(Settings(cache=tmp_path))
-    made = build(page)
-    do = Handlers(made, page)
-    v = {c: getattr(c, "value", None) for c in vars(made).values() if hasattr(c, "_id")}
-    v |= {c: c.value for c in made.options.values()} | {made.session: session()}
-    v[made.bar] = Selection().value(session())
-    group, documents = made.options["group"], made.options["documents"]
-    fits = replace(Selection(), target=Target("A card", 2**40, 0, None))
-    narrow = Selection(quantizer=quantizer_named("quanto:group=32"))
-    assert fits.following(session(), narrow).budget is None
+def test_the_controls_make_the_whole_name_or_say_why_not(known, tmp_path):
+    page = Page(Server(Settings(cache=tmp_path)))
+    p, do, bar = page.panel(QuantizerPanel), page.events, page.panel(BudgetPanel).bar
+    v = {c: getattr(c, "value", None) for c in do.inputs} | {do.strip.session: session()}
+    v[bar] = bar_value(Situation(session()))
+    group, documents = p.options["group"], p.options["documents"]
 
-    chosen = {**v, group: 32}
-    shown = do.another_quantizer(chosen)
-    assert shown[made.drawn] == "quanto:group=32" == do.selection(chosen).quantizer.name
-    assert shown[made.bar]["value"]["budget"] > v[made.bar]["budget"]
+    def choose(**typed):
+        return do.answer(p.other_quantizer)({**v, **by_component(typed)}, ANN)
 
-    another = {**v, made.quantizer: "outliers", documents: 16}
-    shown = do.another_quantizer(another)
-    assert shown[made.drawn] == "outliers:documents=16"  # 128 is no group size of it
+    def by_component(typed):
+        return {p.options.get(key) or getattr(p, key): value for key, value in typed.items()}
+
+    shown = choose(group=32)
+    chosen = do.situation({**v, group: 32}).controls.quantizer
+    assert shown[p.drawn] == "quanto:group=32" == chosen.name
+    assert shown[bar]["value"]["budget"] > v[bar]["budget"]
+    assert group not in shown  # the user may be typing
+
+    shown = choose(quantizer="outliers", documents=16)
+    assert shown[p.drawn] == "outliers:documents=16"  # 128 is no group size of it
     assert shown[group]["value"] == 64 and shown[documents]["visible"]
-    assert shown[made.levels]["value"] == f"{HIGH},{LOW}"
-    assert json.loads(shown[made.bar]["table"])["names"][str(LOW)] == "0.1 % outliers (3.657 bits)"
-    back = do.another_quantizer({**another, made.quantizer: "quanto", made.drawn: "outliers"})
-    assert not back[documents]["visible"] and back[made.levels]["value"] == "4,2"
+    assert shown[p.levels]["value"] == f"{HIGH},{LOW}"
+    assert json.loads(shown[bar]["table"])["names"][str(LOW)] == "0.1 % outliers (3.657 bits)"
+    v |= by_component({"quantizer": "outliers", "documents": 16})
+    back = choose(quantizer="quanto", drawn="outliers")
+    assert not back[documents]["visible"] and back[p.levels]["value"] == "4,2"
 
-    kind, share = made.options["kind"], made.options["share"]
-    words = {**v, made.quantizer: "shrinking", kind: "never", share: 0.125}
-    shown = do.another_quantizer(words)
-    assert shown[made.drawn] == "shrinking:kind=never,share=0.125"
+    kind, share = p.options["kind"], p.options["share"]
+    shown = choose(quantizer="shrinking", drawn="quanto", kind="never", share=0.125)
+    assert shown[p.drawn] == "shrinking:kind=never,share=0.125"
     assert shown[kind]["choices"] == ["evenly", "never"] and shown[kind]["value"] == "never"
     assert shown[share]["precision"] is None and shown[share]["value"] == 0.125
 
-    wrong = {**another, made.drawn: "outliers", documents: 0, group: 64}
-    assert "Documents: choose a whole number" in do.another_quantizer(wrong)[made.packing]
-    assert do.counted(wrong[made.session], wrong).startswith("Documents: choose")
+    wrong = {"drawn": "outliers", "documents": 0, "group": 64}
+    shown = choose(**wrong)
+    assert "Documents: choose a whole number" in shown[p.packing] and bar not in shown
+    s = do.situation({**v, **by_component(wrong)})
+    sweep, config = page.panel(SweepPanel), page.panel(ConfigPanel)
+    assert sweep.draw(s)[sweep.forecast].startswith("Documents: choose")
     with pytest.raises(UserError, match="Documents: choose"):
-        do.export(wrong)
+        config.write(s)
 
 
 # ---- the page
@@ -300,6 +314,7 @@ def test_a_word_and_a_fraction_are_chosen_on_the_page(page):
     other = {**config, "quantizer": {"name": "shrinking:share=0.0625"}}
     load_config(page, other)
     shows(page, "#status .idle span", "The config is loaded.")
+    settle(page)
     assert page.locator("#option-share input").input_value() == "0.0625"
     assert page.locator("#option-kind input").input_value() == "evenly"
 

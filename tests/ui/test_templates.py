@@ -11,7 +11,7 @@ from markupsafe import escape
 
 from lwq_ui.core.orderings import ORDERINGS
 from lwq_ui.engine.quantizers import QUANTIZERS
-from lwq_ui.ui.layout import meaning
+from lwq_ui.ui.page import meaning
 from lwq_ui.ui.status import error_html, status_html
 from lwq_ui.ui.templates import lines_html, paragraphs_html, render
 

@@ -251,8 +251,8 @@ function focusCell(cell) {
 
 // ---- from the user to Python
 
-// Assigning props.value fires .change in Python and costs a few ms of main thread: at most one post
-// per POST_MS while the budget moves, and always one for where it ends.
+// Assigning props.value costs a few ms of main thread: at most one post per POST_MS while the budget
+// moves, and always one for where it ends.
 function post() {
   clearTimeout(timer);
   timer = 0;
@@ -260,12 +260,17 @@ function post() {
   props.value = choice; // always a new object: Gradio does not see a change inside the old one
 }
 
+function postMove() {
+  post();
+  trigger('move');
+}
+
 function setBudget(budget, settled) {
   choice = { ...choice, budget: Math.round(budget) };
   draw();
   const wait = settled ? posted + POST_MS - performance.now() : POST_MS;
-  if (wait <= 0) post();
-  else timer ||= setTimeout(post, wait);
+  if (wait <= 0) postMove();
+  else timer ||= setTimeout(postMove, wait);
   if (settled) trigger('settle');
 }
 

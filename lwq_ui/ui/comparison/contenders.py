@@ -4,17 +4,16 @@ mixes beside one level in every layer."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...core.allocation import Split, breakpoints
 from ...core.cost import model_cost
 from ...core.curves import levels_between
 from ...core.errors import UserError
 from ...core.memory import average_bits, format_gib
-from ...core.orderings import ORDERINGS, ordering_title, rank_layers
+from ...core.orderings import ORDERINGS, ordering_title
 from ...engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS, Quantizer
-from ..selection import Selection, ready
-from ..session import Session
+from ..situation import Situation
 from ..wording import plain_title
 
 
@@ -34,53 +33,46 @@ class Contender:
         return f"{average_bits(self.split):.2f} bits on average, {format_gib(self.bytes)}"
 
 
-def order_contenders(session: Session, selection: Selection) -> list[Contender]:
+def order_contenders(s: Situation) -> list[Contender]:
     """Returns the chosen ordering first, then every other one that could spend the same budget on
     the same pins. Raises UserError where the budget is too small."""
-    info, _ = ready(session)
-    scores = selection.scores(session)
-    cost = model_cost(info, selection.quantizer)
+    choice = s.choice.with_budget(s.budget)
     others = [
         (o.name, seed)
         for o in ORDERINGS.values()
-        if (o.scorer is None or o.scorer in scores) and not (o.prunes or o.ranks_as)
+        if (o.scorer is None or o.scorer in s.scores) and not (o.prunes or o.ranks_as)
         for seed in o.seeds
     ]
-    own_seed = selection.seed if ORDERINGS[selection.ordering].seeded else 0
+    own_seed = choice.seed if ORDERINGS[choice.ordering].seeded else 0
     contenders = []
-    for name, seed in dict.fromkeys([(selection.ordering, own_seed), *others]):
-        split = replace(selection, ordering=name, seed=seed).split(session)
-        title, size = ordering_title(name, seed), cost.total(split)
+    for name, seed in dict.fromkeys([(choice.ordering, own_seed), *others]):
+        split = choice.with_order(name, seed).split
+        title, size = ordering_title(name, seed), choice.cost.total(split)
         seeded = ORDERINGS[name].seeded
-        contenders.append(Contender(title, split, size, seeded, selection.quantizer))
+        contenders.append(Contender(title, split, size, seeded, s.controls.quantizer))
     return contenders
 
 
-def quantizer_contenders(
-    session: Session, selection: Selection
-) -> tuple[list[Contender], list[str]]:
+def quantizer_contenders(s: Situation) -> tuple[list[Contender], list[str]]:
     """Returns what the chosen ordering makes with every quantizer of the same bytes: those that its
     split takes with the chosen one, which comes first. A sentence follows for each quantizer that
     cannot take part. Scores measured at a level are those of the chosen quantizer.
 
     Raises UserError where the budget is too small.
     """
-    info, _ = ready(session)
-    values, n = selection.values(session), info.num_layers
-    ranked = rank_layers(selection.ordering, values, n, selection.seed)
-    split = selection.split(session)
-    size = model_cost(info, selection.quantizer).total(split)
-    title = plain_title(selection.quantizer)
-    contenders = [Contender(title, split, size, quantizer=selection.quantizer)]
+    choice, chosen = s.choice, s.controls.quantizer
+    split = s.split
+    size = choice.cost.total(split)
+    contenders = [Contender(plain_title(chosen), split, size, quantizer=chosen)]
     left_out = []
     for q in QUANTIZERS.values():
-        if q == selection.quantizer:
+        if q == chosen:
             continue
-        if why := why_left_out(q, selection.levels):
+        if why := why_left_out(q, choice.levels):
             left_out.append(why)
             continue
         try:
-            table = breakpoints(model_cost(info, q), selection.levels, ranked, selection.pins)
+            table = breakpoints(model_cost(s.info, q), choice.levels, choice.ranked, choice.pins)
             position = table.position(size)
         except UserError as e:
             left_out.append(f"{plain_title(q)} is left out. {e}")
@@ -97,26 +89,23 @@ def why_left_out(quantizer: Quantizer, levels: Iterable[float]) -> str:
     return f"{plain_title(quantizer)} is left out: it has no {bits} bits." if without else ""
 
 
-def alike_contenders(session: Session, selection: Selection) -> list[tuple[Contender, Contender]]:
+def alike_contenders(s: Situation) -> list[tuple[Contender, Contender]]:
     """Returns two contenders for each level between the high and the low one (paper, table 3).
 
     The first has all layers at it. The second is the largest mix of high and low by the chosen
     ordering that has no more average bits and takes no more bytes. Pins are left aside. Raises
     UserError where there is no level in between.
     """
-    info, _ = ready(session)
-    chosen, (high, low) = selection.quantizer, selection.levels
-    inner = levels_between(chosen.levels, high, low)[1:-1]
+    choice, chosen = s.choice, s.controls.quantizer
+    inner = levels_between(chosen.levels, *choice.levels)[1:-1]
     if not inner:
-        raise UserError(nothing_between(selection))
-    n, cost = info.num_layers, model_cost(info, selection.quantizer)
-    ranked = rank_layers(selection.ordering, selection.values(session), n, selection.seed)
-    table = breakpoints(cost, selection.levels, ranked)
-    title = ordering_title(selection.ordering, selection.seed)
+        raise UserError(nothing_between(s))
+    table = breakpoints(choice.cost, choice.levels, choice.ranked)
+    title = ordering_title(choice.ordering, choice.seed)
     pairs = []
     for level in inner:
-        fixed = (level,) * n
-        size = cost.total(fixed)
+        fixed = (level,) * s.info.num_layers
+        size = choice.cost.total(fixed)
         position = min(table.position(size), table.position_for_average_bits(level))
         pairs.append(
             (
@@ -127,9 +116,9 @@ def alike_contenders(session: Session, selection: Selection) -> list[tuple[Conte
     return pairs
 
 
-def nothing_between(selection: Selection) -> str:
+def nothing_between(s: Situation) -> str:
     """Returns why there is no level to compare mixes with, and which levels would have one."""
-    chosen, (high, low) = selection.quantizer, selection.levels
+    chosen, (high, low) = s.controls.quantizer, s.controls.levels
     sentence = (
         f"{plain_title(chosen)} has no level between {high:g} and {low:g} bits, which all "
         "layers could have."

@@ -7,6 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from .heatmap import as_level
+
 
 class ChangingRadio(gr.Radio):
     is_template = True  # the page draws it as a radio
@@ -20,3 +22,9 @@ class ChangingDropdown(gr.Dropdown):
 
     def preprocess(self, payload: Any) -> Any:
         return payload
+
+
+def read_levels(value: str) -> tuple[float, float]:
+    """Reads the value of a choice of levels: '4,2' -> (4, 2). Raises ValueError."""
+    high, low = value.split(",")
+    return as_level(high), as_level(low)

@@ -25,8 +25,9 @@ def as_level(value: Any) -> float:
 class BudgetBar(AssetComponent):
     """Slider, typed budget, one heatmap bar per scorer, and totals. Its `table` is an option.
 
-    Events: `.change` (a budget or pins were committed) and `.pin` (the pins changed: answer with
-    `gr.update(table=table(...))`, without a value, because the user may be dragging).
+    Events of the user: `.move` (another budget, at most ten times a second), `.settle` (where it
+    ends) and `.pin` (the pins changed: answer with `gr.update(table=table(...))`, without a value,
+    because the user may be dragging). `.change` is every other value, whoever set it.
     """
 
     asset = "heatmap"

@@ -1,0 +1,63 @@
+"""The memory budget: the slider, and the layers that it gives the high level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from ..bar.expected import Expectation, expected_at
+from ..bar.table import bar_table
+from ..components.heatmap import BudgetBar
+from ..situation import Situation
+from ..strip import Updates, Values
+from ..wording import metric_title
+from .base import Panel
+
+
+class BudgetPanel(Panel):
+    name = "budget"
+
+    def build(self) -> None:
+        session = self.strip.session.value
+        s = Situation(session) if session.info else None
+        self.bar = BudgetBar(
+            bar_value(s) if s else None,
+            table=table_of(s) if s else None,
+            elem_id="bar",
+            container=True,
+            padding=True,
+            visible=True if s else "hidden",
+        )
+        self.inputs = {self.bar}
+
+    def read(self, v: Values) -> Mapping[str, Any]:
+        bar = v[self.bar]
+        return {"budget": bar["budget"], "pins": bar["pins"]} if bar else {}
+
+    def draw(self, s: Situation) -> Updates:
+        """The budget is the browser's, where the page does not set it: the user may be dragging."""
+        moved = (s.controls.budget, s.controls.pins) != (s.said.budget, s.said.pins)
+        value: dict[str, Any] = {"value": bar_value(s)} if moved or s.said.budget is None else {}
+        return {self.bar: gr.update(table=table_of(s), visible=True, **value)}
+
+    def wire(self) -> None:
+        # They are events because heatmap.js names them.
+        self.events.on(self.bar.pin, draws=["budget", "memory", "compare", "sizes"])
+        self.events.on(self.bar.move, draws=["compare"], chosen=False)
+        self.events.on(self.bar.settle, lambda s: None, draws=[])
+
+
+def bar_value(s: Situation) -> dict[str, Any]:
+    return {"budget": s.budget, "pins": dict(s.controls.pins)}
+
+
+def table_of(s: Situation) -> str:
+    """Returns the bar's table, with what to expect of the metric on the chart at each position."""
+    expectation = None
+    if chosen := s.metric_among(s.own_results):
+        task, metric = chosen.split("/", 1)
+        expected = expected_at(s.choice.table, s.own_results, task, metric)
+        expectation = Expectation(metric_title(task, metric, s.titles), expected)
+    return bar_table(s.choice, expectation, s.target.card(s.info) if s.target else None)

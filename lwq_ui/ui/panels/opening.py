@@ -1,0 +1,55 @@
+"""A browser opens the page, and closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..events import Answer
+from ..loading import load_and_score
+from ..situation import Situation
+from ..strip import Updates
+from .base import Panel
+
+READY = "The demo model is ready. Drag the memory budget."
+
+
+class Opening(Panel):
+    """No part of the page, but what happens when it opens.
+
+    The demo model's scores stand there already where they ship with the program. Its weights are
+    loaded now, so that the first evaluation need not wait for them. Nobody who has asked for
+    nothing yet waits for another one's job.
+    """
+
+    name = "opening"
+
+    def wire(self) -> None:
+        shown = self.events.on(self.events.demo.load, self.show_known, chosen=False)
+        self.events.job(shown.then, self.load_demo)
+        self.events.demo.unload(self.events.close)
+
+    def show_known(self, s: Situation) -> Answer | None:
+        """Shows what was measured since the program started, by this browser before it was reloaded
+        for one."""
+        session = s.session
+        if session.info is None:
+            return None
+        session = self.server.with_model(session, session.info, session.scores or {})
+        return Answer(session=session)
+
+    def load_demo(self, s: Situation, user: str) -> Iterator[Updates]:
+        session, shelf = s.session, self.server.shelf
+        shelf.come(user)
+        joined = shelf.join(user, session.choice)
+        if session.info and (joined or self.server.worker.busy):
+            yield self.strip.idle(user, READY)
+            return
+        text = self.server.shipped_text
+        work = load_and_score(self.server, user, session.choice, lambda: text)
+        arrived = yield from self.events.follow(user, work)
+        if session.info:
+            session = replace(session, streamed=arrived.streamed)
+        else:
+            session = arrived.session(self.server)
+        yield {self.strip.session: session} | self.strip.idle(user, READY)
