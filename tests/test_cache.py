@@ -274,7 +274,7 @@ def test_a_hash_that_is_none_is_made_again(value: Any, tmp_path: Path) -> None:
     entry = json.loads(path.read_text())
     store.write(Key(entry["kind"], entry["fingerprint"], entry["key"]), value)
     hashes = FileHashes(large=0)
-    assert hashes.known(file, store) is None and not hashes.is_quick(file, store)
+    assert hashes.without_reading(file, store) is None and not hashes.is_quick(file, store)
     assert hashes.get(file, store) == right and hashes.is_quick(file, store)
 
 

@@ -79,11 +79,8 @@ class Events:
 
     @property
     def inputs(self) -> set[Any]:
-        every = [
-            {self.strip.session, self.strip.applied},
-            *(p.inputs for p in self.panels.values()),
-        ]
-        return set().union(*every)
+        states = {self.strip.session, self.strip.applied}
+        return states.union(*(panel.inputs for panel in self.panels.values()))
 
     def situation(self, v: Values) -> Situation:
         """Returns what the controls say. What a job wanted of them goes before, once."""

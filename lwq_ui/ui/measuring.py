@@ -150,8 +150,8 @@ class Measuring:
         splits = self.plan_of(replace(self.s, session=self.session)).splits
 
         def keep(new: list[Evaluation], whole: bool) -> None:
-            known, early = (new, []) if whole else ([], new)
-            self.session = self.session.with_evaluations(known, early)
+            finished, early = (new, []) if whole else ([], new)
+            self.session = self.session.with_evaluations(finished, early)
             task = next((e.task for e in new if e.task in self.lacking), "")
             job.partial = self.session, task
 

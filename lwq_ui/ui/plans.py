@@ -107,8 +107,8 @@ def feasible(s: Situation, plan: Plan, tasks: Sequence[str], store: Store) -> Pl
 def lacking_level_scorers(s: Situation) -> list[str]:
     """Returns the scorers of a level that the chosen orders need and nobody measured yet."""
     scorers = {ORDERINGS[name].scorer for name in s.controls.orderings if name != ALIKE}
-    known = s.session.scores_at(s.sweep_level)
-    return [name for name in LEVEL_SCORERS if name in scorers and name not in known]
+    measured = s.session.scores_at(s.sweep_level)
+    return [name for name in LEVEL_SCORERS if name in scorers and name not in measured]
 
 
 def count_text(s: Situation, store: Store) -> str:

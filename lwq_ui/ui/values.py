@@ -70,8 +70,9 @@ def is_text(value: Any) -> bool:
 
 
 def is_number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and math.isfinite(value) and least <= value <= most
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and least <= value <= most
 
 
 def limits(component: Any) -> tuple[float, float]:

@@ -1,20 +1,30 @@
-"""Imports go one way: ui may import engine and core, engine may import core, core neither."""
+"""Imports go one way: ui and cli may import engine and core, engine may import core, core neither.
+Inside a room there is no circle. Files, functions and classes stay short; names say something."""
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from code_shape import File, circles, import_graph, imports, non_names, too_long, upward
 
 from lwq_ui.core.settings import ROOT
 
 HEAVY = ("torch", "gradio", "transformers")
+ALL_BELOW = {"core", "failures", "engine"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "core": set(),
+    "failures": {"core"},
+    "engine": {"core", "failures"},
+    "ui": ALL_BELOW,
+    "cli": ALL_BELOW,
+    "__main__": {"cli"},
+    "": set(),  # the package itself
+}
+MOST_LINES = (450, 60, 250)  # of a file, a function, a class
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
@@ -48,6 +58,16 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def program() -> list[File]:
+    """Every file of the program."""
+    paths = sorted((ROOT / "lwq_ui").rglob("*.py"))
+    assert paths
+    return [
+        File(module_of(path), path.read_text(encoding="utf-8"), path.name == "__init__.py")
+        for path in paths
+    ]
+
+
 def test_core_loads_without_torch_gradio_and_transformers() -> None:
     imported, loaded = import_all("lwq_ui.core")
     assert imported | {"lwq_ui.core"} == set(map(module_of, files_of("core")))
@@ -59,19 +79,6 @@ def test_engine_loads_without_gradio() -> None:
     assert imported | {"lwq_ui.engine"} == set(map(module_of, files_of("engine")))
     assert "torch" in loaded
     assert "gradio" not in loaded
-
-
-def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """The full name of everything a module imports, also inside its functions."""
-    package = module if is_package else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            parts = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*parts, *([node.module] if node.module else [])])
-            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def crossings(room: str, forbidden: tuple[str, ...]) -> list[str]:
@@ -90,19 +97,6 @@ def test_core_imports_nothing_from_other_rooms() -> None:
 
 def test_engine_imports_nothing_from_ui() -> None:
     assert crossings("engine", ("lwq_ui.ui", "gradio")) == []
-
-
-@pytest.mark.parametrize("room", ["core", "engine", "cli"])
-def test_no_imports_go_round_in_a_circle(room: str) -> None:
-    """Imports inside functions, and those for types alone, count like any other."""
-    modules = {module_of(path): path for path in files_of(room)}
-    graph: dict[str, set[str]] = {}
-    for module, path in modules.items():
-        source = path.read_text(encoding="utf-8")
-        names = imports(source, module, path.name == "__init__.py")
-        imported = {name if name in modules else name.rpartition(".")[0] for name in names}
-        graph[module] = imported & set(modules) - {module}
-    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_core_is_plain_python_and_numpy() -> None:
@@ -130,3 +124,106 @@ def test_the_check_sees_every_form_of_import(source: str, found: list[str]) -> N
     assert list(imports(source, "lwq_ui.core.deep.module", is_package=False)) == found
     if source.startswith("from ... "):
         assert list(imports("from .. import ui", "lwq_ui.core", is_package=True)) == found
+
+
+def test_rooms_import_only_downwards() -> None:
+    lines = upward(program(), MAY_IMPORT)
+    assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room])
+def test_a_room_has_no_circle_of_imports(room: str) -> None:
+    files = [file for file in program() if file.room == room]
+    assert files and circles(import_graph(files)) == []
+
+
+def test_files_functions_and_classes_are_short() -> None:
+    lines = [line for file in program() for line in too_long(file, MOST_LINES)]
+    assert not lines, "\n".join(lines)
+
+
+def test_no_variable_has_a_name_that_says_nothing() -> None:
+    lines = [line for file in program() for line in non_names(file)]
+    assert not lines, "\n".join(lines)
+
+
+LATE = "def f():\n    from . import b"
+TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .b import B"
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"a": "", "b": "from .a import A", "c": "from .b import B"}, []),
+        ({"a": "from .b import B", "b": "from .a import A"}, [["a", "b"]]),
+        (
+            {"a": "import p.room.c", "b": "from . import a", "c": "from .b import B"},
+            [["a", "b", "c"]],
+        ),
+        ({"a": LATE, "b": "from .a import A"}, [["a", "b"]]),
+        ({"a": TYPES, "b": "from .a import A"}, [["a", "b"]]),
+        (
+            {"a": "from .b import B", "b": "from .a import A", "c": "from .d import D", "d": LATE}
+            | {"d": "from .c import C"},
+            [["a", "b"], ["c", "d"]],
+        ),
+        ({"a": "from .a import A", "b": "import json"}, []),
+    ],
+)
+def test_the_check_sees_circles(sources: dict[str, str], expected: list[list[str]]) -> None:
+    files = [File(f"p.room.{name}", source) for name, source in sources.items()]
+    groups = circles(import_graph(files))
+    assert groups == [[f"p.room.{name}" for name in group] for group in expected]
+
+
+def test_the_check_sees_a_circle_through_a_package() -> None:
+    package = File("p.room", "from .a import A", is_package=True)
+    files = [package, File("p.room.a", "from . import b"), File("p.room.b", "from p.room import A")]
+    assert circles(import_graph(files)) == [["p.room", "p.room.a", "p.room.b"]]
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "crossed"),
+    [
+        ("p.top.a", "from ..low.b import B\nfrom .. import __version__", []),
+        ("p.top.a", "from .c import C", []),
+        ("p.low.b", "from ..top.a import A", ["p.low.b imports p.top.a"]),
+        ("p.low.b", "def f():\n    import p.top.a", ["p.low.b imports p.top.a"]),
+    ],
+)
+def test_the_check_sees_imports_upwards(module: str, source: str, crossed: list[str]) -> None:
+    empty = [File(name, "") for name in ("p", "p.top.a", "p.top.c", "p.low.b") if name != module]
+    rooms = {"top": {"low"}, "low": set[str](), "": set[str]()}
+    assert upward([*empty, File(module, source)], rooms) == crossed
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("x = 1\ny = 2", []),
+        ("x = 1\ny = 2\nz = 3", ["m"]),
+        ("def f():\n    pass", []),
+        ("class C:\n    def f(self):\n        pass", ["m", "m:1 C", "m:2 f"]),
+        ("async def f():\n    x = 1\n    return x", ["m", "m:1 f"]),
+    ],
+)
+def test_the_check_sees_what_is_long(source: str, names: list[str]) -> None:
+    lines = too_long(File("m", source), (2, 1 if "class" in source else 2, 2))
+    assert [line.partition(" has ")[0] for line in lines] == names
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("known = 1", "a, known = 1, 2", "known: int = 1", "known += 1", "self.known = 1"),
+        *("for known in x: pass", "with x as known: pass", "(known := 1)", "[1 for known in x]"),
+        *("def f(known): pass", "def f(*, known=1): pass", "lambda known: 1", "def known(): pass"),
+        *("try: pass\nexcept E as known: pass", "import x as known", "class C:\n  known: int"),
+        "match x:\n  case [known]: pass",
+    ],
+)
+def test_the_check_sees_every_way_to_give_a_name(source: str) -> None:
+    line = source.count("\n") + 1
+    assert non_names(File("m", source)) == [f"m:{line} known"]
+    for text in ("known_info = known", "f(known=1)", "x.known", "'known = 1'", "# known = 1"):
+        assert non_names(File("m", text)) == []

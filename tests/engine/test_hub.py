@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 import lwq_ui.engine.checkpoints.search as searching
-from lwq_ui.engine.checkpoints.search import CURATED, Found, search
+from lwq_ui.engine.checkpoints.search import CURATED, FoundModel, search
 from lwq_ui.engine.checkpoints.source import HUB_ID
 
 # As the Hub sends them, cut to what matters.
@@ -75,18 +75,18 @@ CAUSAL = {"architectures": ["LlamaForCausalLM"]}
 
 
 def ids(text: str) -> list[str]:
-    return [f.model_id for f in search(text).found]
+    return [f.model_id for f in search(text).models]
 
 
 def test_the_hub_is_asked_and_what_is_packed_already_left_out(server: fake_hub.Hub) -> None:
     answer = search(" qwen ")
     assert answer.reason == ""
-    assert answer.found == (
-        Found("Qwen/Qwen3-0.6B", billions=0.751632384),
-        Found("meta/like-qwen", gated=True),
-        Found("someone/qwen", gated=True),
+    assert answer.models == (
+        FoundModel("Qwen/Qwen3-0.6B", billions=0.751632384),
+        FoundModel("meta/like-qwen", gated=True),
+        FoundModel("someone/qwen", gated=True),
     )
-    assert len(search("qwen", limit=1).found) == 1
+    assert len(search("qwen", limit=1).models) == 1
 
 
 def test_the_same_question_as_huggingface_hub_asks(server: fake_hub.Hub) -> None:
@@ -109,7 +109,7 @@ def test_a_model_on_this_disk_comes_first_and_once(server: fake_hub.Hub, cache: 
     put(cache, "someone/qwen", {"config.json": CAUSAL, "model.safetensors": ""})
     put(cache, "someone/other", {"config.json": CAUSAL, "model.safetensors": ""})
     assert ids("qwen") == ["someone/qwen", "Qwen/Qwen3-0.6B", "meta/like-qwen"]
-    assert search("QWEN").found[0] == Found("someone/qwen", on_disk=True)
+    assert search("QWEN").models[0] == FoundModel("someone/qwen", on_disk=True)
     assert ids("demo")[0] == "demo"
 
 
@@ -135,7 +135,7 @@ def test_what_on_this_disk_is_a_causal_language_model(cache: Path) -> None:
 def test_offline_by_choice(cache: Path) -> None:
     """huggingface_hub in its offline mode (see conftest.py)."""
     answer = search("demo")
-    assert [f.model_id for f in answer.found] == ["demo"]
+    assert [f.model_id for f in answer.models] == ["demo"]
     assert answer.reason == "Hugging Face is not asked: HF_HUB_OFFLINE is set."
 
 
@@ -172,19 +172,19 @@ def test_no_network(
         answer = search("demo")
     finally:
         search_ended.set()
-    assert [f.model_id for f in answer.found] == ["demo"] and expected in answer.reason
+    assert [f.model_id for f in answer.models] == ["demo"] and expected in answer.reason
 
 
 def test_a_hub_that_refuses(server: fake_hub.Hub) -> None:
     server.refuses = (429, "")
     answer = search("qwen")
-    assert answer.found == () and "\n" not in answer.reason
+    assert answer.models == () and "\n" not in answer.reason
     assert answer.reason.startswith("Hugging Face does not answer this search: ")
 
 
 def test_an_answer_nobody_understands(server: fake_hub.Hub) -> None:
     server.models = [{"name": "x"}]
-    assert search("qwen").found == ()
+    assert search("qwen").models == ()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from lwq_ui.core.memory import GIB, format_gib
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
 from lwq_ui.engine.checkpoints.hub import DEMO
-from lwq_ui.engine.checkpoints.search import CURATED, Answer, Found
+from lwq_ui.engine.checkpoints.search import CURATED, Answer, FoundModel
 from lwq_ui.engine.devices import Device
 from lwq_ui.engine.fit import Fit
 from lwq_ui.engine.jobs import Looked, Truth
@@ -145,8 +145,8 @@ def test_every_size_is_the_sliders(pins):
 
 
 def test_offers_are_each_named_once():
-    here = Found("Qwen/Qwen2.5-7B", on_disk=True)
-    hub = (Found("someone/Qwen-7B", 7.1), Found("Qwen/Qwen3-8B-Base", 8.2))
+    here = FoundModel("Qwen/Qwen2.5-7B", on_disk=True)
+    hub = (FoundModel("someone/Qwen-7B", 7.1), FoundModel("Qwen/Qwen3-8B-Base", 8.2))
     found = json.loads(offers("qwen 7b", Answer((here, hub[0]), "So far.")))
     assert [[m["id"] for m in g["models"]] for g in found["groups"]] == [
         ["Qwen/Qwen2.5-7B"],
@@ -156,6 +156,6 @@ def test_offers_are_each_named_once():
     found = json.loads(offers("8B-base", Answer(hub[1:])))
     (group,) = found["groups"]
     assert group["models"] == [{"id": "Qwen/Qwen3-8B-Base", "size": "8.2 B", "remark": ""}]
-    demo = Found(DEMO, on_disk=True)
+    demo = FoundModel(DEMO, on_disk=True)
     every = json.loads(offers("", Answer((demo,))))
     assert sum(len(g["models"]) for g in every["groups"]) == 1 + len(CURATED)

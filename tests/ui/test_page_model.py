@@ -68,13 +68,13 @@ def test_models_that_cannot_be_loaded(world, page, tiny, tmp_path):
 
 def test_the_model_field_offers_what_it_knows_and_takes_anything(world, page, monkeypatch):
     from lwq_ui.engine import jobs
-    from lwq_ui.engine.checkpoints.search import Answer, Found
+    from lwq_ui.engine.checkpoints.search import Answer, FoundModel
     from lwq_ui.ui.components import modelfield
 
     def search(text):
         models = {
-            "": (Found("demo", on_disk=True),),
-            "smollm9 tiny": (Found("someone/SmolLM9-tiny", 0.01),),
+            "": (FoundModel("demo", on_disk=True),),
+            "smollm9 tiny": (FoundModel("someone/SmolLM9-tiny", 0.01),),
         }
         return Answer(models.get(text, ()), "" if text in models else "Nobody answers.")
 

@@ -252,7 +252,7 @@ def choose_outliers(page) -> None:
 @pytest.mark.browser
 def test_options_levels_and_fractions_on_the_page(world, page):
     page = page(viewport={"width": 390, "height": 844})
-    shows(page, "#packing", "Packing all 24 layers at 4 bits and at 2 bits: a moment,")
+    shows(page, "#packing", "Packing all 24 layers at 4 bits and at 2 bits: ")
     assert not page.locator("#option-documents").is_visible()
     assert page.locator("#option-group").is_visible()
     choose_outliers(page)

@@ -27,7 +27,7 @@ class FileHashes:
     def get(self, path: Path, store: Store | None = None, run: Run | None = None) -> str:
         """Returns the hash of a file's content. Raises OSError and Stopped."""
         real = path.resolve()
-        if stored := self.known(real, store):
+        if stored := self.without_reading(real, store):
             return stored
         key, content = content_key(real), hashlib.sha256()
         with real.open("rb") as file:
@@ -40,7 +40,7 @@ class FileHashes:
             store.write(key, content.hexdigest())
         return content.hexdigest()
 
-    def known(self, real: Path, store: Store | None) -> str | None:
+    def without_reading(self, real: Path, store: Store | None) -> str | None:
         """Returns the hash of a file that need not be read for it, links resolved, or None."""
         if re.fullmatch("[0-9a-f]{64}", real.name):
             return real.name
@@ -49,7 +49,9 @@ class FileHashes:
 
     def is_quick(self, path: Path, store: Store | None) -> bool:
         """Whether a file's hash can be had without reading much."""
-        return path.stat().st_size <= self.large or bool(self.known(path.resolve(), store))
+        return path.stat().st_size <= self.large or bool(
+            self.without_reading(path.resolve(), store)
+        )
 
 
 HASHES = FileHashes()

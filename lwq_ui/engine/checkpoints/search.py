@@ -20,7 +20,7 @@ SECONDS = 2.0  # a search that takes longer is of no use to a person who types
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundModel:
     """A model to offer, with its `billions` of parameters. A `gated` one asks for a sign-in."""
 
     model_id: str
@@ -34,7 +34,7 @@ class Found:
 class Answer:
     """The models to offer, and a sentence that says why the Hub gave none, where that is so."""
 
-    found: tuple[Found, ...]
+    models: tuple[FoundModel, ...]
     reason: str = ""
 
 
@@ -53,7 +53,7 @@ def search(text: str, limit: int = 8) -> Answer:
     if constants.HF_HUB_OFFLINE:
         return Answer(local, "Hugging Face is not asked: HF_HUB_OFFLINE is set.")
     # In a thread: looking a name up takes any time, and the limit holds for each address anew.
-    answers: SimpleQueue[tuple[Found, ...] | str] = SimpleQueue()
+    answers: SimpleQueue[tuple[FoundModel, ...] | str] = SimpleQueue()
     Thread(target=lambda: answers.put(ask(text, limit)), daemon=True).start()
     try:
         answer = answers.get(timeout=SECONDS)
@@ -65,7 +65,7 @@ def search(text: str, limit: int = 8) -> Answer:
     return Answer(local + tuple(f for f in answer if f.model_id not in local_ids))
 
 
-def ask(text: str, limit: int) -> tuple[Found, ...] | str:
+def ask(text: str, limit: int) -> tuple[FoundModel, ...] | str:
     """Returns the Hub's models, or a sentence that says why there are none.
 
     Sends the request of HfApi.list_models, but once: that tries again for half a minute where there
@@ -93,7 +93,7 @@ def ask(text: str, limit: int) -> tuple[Found, ...] | str:
         hf_raise_for_status(response)
         models = [m for m in response.json() if not is_quantized(m.get("tags", ()))]
         return tuple(
-            Found(
+            FoundModel(
                 m["id"],
                 billions=total / 1e9
                 if (total := (m.get("safetensors") or {}).get("total"))
@@ -113,7 +113,7 @@ def is_quantized(tags: list[str]) -> bool:
     return any(t.lower() in QUANTIZED or t.startswith("base_model:quantized:") for t in tags)
 
 
-def on_disk() -> tuple[Found, ...]:
+def on_disk() -> tuple[FoundModel, ...]:
     """Returns the demo, and the causal language models in the Hugging Face cache, by name."""
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -127,8 +127,8 @@ def on_disk() -> tuple[Found, ...]:
         for r in repositories
         if r.repo_type == "model" and any(map(is_causal, r.revisions))
     )
-    return Found(DEMO, remark="ships with the program", on_disk=True), *(
-        Found(name, on_disk=True) for name in names
+    return FoundModel(DEMO, remark="ships with the program", on_disk=True), *(
+        FoundModel(name, on_disk=True) for name in names
     )
 
 
@@ -145,31 +145,31 @@ def is_causal(revision: Any) -> bool:
 
 
 CURATED = (
-    Found("HuggingFaceTB/SmolLM2-135M", 0.13, "runs on any laptop"),
-    Found("EleutherAI/pythia-160m", 0.16, "trained in the open"),
-    Found("HuggingFaceTB/SmolLM2-360M", 0.36),
-    Found("Qwen/Qwen2.5-0.5B", 0.49),
-    Found("Qwen/Qwen3-0.6B-Base", 0.60),
-    Found("google/gemma-3-1b-pt", 1.0, gated=True),
-    Found("meta-llama/Llama-3.2-1B", 1.2, gated=True),
-    Found("allenai/OLMo-2-0425-1B", 1.5, "data and training in the open"),
-    Found("HuggingFaceTB/SmolLM2-1.7B", 1.7),
-    Found("google/gemma-2-2b", 2.6, gated=True),
-    Found("Qwen/Qwen2.5-3B", 3.1),
-    Found("meta-llama/Llama-3.2-3B", 3.2, gated=True),
-    Found("microsoft/Phi-3.5-mini-instruct", 3.8, "tuned to follow instructions"),
-    Found("mistralai/Mistral-7B-v0.3", 7.2),
-    Found("allenai/OLMo-2-1124-7B", 7.3, "data and training in the open"),
-    Found("Qwen/Qwen2.5-7B", 7.6),
-    Found("meta-llama/Llama-3.1-8B", 8.0, gated=True),
-    Found("Qwen/Qwen3-8B-Base", 8.2),
-    Found("google/gemma-2-9b", 9.2, gated=True),
-    Found("microsoft/phi-4", 14.7, "tuned to follow instructions"),
-    Found("Qwen/Qwen2.5-14B", 14.8),
-    Found("Qwen/Qwen3-30B-A3B-Base", 30.5, "mixture of experts, 3.3 at work"),
-    Found("Qwen/Qwen2.5-32B", 32.8),
-    Found("mistralai/Mixtral-8x7B-v0.1", 46.7, "mixture of experts, 12.9 at work"),
-    Found("meta-llama/Llama-3.1-70B", 70.6, gated=True),
-    Found("Qwen/Qwen2.5-72B", 72.7),
+    FoundModel("HuggingFaceTB/SmolLM2-135M", 0.13, "runs on any laptop"),
+    FoundModel("EleutherAI/pythia-160m", 0.16, "trained in the open"),
+    FoundModel("HuggingFaceTB/SmolLM2-360M", 0.36),
+    FoundModel("Qwen/Qwen2.5-0.5B", 0.49),
+    FoundModel("Qwen/Qwen3-0.6B-Base", 0.60),
+    FoundModel("google/gemma-3-1b-pt", 1.0, gated=True),
+    FoundModel("meta-llama/Llama-3.2-1B", 1.2, gated=True),
+    FoundModel("allenai/OLMo-2-0425-1B", 1.5, "data and training in the open"),
+    FoundModel("HuggingFaceTB/SmolLM2-1.7B", 1.7),
+    FoundModel("google/gemma-2-2b", 2.6, gated=True),
+    FoundModel("Qwen/Qwen2.5-3B", 3.1),
+    FoundModel("meta-llama/Llama-3.2-3B", 3.2, gated=True),
+    FoundModel("microsoft/Phi-3.5-mini-instruct", 3.8, "tuned to follow instructions"),
+    FoundModel("mistralai/Mistral-7B-v0.3", 7.2),
+    FoundModel("allenai/OLMo-2-1124-7B", 7.3, "data and training in the open"),
+    FoundModel("Qwen/Qwen2.5-7B", 7.6),
+    FoundModel("meta-llama/Llama-3.1-8B", 8.0, gated=True),
+    FoundModel("Qwen/Qwen3-8B-Base", 8.2),
+    FoundModel("google/gemma-2-9b", 9.2, gated=True),
+    FoundModel("microsoft/phi-4", 14.7, "tuned to follow instructions"),
+    FoundModel("Qwen/Qwen2.5-14B", 14.8),
+    FoundModel("Qwen/Qwen3-30B-A3B-Base", 30.5, "mixture of experts, 3.3 at work"),
+    FoundModel("Qwen/Qwen2.5-32B", 32.8),
+    FoundModel("mistralai/Mixtral-8x7B-v0.1", 46.7, "mixture of experts, 12.9 at work"),
+    FoundModel("meta-llama/Llama-3.1-70B", 70.6, gated=True),
+    FoundModel("Qwen/Qwen2.5-72B", 72.7),
 )
 """Well-known models from small to large, base models where the maker publishes one."""

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...engine.checkpoints.hub import DEMO
-from ...engine.checkpoints.search import CURATED, Answer, Found, search
+from ...engine.checkpoints.search import CURATED, Answer, FoundModel, search
 from .base import AssetComponent
 
 LONGEST = 200  # characters that are looked for; no id has as many
-AT_FIRST = Answer((Found(DEMO, remark="ships with the program", on_disk=True),))
+AT_FIRST = Answer((FoundModel(DEMO, remark="ships with the program", on_disk=True),))
 
 
 def complete(text: str) -> str:
@@ -24,7 +24,7 @@ def complete(text: str) -> str:
 def offers(query: str, answer: Answer) -> str:
     """Returns the models of each group as JSON. No model is named twice."""
     words = query.lower().split()
-    on_disk = [f for f in answer.found if f.on_disk]
+    on_disk = [f for f in answer.models if f.on_disk]
     names = {f.model_id for f in on_disk}
     curated = [
         f
@@ -36,7 +36,7 @@ def offers(query: str, answer: Answer) -> str:
         "On this disk": on_disk,
         "Well known, by billions (B) of parameters": curated,
         "On Hugging Face, most downloaded first": [
-            f for f in answer.found if f.model_id not in names
+            f for f in answer.models if f.model_id not in names
         ],
     }
     data = {
@@ -47,7 +47,7 @@ def offers(query: str, answer: Answer) -> str:
     return json.dumps(data, separators=(",", ":"))
 
 
-def rows(models: Iterable[Found]) -> Iterable[dict[str, str]]:
+def rows(models: Iterable[FoundModel]) -> Iterable[dict[str, str]]:
     for f in models:
         remarks = [f.remark, "needs a sign-in" if f.gated else ""]
         yield {

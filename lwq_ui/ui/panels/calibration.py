@@ -77,8 +77,8 @@ class CalibrationPanel(Panel):
             return text, jobs.score(loaded, QUICK_SCORERS, text, job.run)
 
         text, scores = yield from self.events.follow(user, work)
-        known = self.server.known_level_scores(s.info, text)
-        session = replace(session, text=text, scores=scores, level_scores=known)
+        by_level = self.server.known_level_scores(s.info, text)
+        session = replace(session, text=text, scores=scores, level_scores=by_level)
         yield {self.strip.session: session} | self.strip.idle(user, f"Scored on {text.name}.")
 
     def measure_sensitivity(self, s: Situation, user: str) -> Iterator[Updates]:

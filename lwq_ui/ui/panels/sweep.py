@@ -93,10 +93,9 @@ class SweepPanel(Panel):
         except UserError as e:
             return {self.forecast: lines_html(str(e))}
         forecast = s.session.forecast
-        known = forecast is not None and forecast.subject == subject(s, text)
-        return {
-            self.forecast: lines_html(f"{text} {forecast.text}" if known and forecast else text)
-        }
+        if forecast and forecast.subject == subject(s, text):
+            text += f" {forecast.text}"
+        return {self.forecast: lines_html(text)}
 
     def wire(self) -> None:
         self.events.on([self.orderings.input, self.also.input, self.levels.input])
