@@ -4,7 +4,7 @@
 # make lint   ruff and mypy
 # make clean  remove .venv and what tools left behind; the cache stays
 
-PYTHONS ?= python3.13 python3.12 python3.11 python3.10 python3 python
+PYTHONS ?= python3.13 python3.12 python3.11 python3 python
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check
@@ -42,7 +42,7 @@ $(VENV)/requirements-dev: requirements-dev.txt requirements.txt $(PY)
 # Each candidate is run, not only looked up: a name on the PATH may lead nowhere.
 $(PY):
 	@for python in $(PYTHONS); do \
-	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
 	  if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
 	    without="$$python"; continue; \
 	  fi; \
@@ -55,6 +55,6 @@ $(PY):
 	  echo "$$without has no venv module: install it (on Debian and Ubuntu:" \
 	    "apt-get install python3-venv), then run make again." >&2; \
 	else \
-	  echo "LWQ Explorer needs Python 3.10 or newer, and none was found (looked for:" \
+	  echo "LWQ Explorer needs Python 3.11 or newer, and none was found (looked for:" \
 	    "$(PYTHONS)). Install one, then run make again." >&2; \
 	fi; exit 1

@@ -24,7 +24,7 @@ from lwq_ui.engine import jobs
 from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER, QUANTIZERS
 from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import shipped_calibration
-from lwq_ui.ui.selection import QUICK
+from lwq_ui.ui.situation import QUICK
 
 # The paper's figure 2 for the demo model: every split of these, on these tasks.
 ORDERINGS = ["lim", "zd", "sensitivity", "reverse-lim", "reverse-zd", "random"]

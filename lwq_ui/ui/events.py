@@ -118,6 +118,7 @@ class Events:
         chosen: bool = True,
         failing: Updates | None = None,
         outputs: Iterable[Any] = (),
+        after_job: bool = False,
     ) -> Any:
         """Answers an event, one of several, or what follows another event, without a job.
 
@@ -129,7 +130,7 @@ class Events:
         shown = [c for name in names for c in self.panels[name].components]
         shown += [*outputs, self.strip.status, self.strip.error]
         shown += [self.strip.session, self.strip.applied] * (draws is None)
-        run = self.answer(handler, draws, chosen, failing)
+        run = self.answer(handler, draws, chosen, failing, after_job)
         return events(run, self.inputs | set(extra), list(dict.fromkeys(shown)), **LIVE)
 
     def answer(

@@ -3,7 +3,6 @@ have, such as a scorer, a quantizer or a task that came later, is computed where
 
 import math
 import shutil
-import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,10 +36,6 @@ BETWEEN = {
     "gptq": (3,),
     "spqr": (3.913, 3.881, 3.849, 3.817, 3.785, 3.753, 3.721, 3.689),
 }
-
-pytestmark = pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="another transformers is pinned there: nothing is shipped"
-)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,8 @@ def world(tmp_path_factory):
     page = Page(server)
     parts = SimpleNamespace(strip=page.events.strip, **page.events.panels)
     controls = {c for fn in page.demo.fns.values() for c in fn.inputs}
-    v = {c: getattr(c, "value", None) for c in controls}
+    v = {c: "" if isinstance(c, gr.Textbox) else None for c in controls}  # as a browser sends it
+    v |= {c: c.value for c in controls if getattr(c, "value", None) is not None}
     v[parts.strip.session] = session()
     v[parts.budget.bar] = bar_value(Situation(session()))
     v[parts.quantizer.drawn] = "quanto"

@@ -25,7 +25,8 @@ class Opening(Panel):
     name = "opening"
 
     def wire(self) -> None:
-        shown = self.events.on(self.events.demo.load, self.show_known, chosen=False)
+        load = self.events.demo.load
+        shown = self.events.on(load, self.show_known, chosen=False, after_job=True)
         self.events.job(shown.then, self.load_demo)
         self.events.demo.unload(self.events.close)
 
