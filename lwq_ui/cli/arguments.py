@@ -75,6 +75,12 @@ DTYPE = parent("--dtype", default="auto", choices=DTYPES)
 TEXT = parent("--text", metavar="PATH", help="calibration text (default: shipped; pg19)")
 TEXT.add_argument("--max-tokens", type=positive, metavar="N", help="calibrate on N tokens")
 
+CHAT_TEMPLATE = parent(
+    "--chat-template",
+    action="store_true",
+    help="calibration text as turns of a user, and tasks' prompts, in the model's chat template",
+)
+
 QUANTIZER_HELP = f"{', '.join(QUANTIZERS)}; with options as in quanto:group=64"
 QUANTIZER_NAME: dict[str, Any] = {"type": quantizer, "metavar": "NAME[:OPTION=VALUE,...]"}
 QUANTIZER = parent("--quantizer", default=DEFAULT_QUANTIZER, help=QUANTIZER_HELP, **QUANTIZER_NAME)

@@ -13,7 +13,7 @@ from ..core.schema import Evaluation, split_name
 from ..engine.configs import quantizer_of, read_config
 from ..engine.quantizers import Quantizer
 from ..engine.tasks.presets import expand
-from .arguments import CONFIG, CONFIG_MODEL, DEVICE, TASKS, add_command
+from .arguments import CHAT_TEMPLATE, CONFIG, CONFIG_MODEL, DEVICE, TASKS, add_command
 from .results import Parts, Result
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ HELP = "quantize as a config says, and measure"
 
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "evaluate", HELP, CONFIG, CONFIG_MODEL, DEVICE, TASKS)
+    parents = (CONFIG, CONFIG_MODEL, DEVICE, TASKS, CHAT_TEMPLATE)
+    parser = add_command(commands, "evaluate", HELP, *parents)
     parser.set_defaults(execute=execute)
 
 
@@ -40,6 +41,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
         "model": config.model_id,
         "bits": list(split),
         "average_bits": average_bits(split),
+        "chat_template": args.chat_template,
         "metrics": metrics_json(evaluations, evaluations),
     }
     return parts.result(data, "\n".join([f"{split_name(split)}:", *metric_lines(evaluations)]))
@@ -55,7 +57,8 @@ def measure(
     """Returns the evaluations on every task, or those that were known when it failed."""
     from ..engine import jobs
 
-    measurement = jobs.Measurement(splits, quantizer, expand(args.task), args.limit)
+    tasks = expand(args.task)
+    measurement = jobs.Measurement(splits, quantizer, tasks, args.limit, args.chat_template)
     evaluations: list[Evaluation] = []
 
     def keep(new: list[Evaluation], whole: bool) -> None:
@@ -87,7 +90,7 @@ def metric_lines(evaluations: Sequence[Evaluation]) -> list[str]:
     return [
         f"  {e.task:>14} {name:>15}: {m.value:.4f}"
         + ("" if m.stderr is None else f" ± {m.stderr:.4f}")
-        + f"  (n = {m.n}{', quick' if e.limit else ''})"
+        + f"  (n = {m.n}{', quick' if e.limit else ''}{', chat' if e.chat_template else ''})"
         for e in evaluations
         for name, m in e.metrics.items()
     ]

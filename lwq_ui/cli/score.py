@@ -13,7 +13,16 @@ from ..core.schema import ModelInfo, Scores
 from ..engine import records
 from ..engine.quantizers import Quantizer
 from ..engine.texts import calibration_text
-from .arguments import DEVICE, DTYPE, MODEL, QUANTIZER, TEXT, add_command, chosen_level
+from .arguments import (
+    CHAT_TEMPLATE,
+    DEVICE,
+    DTYPE,
+    MODEL,
+    QUANTIZER,
+    TEXT,
+    add_command,
+    chosen_level,
+)
 from .results import Parts, Result
 
 if TYPE_CHECKING:
@@ -23,7 +32,8 @@ HELP = "how important each layer is"
 
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "score", HELP, MODEL, DEVICE, DTYPE, TEXT, QUANTIZER)
+    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, QUANTIZER)
+    parser = add_command(commands, "score", HELP, *parents)
     parser.add_argument("--scorer", action="append", choices=list(SCORERS))
     parser.add_argument(
         "--level", metavar="LEVEL", help="of scorers that measure one (default: the usual low one)"
@@ -58,6 +68,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     data = {
         "model": loaded.info.model_id,
         "fingerprint": loaded.info.fingerprint,
+        "chat_template": args.chat_template,
         "scores": {name: list(s.values) for name, s in scores.items()},
         "orderings": orderings,
     }
@@ -89,7 +100,7 @@ def compute_scores(
 ) -> dict[str, Scores]:
     from ..engine import jobs
 
-    text = calibration_text(args.text, run.settings)
+    text = calibration_text(args.text, run.settings, args.chat_template)
     return jobs.score(loaded, scorers, text, run, args.max_tokens, quantizer, low)
 
 
@@ -109,7 +120,7 @@ def scores_for(
     if scorer is None:
         return {}
     info = model if isinstance(model, ModelInfo) else model.info
-    text = calibration_text(args.text, run.settings)
+    text = calibration_text(args.text, run.settings, args.chat_template)
     stored = records.known_scores(info, text, run.store, args.max_tokens, quantizer, low)
     if scorer in stored:
         return stored

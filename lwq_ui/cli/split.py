@@ -16,6 +16,7 @@ from ..engine import records
 from ..engine.quantizers import Quantizer
 from ..engine.tasks import tasks
 from .arguments import (
+    CHAT_TEMPLATE,
     DEVICE,
     DTYPE,
     MODEL,
@@ -38,7 +39,8 @@ HELP = "which layers get how many bits"
 
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "split", HELP, MODEL, DEVICE, DTYPE, TEXT, QUANTIZER, WORKLOAD)
+    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, QUANTIZER, WORKLOAD)
+    parser = add_command(commands, "split", HELP, *parents)
     parser.add_argument(
         "--ordering",
         choices=[o.name for o in ORDERINGS.values() if not o.prunes],

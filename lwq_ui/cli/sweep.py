@@ -18,6 +18,7 @@ from ..engine.banks.packing_cost import why_not_packed
 from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
 from ..engine.tasks.presets import expand
 from .arguments import (
+    CHAT_TEMPLATE,
     DEVICE,
     DTYPE,
     MODEL,
@@ -42,7 +43,8 @@ HELP = "measure every split of an ordering"
 
 
 def add_parser(commands: Any) -> None:
-    parser = add_command(commands, "sweep", HELP, MODEL, DEVICE, DTYPE, TEXT, TASKS)
+    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, TASKS)
+    parser = add_command(commands, "sweep", HELP, *parents)
     parser.add_argument(
         "--quantizer", action="append", help=f"{QUANTIZER_HELP}; one or several", **QUANTIZER_NAME
     )
@@ -87,7 +89,8 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
             lines += [curve.title, *map(point_line, new)]
             points += new
     parts.check(points)
-    return parts.result({"points": points}, "\n".join(lines))
+    data = {"chat_template": args.chat_template, "points": points}
+    return parts.result(data, "\n".join(lines))
 
 
 def curves_by_quantizer(
@@ -130,10 +133,10 @@ def print_forecast(
     from ..engine import jobs
 
     tasks = expand(args.task)
-    forecasts = {
-        q: jobs.forecast(loaded, jobs.Measurement(q_splits, q, tasks, args.limit), run)
-        for q, q_splits in splits.items()
-    }
+    forecasts = {}
+    for q, some in splits.items():
+        measurement = jobs.Measurement(some, q, tasks, args.limit, args.chat_template)
+        forecasts[q] = jobs.forecast(loaded, measurement, run)
     total = jobs.Forecast.of_all(forecasts.values())
     by = f" by {len(splits)} quantizers" * (len(splits) > 1)
     message = f"{sum(map(len, splits.values()))} splits{by}, "

@@ -120,6 +120,7 @@ class Choice:
                     "task": e.task,
                     "limit": e.limit,
                     "metrics": {name: vars(metric) for name, metric in e.metrics.items()},
+                    **({"chat_template": True} if e.chat_template else {}),
                 }
                 for e in evaluations
                 if e.split == self.split and e.quantizer in names

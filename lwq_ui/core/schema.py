@@ -159,7 +159,8 @@ class Evaluation:
 
     `items` holds what the metrics were computed from, one entry per item. So two splits can be
     compared on the same items. `limit` is how many items were allowed, None for all. `seconds` is
-    the split's share of the wall time of all splits measured together.
+    the split's share of the wall time of all splits measured together. With `chat_template`, the
+    prompts were in the chat template of the model.
     """
 
     task: str
@@ -169,6 +170,7 @@ class Evaluation:
     items: Mapping[str, list[float]]
     limit: int | None
     seconds: float
+    chat_template: bool = False
 
     def __post_init__(self) -> None:
         figures = {name: [m.value, m.stderr or 0.0] for name, m in self.metrics.items()}
@@ -184,7 +186,10 @@ class Evaluation:
 
     @staticmethod
     def from_json(data: Any) -> Evaluation:
-        """Raises ValueError where this is not an Evaluation as `to_json` writes it."""
+        """Raises ValueError where this is not an Evaluation as `to_json` writes it. Older entries
+        of the cache lack `chat_template`."""
+        if isinstance(data, dict):
+            data = {"chat_template": False, **data}
         return typed(Evaluation, data)
 
 

@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from ..core.errors import UserError
 from ..core.run import Run
+from .chat import user_turn
 from .finite import not_numbers
 from .models.loading import LoadedModel
 from .texts import check_tokens, first_token, token_ids
@@ -85,14 +86,18 @@ class Tokens(BaseStreamer):
         pass
 
 
-def fit_prompt(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[int], int]:
+def fit_prompt(
+    loaded: LoadedModel, prompt: str, max_tokens: int, chat: bool = False
+) -> tuple[list[int], int]:
     """Returns the prompt's tokens and the number of tokens to write, which fit the model together.
 
-    A long prompt loses its beginning, but keeps at least half of the room. Raises UserError where
-    there is no token to begin with, or the model has no embedding for one.
+    With `chat`, the prompt is the user's turn. A long prompt loses its beginning, a long turn the
+    end of its text. Both keep at least half of the room. Raises UserError where there is no token
+    to begin with, or the model has no embedding for one. Raises it too as `user_turn` does.
     """
     longest = loaded.max_tokens(MOST_TOKENS)
-    ids = token_ids(loaded, prompt, verbose=False)
+    most = max(1, longest // 2, longest - max_tokens)
+    ids = user_turn(loaded, prompt, most) if chat else token_ids(loaded, prompt, verbose=False)
     if not ids:
         first = first_token(loaded)
         if first is None:
@@ -102,7 +107,7 @@ def fit_prompt(loaded: LoadedModel, prompt: str, max_tokens: int) -> tuple[list[
             )
         ids = [first]
     check_tokens(ids, loaded)
-    ids = ids[-max(1, longest // 2, longest - max_tokens) :]
+    ids = ids[-most:]
     return ids, max(1, min(max_tokens, longest - len(ids)))  # the last one takes no position
 
 

@@ -78,8 +78,15 @@ def evaluation_key(
         "quantizer": None if unquantized else quantizer.to_json(),
         "dtype": info.dtype,
         "versions": versions(*LIBRARIES),
+        **prompts(task),
     }
     return Key("evaluations", info.fingerprint, parts)
+
+
+def prompts(task: Task) -> dict[str, Any]:
+    """Returns what a key says of a task's prompts: nothing where they are plain, as they were
+    before there was a choice. The template is one of the files that the fingerprint is of."""
+    return {"chat_template": True} if task.chat_template else {}
 
 
 def pass_path(scores: Sequence[Key], device: str, store: Store) -> Path:
@@ -98,6 +105,7 @@ def journal_folder(info: ModelInfo, task: Task, quantizer: Quantizer, store: Sto
         "quantizer": quantizer.to_json(),
         "dtype": info.dtype,
         "versions": versions(*LIBRARIES),
+        **prompts(task),
     }
     return store.root / Key("journals", info.fingerprint, parts).path.with_suffix("")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import Stopped, UserError
 from ..core.settings import Settings
 from ..failures import is_panic
+from .chat import user_turn
 
 if TYPE_CHECKING:
     from .models.loading import LoadedModel
@@ -43,15 +44,25 @@ NO_SPACE = re.compile(r"\S")
 
 @dataclass(frozen=True)
 class Text:
-    """Documents, each of them one sequence. `unused_bytes` of their source are in no document."""
+    """Documents, each of them one sequence. `unused_bytes` of their source are in no document.
+
+    With `chat`, each document is a user's turn in the chat template of the model.
+    """
 
     name: str
     documents: tuple[str, ...]
     unused_bytes: int = 0
+    chat: bool = False
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
+        """Tells texts apart by what tokens they make of one model."""
+        plain = hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
+        return hashlib.sha256(f"user turns {plain}".encode()).hexdigest() if self.chat else plain
+
+    def as_chat(self) -> Text:
+        """Returns the text with each document as a user's turn."""
+        return self if self.chat else replace(self, name=f"{self.name}, as chat turns", chat=True)
 
 
 def shipped_calibration(settings: Settings) -> Text:
@@ -102,11 +113,17 @@ def not_text(path: Path) -> UserError:
     return UserError(f"'{path.name}' is not UTF-8 text.")
 
 
-def calibration_text(choice: str | None, settings: Settings) -> Text:
+def calibration_text(choice: str | None, settings: Settings, chat: bool = False) -> Text:
     """Returns the shipped text (None), PG19 ('pg19'), or the user's file or folder of .txt files.
 
-    Raises UserError where there is none.
+    With `chat`, its documents are turns of a user. Raises UserError where there is none.
     """
+    text = plain_text(choice, settings)
+    return text.as_chat() if chat else text
+
+
+def plain_text(choice: str | None, settings: Settings) -> Text:
+    """Returns what `calibration_text` does, without turns."""
     if choice is None:
         return shipped_calibration(settings)
     if choice == PG19:
@@ -191,11 +208,11 @@ def pg19() -> Text:
 def tokenize(
     loaded: LoadedModel, text: Text, longest: int = MAX_TOKENS, most: int | None = None
 ) -> list[list[int]]:
-    """Returns each document as one sequence, as the tokenizer makes it by default.
+    """Returns each document as one sequence, as the tokenizer makes it by default, or as a turn.
 
     A sequence is cut at `longest` tokens, or what the model takes. `most` bounds the tokens of all
     documents together. Raises UserError where the model has no embedding for a token, or nothing is
-    left.
+    left. Raises it too as `user_turn` does.
     """
     sequences: list[list[int]] = []
     left = most
@@ -208,7 +225,12 @@ def tokenize(
     if most is not None and most < 2:
         raise UserError("One token is no text: choose 2 tokens at least.")
     for document in text.documents:
-        ids = token_ids(loaded, document, truncation=True, max_length=longest)
+        if not text.chat:
+            ids = token_ids(loaded, document, truncation=True, max_length=longest)
+        elif document.strip():
+            ids = user_turn(loaded, document, longest)
+        else:
+            continue
         ids = ids if left is None else ids[:left]
         if len(ids) > 1:
             check_tokens(ids, loaded)
@@ -225,10 +247,14 @@ def tokenize(
     return sequences
 
 
-def cut_short(loaded: LoadedModel, documents: Iterable[str]) -> int:
+def cut_short(loaded: LoadedModel, text: Text) -> int:
     """Returns how many documents have more tokens than `tokenize` takes of one."""
     longest = loaded.max_tokens(MAX_TOKENS)
-    return sum(len(token_ids(loaded, d, verbose=False)) > longest for d in documents)
+    lengths = (
+        len(user_turn(loaded, d) if text.chat else token_ids(loaded, d, verbose=False))
+        for d in text.documents
+    )
+    return sum(length > longest for length in lengths)
 
 
 def token_ids(loaded: LoadedModel, text: str, **options: Any) -> list[int]:

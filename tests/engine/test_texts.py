@@ -196,7 +196,7 @@ def test_a_token_without_an_embedding_is_named(
 def test_documents_cut_at_512_tokens_are_counted(loaded_of: Callable[..., LoadedModel]) -> None:
     loaded = loaded_of("llama", max_position_embeddings=1024)
     long = ENGLISH * 60
-    assert cut_short(loaded, [long, ENGLISH, long]) == 2
+    assert cut_short(loaded, Text("own", (long, ENGLISH, long))) == 2
     assert [len(s) for s in tokenize(loaded, Text("own", (long,)))] == [MAX_TOKENS]
 
 

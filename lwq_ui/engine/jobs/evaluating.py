@@ -11,10 +11,12 @@ from ...core.errors import Stopped, Unexplained, UserError
 from ...core.memory import UNTOUCHED
 from ...core.run import Run
 from ...core.schema import UNQUANTIZED, Evaluation, ModelInfo
+from ...core.settings import Settings
 from ...core.store import Store
 from ...failures import logged, unexpected
 from .. import records
 from ..banks.bank import Bank
+from ..chat import check_template
 from ..devices import release_memory
 from ..models.loading import LoadedModel
 from ..peak import peak_memory
@@ -33,18 +35,24 @@ Partial = Callable[[list[Evaluation], bool], None]
 @dataclass(frozen=True)
 class Measurement:
     """What is measured: `splits` of a quantizer on `tasks` by name, each on at most `limit` items,
-    all of them where it is None."""
+    all of them where it is None. With `chat_template`, prompts are in that of the model."""
 
     splits: Sequence[Split]
     quantizer: Quantizer
     tasks: Sequence[str]
     limit: int | None = None
+    chat_template: bool = False
 
     def __post_init__(self) -> None:
         """Makes levels what the store's keys have, and names each task once."""
         splits = tuple(tuple(map(whole, split)) for split in self.splits)
         object.__setattr__(self, "splits", splits)
         object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
+
+    def task(self, name: str, settings: Settings) -> Task:
+        """Returns one of the tasks. Raises UserError where it cannot be had."""
+        task = task_named(name, settings)
+        return task.with_chat_template() if self.chat_template else task
 
     def stored(self, info: ModelInfo, task: Task, store: Store) -> dict[Split, Evaluation]:
         """Returns those evaluations on a task that are in the store, by split."""
@@ -83,9 +91,13 @@ def evaluate(
     task's results as soon as it is done. A failure keeps nothing else from being measured. Raises
     UserError only where there is no evaluation at all.
 
+    Where a chat template is asked for and there is none, nothing is measured.
+
     `partial` is called where `early` also on a part of a task's items, if the task can go on from
     there.
     """
+    if measurement.chat_template:
+        check_template(loaded)
     evaluations, missing, failures = look_up(loaded, measurement, run)
     if partial and evaluations:
         partial(list(evaluations.values()), True)
@@ -122,7 +134,7 @@ def look_up(
     failures: dict[str, str] = {}
     for name in measurement.tasks:
         try:
-            task = task_named(name, run.settings)
+            task = measurement.task(name, run.settings)
             stored = measurement.stored(loaded.info, task, run.store)
         except BaseException as e:
             failures[name] = sentence(e, run.store)
@@ -189,6 +201,7 @@ def measure(
                 items=result.items,
                 limit=task.limited(limit),
                 seconds=round((time.perf_counter() - began) / len(splits), 3),
+                chat_template=task.chat_template,
             )
             for split, result in zip(splits, results, strict=True)
         ]

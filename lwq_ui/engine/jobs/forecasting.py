@@ -10,9 +10,9 @@ from ...core.errors import Stopped
 from ...core.run import Run
 from .. import records
 from ..banks.packing_cost import packing_cost
+from ..chat import check_template
 from ..models.loading import LoadedModel
 from ..sweeps.sweep import Sweep
-from ..tasks import task_named
 from .banks import bank_of
 from .evaluating import Measurement
 
@@ -44,13 +44,16 @@ class Forecast:
 
 def forecast(loaded: LoadedModel, measurement: Measurement, run: Run) -> Forecast:
     """Returns what `evaluate` would take, timed on a sample of the work. Tasks that cannot be
-    measured are among the unknown."""
+    measured are among the unknown. Raises UserError where a chat template is asked for and there is
+    none."""
+    if measurement.chat_template:
+        check_template(loaded)
     quantizer = measurement.quantizer
     seconds, count, unknown = 0.0, 0, []
     lacking: set[Split] = set()
     for name in measurement.tasks:
         try:
-            task = task_named(name, run.settings)
+            task = measurement.task(name, run.settings)
             stored = measurement.stored(loaded.info, task, run.store)
             left = [split for split in dict.fromkeys(measurement.splits) if split not in stored]
             if not left:

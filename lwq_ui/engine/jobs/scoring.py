@@ -14,6 +14,7 @@ from ...core.schema import ModelInfo, Scores
 from ...core.store import Key, Store
 from .. import records
 from ..banks.bank import Packing
+from ..chat import check_template
 from ..checkpoints.source import Source, find
 from ..layer_pass import Rider
 from ..models.loading import LoadedModel
@@ -60,7 +61,7 @@ class Basis:
             seconds=round(seconds, 3),
             quantizer=self.quantizer.name if spec.measures_level else None,
             level=self.low if spec.measures_level else None,
-            cut=cut_short(loaded, text.documents[: len(used)]),
+            cut=cut_short(loaded, replace(text, documents=text.documents[: len(used)])),
             unused_bytes=text.unused_bytes if spec.needs_text else 0,
         )
 
@@ -77,11 +78,13 @@ def score(
     """Returns the scores of all these scorers, from the store or computed and stored.
 
     `quantizer` and the `low` level in bits are for scorers that measure a level. Raises UserError
-    for an unknown scorer.
+    for an unknown scorer, and for a text of turns where there is no chat template.
     """
     for name in scorers:
         if name not in SCORERS:
             raise UserError(f"There is no scorer '{name}'. Choose from: {', '.join(SCORERS)}.")
+    if text.chat:
+        check_template(loaded)
     basis = Basis(text, max_tokens, quantizer, whole(low))
     keys = {name: basis.key(loaded.info, name) for name in scorers}
     scores = stored_scores(keys, text, run.store)

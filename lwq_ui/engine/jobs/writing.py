@@ -45,13 +45,15 @@ def generate(
     seed: int,
     max_tokens: int,
     run: Run,
+    chat: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Yields what the unquantized and the quantized model have written, as either goes on.
 
-    An unquantized model that is streamed does not fit into memory and writes nothing.
+    With `chat`, the prompt is the user's turn in the chat template, and both answer it. An
+    unquantized model that is streamed does not fit into memory and writes nothing.
     """
     loaded.walk.source.check_unchanged()
-    tokens, most = fit_prompt(loaded, prompt, max_tokens)
+    tokens, most = fit_prompt(loaded, prompt, max_tokens, chat)
     bank = bank_of(loaded, quantizer, run.store)
     bank.fill([split], run)
     quantized = compose(bank, split, run)

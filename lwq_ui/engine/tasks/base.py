@@ -24,12 +24,19 @@ class Measured:
 class Task(ABC):
     """A way to measure all splits of a sweep in one walk.
 
-    `size` is the number of items, None where only the data tells.
+    `size` is the number of items, None where only the data tells. With `chat_template`, its prompts
+    are in the chat template of the model.
     """
 
     name: str
     title: str
     size: int | None
+    chat_template = False
+
+    def with_chat_template(self) -> Task:
+        """Returns the task with its prompts in the model's chat template. A task without prompts
+        stays as it is."""
+        return self
 
     @property
     @abstractmethod

@@ -33,16 +33,20 @@ Definition = dict[str, Any]
 Load = Callable[[], Definition]
 
 
-def run_task(name: str, title: str, load: Load, sweep: Sweep, limit: int | None) -> list[Measured]:
+def run_task(
+    name: str, title: str, load: Load, sweep: Sweep, limit: int | None, chat_template: bool = False
+) -> list[Measured]:
     """Returns the metrics and items of every split.
 
-    Raises UserError where the task cannot be measured, for any reason: the data cannot be had, or
-    the model does not fit. So the other tasks go on.
+    With `chat_template`, prompts are what lm-eval's `--apply_chat_template` makes them. Raises
+    UserError where the task cannot be measured, for any reason: the data cannot be had, or the
+    model does not fit. So the other tasks go on.
     """
     try:
         with IN_PROCESS:
-            definition, requests = prepare(name, title, load, sweep, limit)
-            return measure(name, SweepLM(sweep, title), definition, requests)
+            lm = SweepLM(sweep, title)
+            definition, requests = prepare(name, lm, load, limit, chat_template)
+            return measure(name, lm, definition, requests)
     except (UserError, Stopped):
         raise
     except AssertionError as e:  # HFLM's way of refusing
@@ -58,35 +62,40 @@ def run_task(name: str, title: str, load: Load, sweep: Sweep, limit: int | None)
 
 
 def forecast_task(
-    name: str, title: str, load: Load, sweep: Sweep, limit: int | None
+    name: str, title: str, load: Load, sweep: Sweep, limit: int | None, chat_template: bool = False
 ) -> float | None:
     """Returns the seconds that `run_task` takes.
 
     Returns None where a model writes text, since nobody knows how much it will write.
     """
     with IN_PROCESS:
-        definition, requests = prepare(name, title, load, sweep, limit)
+        lm = ForecastLM(sweep, title)
+        definition, requests = prepare(name, lm, load, limit, chat_template)
         forget_prompts(definition)
         if GENERATE in requests:
             return None
-        lm = ForecastLM(sweep, title)
         for kind, instances in requests.items():
             getattr(lm, kind)(instances, disable_tqdm=True)
         return lm.seconds
 
 
 def prepare(
-    name: str, title: str, load: Load, sweep: Sweep, limit: int | None
+    name: str, lm: SweepLM, load: Load, limit: int | None, chat_template: bool
 ) -> tuple[Definition, dict[str, list[Instance]]]:
     """Returns the task's definition, and the requests of each kind for all splits."""
-    sweep.run.progress(f"{title}: reading its data", None)
-    definition = run_apart(load, sweep.run)
-    sweep.run.progress(f"{title}: writing its prompts", None)
+    run = lm.sweep.run
+    run.progress(f"{lm.title}: reading its data", None)
+    definition = run_apart(load, run)
+    run.progress(f"{lm.title}: writing its prompts", None)
     requests: dict[str, list[Instance]] = defaultdict(list)
+    chat: dict[str, Any] = {}
+    if chat_template:  # examples are turns of their own: lm-eval's default with a chat template
+        chat = {"apply_chat_template": True, "chat_template": lm.apply_chat_template}
+        chat["fewshot_as_multiturn"] = True
     for part in definition["tasks"].values():
-        sweep.run.check()
+        run.check()
         part.set_fewshot_seed(seed=SEED)
-        part.build_all_requests(limit=limit, rank=0, world_size=1)
+        part.build_all_requests(limit=limit, rank=0, world_size=1, **chat)
         for request in part.instances:
             requests[request.request_type] += [request] * request.repeats
     if not requests:

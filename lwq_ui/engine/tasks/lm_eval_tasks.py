@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import abstractmethod
@@ -26,15 +27,20 @@ class LmEvalTask(Task):
     def load(self) -> dict[str, Any]:
         """Returns lm-eval's {"tasks", "groups"} with their data. Raises UserError."""
 
+    def with_chat_template(self) -> LmEvalTask:
+        other = copy.copy(self)
+        other.chat_template = True
+        return other
+
     def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
         from .lm_eval_runner import run_task
 
-        return run_task(self.name, self.title, self.load, sweep, limit)
+        return run_task(self.name, self.title, self.load, sweep, limit, self.chat_template)
 
     def forecast(self, sweep: Sweep, limit: int | None) -> float | None:
         from .lm_eval_runner import forecast_task
 
-        return forecast_task(self.name, self.title, self.load, sweep, limit)
+        return forecast_task(self.name, self.title, self.load, sweep, limit, self.chat_template)
 
 
 class Harness(LmEvalTask):
