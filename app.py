@@ -27,9 +27,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="7860, or the next free one, by default")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page")
     parser.add_argument("--share", action="store_true", help="a public address through Gradio")
+    parser.add_argument("--tasks", metavar="FOLDER", help="your own lm-eval task files")
     args = parser.parse_args()
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(args.tasks)
     except UserError as e:
         parser.exit(1, f"{e}\n")
     options = {"inbrowser": not args.no_browser, "share": args.share}

@@ -85,7 +85,17 @@ QUANTIZER_HELP = f"{', '.join(QUANTIZERS)}; with options as in quanto:group=64"
 QUANTIZER_NAME: dict[str, Any] = {"type": quantizer, "metavar": "NAME[:OPTION=VALUE,...]"}
 QUANTIZER = parent("--quantizer", default=DEFAULT_QUANTIZER, help=QUANTIZER_HELP, **QUANTIZER_NAME)
 
-TASKS = parent("--task", action="append", required=True, metavar="NAME")
+TASKS_FOLDER = parent(
+    "--tasks", metavar="FOLDER", help="your own lm-eval task files (default: LWQ_TASKS)"
+)
+
+TASKS = parent(
+    "--task",
+    action="append",
+    required=True,
+    metavar="NAME",
+    help="what to measure; repeatable",
+)
 TASKS.add_argument("--limit", type=positive, metavar="N", help="items per task")
 
 CONFIG = parent("config", metavar="CONFIG.json")

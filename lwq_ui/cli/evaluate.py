@@ -13,7 +13,15 @@ from ..core.schema import Evaluation, split_name
 from ..engine.configs import quantizer_of, read_config
 from ..engine.quantizers import Quantizer
 from ..engine.tasks.presets import expand
-from .arguments import CHAT_TEMPLATE, CONFIG, CONFIG_MODEL, DEVICE, TASKS, add_command
+from .arguments import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    CONFIG_MODEL,
+    DEVICE,
+    TASKS,
+    TASKS_FOLDER,
+    add_command,
+)
 from .results import Parts, Result
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ HELP = "quantize as a config says, and measure"
 
 
 def add_parser(commands: Any) -> None:
-    parents = (CONFIG, CONFIG_MODEL, DEVICE, TASKS, CHAT_TEMPLATE)
+    parents = (CONFIG, CONFIG_MODEL, DEVICE, TASKS, TASKS_FOLDER, CHAT_TEMPLATE)
     parser = add_command(commands, "evaluate", HELP, *parents)
     parser.set_defaults(execute=execute)
 

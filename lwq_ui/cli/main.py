@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = parser()
     args = root.parse_args(argv)
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(getattr(args, "tasks", None))
     except UserError as e:
         print(e, file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from .arguments import (
     DTYPE,
     MODEL,
     QUANTIZER,
+    TASKS_FOLDER,
     TEXT,
     WORKLOAD,
     add_command,
@@ -39,7 +40,7 @@ HELP = "which layers get how many bits"
 
 
 def add_parser(commands: Any) -> None:
-    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, QUANTIZER, WORKLOAD)
+    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, QUANTIZER, WORKLOAD, TASKS_FOLDER)
     parser = add_command(commands, "split", HELP, *parents)
     parser.add_argument(
         "--ordering",

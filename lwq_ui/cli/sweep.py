@@ -25,6 +25,7 @@ from .arguments import (
     QUANTIZER_HELP,
     QUANTIZER_NAME,
     TASKS,
+    TASKS_FOLDER,
     TEXT,
     add_command,
     chosen_levels,
@@ -43,7 +44,7 @@ HELP = "measure every split of an ordering"
 
 
 def add_parser(commands: Any) -> None:
-    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, TASKS)
+    parents = (MODEL, DEVICE, DTYPE, TEXT, CHAT_TEMPLATE, TASKS, TASKS_FOLDER)
     parser = add_command(commands, "sweep", HELP, *parents)
     parser.add_argument(
         "--quantizer", action="append", help=f"{QUANTIZER_HELP}; one or several", **QUANTIZER_NAME

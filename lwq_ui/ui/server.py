@@ -15,7 +15,7 @@ from ..core.store import Store
 from ..engine import records
 from ..engine.checkpoints.source import DEMO, find
 from ..engine.quantizers import quantizer_named
-from ..engine.tasks import tasks
+from ..engine.tasks import own_tasks, tasks
 from ..engine.tasks.base import Task
 from ..engine.tasks.lm_eval_tasks import Registered
 from ..engine.tasks.presets import PRESETS, expand
@@ -38,6 +38,7 @@ class Server:
         self.shelf = Shelf()
         self.devices: list[Device] = []  # this machine's, once a job has looked
         self.tasks: dict[str, Task] = tasks(settings)
+        self.own_tasks = own_tasks(settings)
         self.other_tasks = {name: Registered(name) for name in expand(PRESETS)}
         self.shipped_text = calibration_text(None, settings)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import random
-import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -831,75 +830,6 @@ def test_threads_that_overlap_leave_the_switch_as_it_was(monkeypatch: pytest.Mon
         thread.join(10)
     assert seen == [True, True]
     assert not huggingface_hub.constants.HF_HUB_OFFLINE
-
-
-YAML = """task: own
-dataset_path: json
-dataset_kwargs:
-  data_files: {test: own.jsonl}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{context}}"
-doc_to_target: label
-doc_to_choice: endings
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-metadata: {version: 1.0, title: Own}
-"""
-ROW = '{"context": "a\u2028river", "endings": ["the\u0085old", "house"], "label": 1}\n'
-
-
-def own_task(folder: Path, definition: str | None, data: str | None) -> Settings:
-    assets = folder / "assets"
-    shutil.copytree(SETTINGS.assets / "passages", assets / "passages")
-    (assets / "tasks").mkdir()
-    if definition is not None:
-        (assets / "tasks" / "own.yaml").write_text(definition, encoding="utf-8")
-    if data is not None:
-        (assets / "tasks" / "own.jsonl").write_text(data, encoding="utf-8")
-    return Settings(cache=folder / "cache", assets=assets)
-
-
-@pytest.mark.parametrize("data", [ROW * 2, "\ufeff" + ROW * 2, ROW + "\r\n \n" + ROW.strip()])
-def test_any_jsonl_is_read(data: str, bank: Bank, tmp_path: Path) -> None:
-    task = task_named("own", own_task(tmp_path, "\ufeff" + YAML, data))
-    (got,) = task.measure(sweep_of(bank, SPLITS[:1]), None)
-    assert got.metrics["acc"].n == task.size == 2
-
-
-@pytest.mark.parametrize(
-    "definition, data, said",
-    [
-        (YAML, ROW + "\n{bad\n", "Line 3 of 'own.jsonl' is not a JSON object."),
-        (YAML, ROW + "[1]\n", "Line 2 of 'own.jsonl' is not a JSON object."),
-        (YAML, "[" * 100_000, "Line 1 of 'own.jsonl' is not a JSON object."),
-        (YAML, "\n", "'own.jsonl' has no items."),
-        (YAML, None, "'own.yaml' names the data file 'own.jsonl', and there is none beside it."),
-        (YAML.replace("task: own\n", ""), ROW, "'own.yaml' has no text at 'task'."),
-        (YAML.replace("title: Own", ""), ROW, "'own.yaml' has no text at 'metadata: title'."),
-        (YAML.replace("  data_files", "  files"), ROW, "at 'dataset_kwargs: data_files: test'."),
-        (YAML + "broken: [\n", ROW, "'own.yaml' cannot be read, line 14: "),
-        (YAML + "x: !function a.b\n", ROW, "'own.yaml' cannot be read, line 13: "),
-        ("- a\n", ROW, "'own.yaml' has no text at 'task'."),
-        (YAML, ROW.replace("endings", "choices"), "The task 'own' cannot be measured: "),
-        (YAML.replace("{{context}}", "{{context"), ROW, "The task 'own' cannot be measured: "),
-        (
-            YAML.replace("multiple_choice", "loglikelihood")
-            .replace("{{context}}", "")
-            .replace("label", "endings"),
-            ROW,
-            "The task 'Own' makes a prompt or an answer that is no text but ",
-        ),
-    ],
-)
-def test_a_task_file_that_is_wrong_is_named(
-    definition: str, data: str | None, said: str, bank: Bank, tmp_path: Path
-) -> None:
-    settings = own_task(tmp_path, definition, data)
-    assert "perplexity" in tasks(settings)  # the others are there
-    with pytest.raises(UserError) as refused:
-        task_named("own", settings).measure(sweep_of(bank, SPLITS[:1]), None)
-    assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["lambada_openai", "wikitext"])

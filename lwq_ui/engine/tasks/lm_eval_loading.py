@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,15 +20,27 @@ from .lm_eval_registry import registry
 datasets.disable_progress_bars()
 
 
-def load_rows(config: dict[str, Any], rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Returns lm-eval's {"tasks", "groups"} of a definition whose data is `rows`."""
+Rows = Sequence[Mapping[str, Any]]
+
+
+def load_rows(config: dict[str, Any], rows: Mapping[str, Rows], name: str) -> dict[str, Any]:
+    """Returns lm-eval's {"tasks", "groups"} of a definition whose data are these rows by split.
+
+    Raises UserError where lm-eval does not take the definition.
+    """
     config = {
         **config,
         "dataset_path": None,  # rows in memory: no dataset cache is written, no network is asked
         "dataset_kwargs": None,
-        "custom_dataset": lambda **kwargs: {"test": datasets.Dataset.from_list(rows)},
+        "custom_dataset": lambda **kwargs: {split: dataset(some) for split, some in rows.items()},
     }
     return set_up(TaskManager(include_defaults=False).load([config]), name)
+
+
+def dataset(rows: Rows) -> datasets.Dataset:
+    """Returns the rows as a table of all their keys. datasets alone takes the first row's."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return datasets.Dataset.from_dict({key: [row.get(key) for row in rows] for key in keys})
 
 
 @functools.lru_cache(maxsize=16)  # a forecast, a part of the items and all of them ask one by one

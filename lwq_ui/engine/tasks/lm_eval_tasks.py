@@ -1,20 +1,27 @@
-"""Tasks of lm-evaluation-harness: files in assets/tasks, and the tasks of its registry."""
+"""Tasks of lm-evaluation-harness: those of YAML files, and the tasks of its registry."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ...core.errors import UserError
-from ..texts import read
 from .base import Measured, Task
+from .task_files import (
+    Definition,
+    check_one_task,
+    count_rows,
+    data_files,
+    digest_of,
+    measured_split,
+    read_definition,
+    rows_of,
+    text_at,
+)
 
 if TYPE_CHECKING:
     from ..sweeps.sweep import Sweep
@@ -46,65 +53,51 @@ class LmEvalTask(Task):
 class Harness(LmEvalTask):
     """A task that a YAML file defines, with its data beside the file.
 
-    Raises UserError where the file does not define a task.
+    Its title is `metadata: title`, or else its name. Raises UserError where the file does not
+    define a task.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            self.config = yaml.safe_load(read(path, most=-1))
-        except yaml.YAMLError as e:
-            mark = getattr(e, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark else ""
-            problem = getattr(e, "problem", None) or "it is not YAML"
-            raise UserError(f"The task file '{path.name}' cannot be read{line}: {problem}.") from e
-        self.name = self._entry("task")
-        self.title = self._entry("metadata", "title")
-        self.data_file = path.parent / self._entry("dataset_kwargs", "data_files", "test")
-        if not self.data_file.is_file():
-            raise UserError(
-                f"The task file '{path.name}' names the data file '{self.data_file.name}', and "
-                "there is none beside it."
-            )
-
-    def _entry(self, *keys: str) -> str:
-        value = self.config
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, str):
-            raise UserError(f"The task file '{self.path.name}' has no text at '{': '.join(keys)}'.")
-        return value
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Returns the data, an object per line. Raises UserError for a line that is no object."""
-        rows = []
-        for number, line in enumerate(read(self.data_file, most=-1).split("\n"), 1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except (ValueError, RecursionError):
-                    rows.append(None)
-                if not isinstance(rows[-1], dict):
-                    file = self.data_file.name
-                    raise UserError(f"Line {number} of '{file}' is not a JSON object.")
-        if not rows:
-            raise UserError(f"'{self.data_file.name}' has no items.")
-        return rows
+    def __init__(self, path: Path, definition: Definition | None = None):
+        self.definition = definition or read_definition(path)
+        config = self.definition.config
+        check_one_task(path, config)
+        self.name = text_at(path, config, "task")
+        metadata = config.get("metadata")
+        title = metadata.get("title") if isinstance(metadata, dict) else None
+        self.title = title if isinstance(title, str) and title.strip() else self.name
+        self.data_files = data_files(path, config)
 
     @cached_property
     def size(self) -> int:  # type: ignore[override]
-        with self.data_file.open(encoding="utf-8", errors="replace") as file:
-            return sum(1 for line in file if line.strip())
+        return count_rows(self.data_files[measured_split(self.definition.config)])
 
     @cached_property
     def data(self) -> str:
-        content = self.path.read_bytes() + self.data_file.read_bytes()
-        return hashlib.sha256(content).hexdigest()
+        return self.digest()
+
+    def digest(self) -> str:
+        """Returns what `data` is of the files as they are now."""
+        return digest_of(
+            self.definition.files, [file for some in self.data_files.values() for file in some]
+        )
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Returns the rows of every split."""
+        return {
+            split: [row for file in files for row in rows_of(file)]
+            for split, files in self.data_files.items()
+        }
 
     def load(self) -> dict[str, Any]:
         from .lm_eval_loading import load_rows
 
-        return load_rows(self.config, self.rows(), self.name)
+        loaded = load_rows(dict(self.definition.config), self.rows(), self.name)
+        if self.digest() != self.data:  # results would be stored as those of the files before
+            raise UserError(
+                f"The files of the task '{self.name}' have changed since they were read: start the "
+                "program again."
+            )
+        return loaded
 
 
 class Registered(LmEvalTask):
