@@ -23,6 +23,7 @@ from .arguments import (
     add_command,
 )
 from .results import Parts, Result
+from .ruins import Ruins
 
 if TYPE_CHECKING:
     from ..engine.models.loading import LoadedModel
@@ -42,9 +43,11 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     config = read_config(args.config)
     loaded = jobs.load_for(config, args.model, args.device, run)
     split = config.bits_per_layer
-    parts = Parts(run)
-    evaluations = measure(args, parts, loaded, [split], quantizer_of(config))
+    parts, quantizer, ruins = Parts(run), quantizer_of(config), Ruins(loaded.info, run)
+    ruins.print_split(quantizer, [split])
+    evaluations = measure(args, parts, loaded, [split], quantizer)
     parts.check(evaluations)
+    ruins.print_split(quantizer, [split], measured=evaluations)
     data = {
         "model": config.model_id,
         "bits": list(split),

@@ -12,9 +12,7 @@ from ..core.errors import UserError
 from ..core.memory import UNTOUCHED, average_bits, format_gib
 from ..core.orderings import DEFAULT_ORDERING, ORDERINGS
 from ..core.run import Run
-from ..engine import records
 from ..engine.quantizers import Quantizer
-from ..engine.tasks import tasks
 from .arguments import (
     CHAT_TEMPLATE,
     DEVICE,
@@ -33,6 +31,7 @@ from .arguments import (
     size,
 )
 from .results import Result
+from .ruins import Ruins
 from .score import scores_for
 from .terminal import print_note
 
@@ -79,8 +78,11 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     choice = with_chosen_budget(args, choice)
     if note := limit_note(choice):
         print_note(note)
-    evaluations = records.known_evaluations(info, tasks(run.settings), run.store)
-    config = choice.config(evaluations)
+    ruins, table = Ruins(info, run), choice.table
+    ruins.print_levels(args.quantizer, (high, low))
+    splits = [table.split(k) for k in range(len(table.bytes))]
+    ruins.print_split(args.quantizer, splits, choice.position)
+    config = choice.config(ruins.evaluations)
     return Result(config.to_json(), split_text(config))
 
 

@@ -34,6 +34,7 @@ from .arguments import (
 )
 from .evaluate import measure, metrics_json
 from .results import Parts, Result
+from .ruins import Ruins
 from .score import scores_for
 from .terminal import print_note
 
@@ -76,12 +77,17 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     swept = curves_by_quantizer(args, parts, loaded, quantizers, levels)
     splits = {q: all_splits(q_curves) for q, q_curves in swept.items()}
     parts.attempt(None, print_forecast, args, run, loaded, splits)
+    ruins = Ruins(loaded.info, run)
+    for q in quantizers:
+        ruins.print_levels(q, levels)
     points: list[dict[str, Any]] = []
     lines: list[str] = []
     for q in quantizers:
         if parts.stopped:
             break
-        metrics = metrics_by_split(measure(args, parts, loaded, splits[q], q))
+        evaluations = measure(args, parts, loaded, splits[q], q)
+        ruins.print_levels(q, levels, evaluations)
+        metrics = metrics_by_split(evaluations)
         cost = model_cost(loaded.info, q)
         if len(quantizers) > 1:
             lines.append(f"{q.title}:")

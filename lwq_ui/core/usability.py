@@ -4,9 +4,10 @@ what was not measured."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import hypot, inf
 from statistics import fmean
 
 from .allocation import Split
@@ -45,16 +46,21 @@ class Verdict:
     @property
     def ratio(self) -> float:
         """How many times the original's value it is."""
-        return self.value / self.original if self.original else float("inf")
+        return self.value / self.original if self.original else inf
+
+    @property
+    def harm(self) -> float:
+        """Compares verdicts of one figure: less is better."""
+        return self.ratio if self.chance is None else -self.value
 
     @property
     def lost(self) -> bool:
         """An accuracy at chance is a loss only where it fell there: by more than its error."""
         if self.chance is None:
             return self.ratio >= LOST
-        error = ERRORS * self.error
-        below = self.original - self.value > ERRORS * (self.error**2 + self.original_error**2) ** 0.5
-        return self.value - error <= self.chance and below
+        at_chance = self.value - ERRORS * self.error <= self.chance
+        error = hypot(self.error, self.original_error)
+        return at_chance and self.original - self.value > ERRORS * error
 
     @property
     def usable(self) -> bool:
@@ -66,7 +72,7 @@ class Verdict:
     def reason(self) -> str:
         """Says the figure, and what makes it a loss."""
         if self.chance is None:
-            shown = f"{self.subject} {rounded(self.value)}, {self.short} the original's"
+            shown = f"{self.subject} {rounded(self.value)} is {self.short} the original's"
             return f"{shown} ({OF_LOSS})"
         return (
             f"{self.subject} {self.value:.2f} is within two standard errors of chance "
@@ -92,9 +98,7 @@ class Usability:
     def verdicts(self) -> Mapping[tuple[str, Split], Sequence[Verdict]]:
         """(quantizer, split) -> a verdict for each figure that judges it, perplexities first. Of
         two evaluations the one on more items counts."""
-        originals = {
-            (e.task, e.limit): e for e in self._evaluations if e.quantizer == UNQUANTIZED
-        }
+        originals = {(e.task, e.limit): e for e in self._evaluations if e.quantizer == UNQUANTIZED}
         verdicts: dict[tuple[str, Split], dict[tuple[str, str], tuple[int, Verdict]]] = {}
         for e in self._evaluations:
             original = originals.get((e.task, e.limit))
@@ -227,10 +231,7 @@ class Usability:
         ]
         if not usable:
             return []
-        best: Callable[[tuple[Verdict, QuantizerSpec]], float] = lambda one: (
-            one[0].ratio if lost.chance is None else -one[0].value
-        )
-        verdict, other = min(usable, key=best)
+        verdict, other = min(usable, key=lambda one: (one[0].harm, one[1].name))
         return [f"{title_beside(other, quantizer)} ({verdict.short})"]
 
 

@@ -10,7 +10,7 @@ from ..core.curves import Curve, alike, all_splits, curves, levels_between
 from ..core.memory import ModelCost
 from ..core.orderings import ALIKE, DEFAULT_ORDERING, ORDERINGS
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo
-from ..engine.quantizers import Quantizer, quantizer_named
+from ..engine.quantizers import Quantizer, quantizers_of
 from .charts import ChartData, ModelResults, Orders
 from .session import OtherModel
 from .situation import Situation
@@ -82,10 +82,6 @@ def costs_of(
     """Returns the costs by quantizer; the unquantized model has the same bytes for all."""
     costs = {q.name: model_cost(info, q) for q in {quantizer, *quantizers_of(evaluations)}}
     return costs | {UNQUANTIZED: costs[quantizer.name]}
-
-
-def quantizers_of(evaluations: Iterable[Evaluation]) -> set[Quantizer]:
-    return {quantizer_named(name) for name in {e.quantizer for e in evaluations} - {UNQUANTIZED}}
 
 
 def short_name(info: ModelInfo) -> str:

@@ -15,6 +15,7 @@ from ..core.errors import UserError
 from ..core.memory import UNTOUCHED
 from ..core.orderings import DEFAULT_ORDERING, ORDERINGS, SCORERS
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
+from ..core.usability import Usability
 from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
 from ..engine.tasks.base import Task
 from ..engine.tasks.presets import expand
@@ -145,6 +146,11 @@ class Situation:
             budget = sizes[0]  # drawn, so that one sees what it lacks
         return min(budget, max(choice.cost.span(choice.levels)[1], sizes[-1]))
 
+    @cached_property
+    def position(self) -> int:
+        """Of the slider in the choice's table. Raises UserError where the budget is too small."""
+        return self.choice.with_budget(self.budget).position
+
     @property
     def split(self) -> Split:
         """Raises UserError where the budget is too small."""
@@ -196,6 +202,11 @@ class Situation:
         """The title of every task: the program's own, and those that were measured."""
         own = {name: task.title for name, task in self.tasks.items()}
         return own | {e.task: e.task for e in self.results_so_far if e.task not in own}
+
+    @cached_property
+    def usability(self) -> Usability:
+        """What is lost and what is usable, on however many items it was measured."""
+        return Usability(self.session.evaluations, self.titles)
 
     def on_chosen_items(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
         limit, tasks = self.controls.limit, self.tasks

@@ -235,6 +235,19 @@ def test_a_group_counts_all_its_tasks(bank: Bank) -> None:
     assert got.items["acc"][:LIMIT] == one.items["acc"]
 
 
+@pytest.mark.parametrize(
+    ("name", "chance"),
+    [
+        *(("winogrande", 0.5), ("hellaswag", 0.25), ("two_mmlu", 0.25), ("minimal_pairs", 0.5)),
+        *(("endings", 0.25), ("last_word", None), ("wikitext", None)),
+    ],
+)
+def test_how_often_guessing_is_right_is_kept(name: str, chance: float | None, bank: Bank) -> None:
+    task = Registered(name) if name == "two_mmlu" else task_named(name, SETTINGS)
+    (got,) = task.measure(sweep_of(bank, SPLITS[:1]), LIMIT)
+    assert got.items.get("chance") == (chance and [chance] * len(got.items["acc"]))
+
+
 class Canned(LM):
     """Answers as if a model had given them; other ones for every split."""
 

@@ -130,7 +130,9 @@ def small_page():
     def swept():
         scores = {**model_scores(24), "sensitivity": model_scores(24)["lim"]}
         slider = choice_of(model_cost(24), (4, 2), scores)
-        return gr.update(table=bar_table(slider, Expectation("Perplexity", EXPECTED)))
+        return gr.update(
+            table=bar_table(slider, Expectation("Perplexity", EXPECTED, [False] * len(EXPECTED)))
+        )
 
     def carded(which):
         card = small_card(int(which)) if which else None

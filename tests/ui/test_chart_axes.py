@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import made_up
 import pytest
@@ -28,6 +30,7 @@ from lwq_ui.core.curves import curves
 from lwq_ui.core.memory import LayerCost, ModelCost
 from lwq_ui.core.orderings import ORDERINGS
 from lwq_ui.core.schema import Metric
+from lwq_ui.ui.charts.axes import BOTTOM, HEIGHT, TICKS, TOP, Scale
 
 
 def test_axis_titles_say_what_is_better():
@@ -69,6 +72,86 @@ def test_exploding_figures_get_a_logarithmic_axis():
     drawn = draw(measured, KL, ALL, COSTS)
     assert "unquantized" not in traces(drawn)  # its divergence is 0
     assert "Values of 0" in drawn["caption"]
+
+
+def collapse(*values):
+    """All layers at 16, 4 and 2 bits and mixes in between, with these perplexities."""
+    splits = [[16] * N, [4] * N, *([4] * k + [2] * (N - k) for k in (5, 2)), [2] * N]
+    return [
+        evaluation(s, quantizer="none" if s[0] == 16 else "quanto", perplexity=Metric(v, 1.0, 32))
+        for s, v in zip(splits, values, strict=True)
+    ]
+
+
+def test_an_axis_to_a_million_is_readable_where_the_model_is():
+    scale = Scale([(v, 1.0) for v in (37.7, 53.5, 752, 65_000, 1.1e6)], False, 377.0)
+    layout = scale.layout()
+    assert layout["type"] == "log"
+    assert layout["ticktext"] == ["50", "100", "200", "1k", "10k", "100k", "1M"]
+    heights = [scale.pixels(v) for v in (37.7, 53.5, 377.0, 752, 65_000, 1.1e6)]
+    assert heights == sorted(heights)
+    whole = HEIGHT - TOP - BOTTOM
+    assert heights[2] - heights[0] > 0.6 * whole  # uncompressed they would have a fifth
+    assert heights[1] - heights[0] > 25 and heights[-1] - heights[2] > 0.2 * whole
+    for value in (37.7, 1000.0, 1e6):  # what Plotly draws stands where it is counted to stand
+        assert math.log10(scale.place(value)) == pytest.approx(scale.at(value))
+        assert scale.value_at(scale.at(value)) == pytest.approx(value)
+    gaps = [b - a for a, b in pairwise(map(scale.pixels, scale.ticks()))]
+    assert min(gaps) >= TICKS
+
+
+@pytest.mark.parametrize("worst", [376.0, 380.0, 1e5, 1e12, 1e250])
+def test_any_collapse_has_ticks(worst):
+    scale = Scale([(37.7, 1.0), (worst, 1.0)], False, 377.0)
+    assert scale.log == (worst > 377)
+    ticks = scale.ticks() if scale.log else [1, 2, 3]
+    assert 3 <= len(ticks) <= 17 and ticks == sorted(set(ticks))
+    if scale.slope == 1:
+        assert scale.place(worst) == pytest.approx(worst)
+
+
+def test_the_chart_shades_what_is_lost():
+    lines = made_up.all_curves((4, 2), ["first"], N)
+    drawn = draw(collapse(37.7, 53.5, 80, 752, 1.1e6), curves=lines)
+    (shade,) = (s for s in drawn["axes"]["bits"]["shapes"] if s["type"] == "rect")
+    assert shade["y0"] == pytest.approx(377)
+    assert "↑ lost: 10 times the original's" in notes(drawn)
+    assert "The axis is compressed where splits are lost." in drawn["caption"]
+    (text,) = (t for trace in drawn["data"] for t in trace["text"] if "752" in t)
+    assert "lost: 20 times the original's" in text
+    fine = draw(collapse(37.7, 53.5, 80, 100, 376), curves=lines)
+    assert "lost" not in str(fine["axes"]) and "type" not in fine["layout"]["yaxis"]
+    # Without the original nobody can say.
+    bare = draw(collapse(37.7, 53.5, 80, 752, 1.1e6)[1:], curves=lines)
+    assert "lost" not in str(bare["axes"]) + bare["caption"]
+
+
+def test_a_ruin_of_other_levels_leaves_the_room_to_the_others():
+    """All layers at 2 bits were measured; the chart is of 8 and 4."""
+    lines = made_up.all_curves((8, 4), ["first"], N)
+    measured = [
+        evaluation(s, perplexity=Metric(38.0 + k, 1.0, 32)) for k, s in enumerate(lines[0].splits)
+    ]
+    measured += [e for e in collapse(37.7, 46.0, 80, 752, 1.1e6) if set(e.split) <= {16, 2}]
+    drawn = draw(measured, curves=lines)
+    assert "type" not in drawn["layout"]["yaxis"] and "all 2-bit" not in traces(drawn)
+    assert drawn["axes"]["bits"]["xaxis"]["range"][0] > 3.5
+    usable = [*measured[:-1], evaluation([2] * N, perplexity=Metric(60.0, 1.0, 32))]
+    assert "all 2-bit" in traces(draw(usable, curves=lines))
+
+
+def test_guessing_has_a_line_where_accuracies_come_near_it():
+    def of(low):
+        return [
+            replace(
+                evaluation([level] * N, task="minimal_pairs", acc=Metric(value, 0.02, 2)),
+                items={"acc": [1.0, 0.0], "chance": [0.5, 0.5]},
+            )
+            for level, value in ((4, 0.8), (2, low))
+        ]
+
+    assert "chance" in notes(draw(of(0.49), ACC)) and "chance" not in notes(draw(of(0.7), ACC))
+    assert "chance" not in notes(draw([replace(e, items={}) for e in of(0.49)], ACC))
 
 
 def test_pruning_shares_the_axis():

@@ -3,9 +3,11 @@ QUANTIZERS. Importing this room loads no torch, so that bytes are known before t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from ...core.errors import UserError
+from ...core.schema import UNQUANTIZED, Evaluation
 from .base import Machine, Option, Quantizer, Value
 from .gptq import GPTQ
 from .quanto import Quanto, QuantoClip, QuantoHQQ
@@ -45,6 +47,11 @@ def quantizer_named(name: str) -> Quantizer:
     return type(quantizer)(**chosen)
 
 
+def quantizers_of(evaluations: Iterable[Evaluation]) -> set[Quantizer]:
+    """Returns those that packed what was measured."""
+    return {quantizer_named(name) for name in {e.quantizer for e in evaluations} - {UNQUANTIZED}}
+
+
 __all__ = [
     "DEFAULT_QUANTIZER",
     "QUANTIZERS",
@@ -53,4 +60,5 @@ __all__ = [
     "Quantizer",
     "Value",
     "quantizer_named",
+    "quantizers_of",
 ]

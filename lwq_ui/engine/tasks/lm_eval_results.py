@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lm_eval.api.metrics
@@ -16,6 +16,7 @@ from lm_eval.evaluator_utils import _compute_task_aggregations
 from ...core.errors import UserError
 from ...core.run import Run
 from ...core.schema import Metric
+from ...core.usability import ACCURACIES, CHANCE
 from .base import Measured
 from .lm_eval_errors import too_large
 
@@ -32,13 +33,14 @@ def results_of(loaded: dict[str, Any], name: str, run: Run) -> Measured:
     """
     tables: dict[str, dict[str, Any]] = {}
     values: dict[str, list[Any]] = defaultdict(list)  # "metric,filter" -> one per document
-    weighted = set()
+    weighted, guesses = set(), list[float]()
     for part_name, part in loaded["tasks"].items():
         run.check()
         part.apply_filters()
         documents = defaultdict(list)
         for request in part.instances:
             documents[request.doc_id].append(request)
+        guesses += guesses_of(part, documents.values())
         raw: dict[tuple[str, str], list[Any]] = defaultdict(list)
         for kind in part.instances[0].filtered_resps:
             for requests in documents.values():
@@ -70,7 +72,19 @@ def results_of(loaded: dict[str, Any], name: str, run: Run) -> Measured:
             raise UserError(too_large(name))
         results[title] = Metric(float(table[key]), error, count)
         items |= items_of(title, values[key], key in weighted)
+        if len(guesses) == count and metric in ACCURACIES:
+            items[CHANCE] = guesses
     return Measured(results, items)
+
+
+def guesses_of(part: Any, documents: Iterable[Sequence[Any]]) -> list[float]:
+    """Returns how often guessing is right, for each document of a part with choices; nothing of
+    another part. `documents` are their requests, one for each choice."""
+    if part.OUTPUT_TYPE != "multiple_choice":
+        return []
+    # Mutual information takes a second request for each choice.
+    each = 2 if "acc_mutual_info" in part.aggregation() else 1
+    return [each / len(requests) for requests in documents]
 
 
 def items_of(title: str, values: Sequence[Any], weighted: bool) -> dict[str, list[float]]:

@@ -16,10 +16,18 @@ from ..wording import figure
 
 @dataclass(frozen=True)
 class Expectation:
-    """The metric's title, and its value at every position; None where it is not known."""
+    """The metric's title, its value at every position, and whether the split is `lost` there by
+    what was measured of it. A value is None where it is not known."""
 
     title: str
     values: Sequence[Expected | None]
+    lost: Sequence[bool]
+
+    def texts(self, position: int) -> dict[str, str]:
+        texts = expected_texts(self.values[position])
+        if self.lost[position]:
+            texts["expected_how"] = f"lost; {texts['expected_how']}"
+        return texts
 
 
 def expected_at(

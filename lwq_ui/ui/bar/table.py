@@ -40,7 +40,7 @@ def bar_table(
         "levels": level_sums(points),
         "texts": [
             position_texts(choice.cost, choice.levels, points, k)
-            | expected_texts(expectation.values[k] if expectation else None)
+            | (expectation.texts(k) if expectation else expected_texts(None))
             | spare_texts(card, points.bytes[k])
             for k in range(len(points.bytes))
         ],

@@ -20,6 +20,8 @@ from .singles import Singles
 from .styles import GRID
 
 HEIGHT, TOP, BOTTOM = 380, 30, 52  # pixels: the whole, above the axes, below them
+RUINS = 0.3  # of the height, at most, for values beyond use
+TICKS = 18  # pixels between two ticks of a logarithmic axis, at least
 LOG_FROM = 20.0  # where the largest value is so many times the smallest, the axis is logarithmic
 Place = tuple[Split, int, int]  # a split, the model's bytes with it, its step on its curve
 
@@ -126,30 +128,57 @@ def placed(axes: Mapping[str, Axis], places: Sequence[Place]) -> dict[str, list[
 
 class Scale:
     """The vertical axis, from (value, reach) pairs. A logarithmic one has no place for values
-    of 0."""
+    of 0.
 
-    def __init__(self, spans: Sequence[tuple[float, float]], larger_is_better: bool) -> None:
+    Where values reach `lost_from`, from which on they are beyond use, it is logarithmic. What lies
+    beyond is compressed into RUINS of the height, so that the rest stays readable.
+    """
+
+    def __init__(
+        self,
+        spans: Sequence[tuple[float, float]],
+        larger_is_better: bool,
+        lost_from: float | None = None,
+    ) -> None:
         finite = [(v, r) for v, r in spans if math.isfinite(v)]
         positive = [v for v, _ in finite if v > 0]
         spread = max(positive) / min(positive) if positive else 1.0
-        self.log = not larger_is_better and spread > LOG_FROM
+        self.lost_from = lost_from if max(positive, default=0) >= (lost_from or math.inf) else None
+        self.log = not larger_is_better and (spread > LOG_FROM or self.lost_from is not None)
+        self.slope = 1.0
         shown = [(v, r) for v, r in finite if v > 0 or not self.log]
         self.left_out = len(finite) - len(shown)
         lows, highs = [v - r for v, r in shown] or [0.0], [v + r for v, r in shown] or [1.0]
         if self.log:
             lows = [max(low, 0.7 * min(positive)) for low in lows]
+        if self.lost_from is not None:
+            useful = math.log10(self.lost_from / min(lows))
+            ruined = math.log10(max(highs) / self.lost_from)
+            self.slope = min(1.0, RUINS / (1 - RUINS) * useful / max(ruined, 1e-9))
         low, high = self.at(min(lows)), self.at(max(highs))
         pad = (high - low) / 16 or abs(high) / 16 or 1.0
         self.low, self.high = low - pad, high + pad
 
     def at(self, value: float) -> float:
-        """Returns the value as a layout counts it: the exponent on a logarithmic axis."""
-        return math.log10(value) if self.log else value
+        """Returns the value as a layout counts it: the exponent on a logarithmic axis, which
+        grows more slowly beyond use."""
+        if not self.log:
+            return value
+        exponent = math.log10(value)
+        if self.lost_from is None or value <= self.lost_from:
+            return exponent
+        knee = math.log10(self.lost_from)
+        return knee + (exponent - knee) * self.slope
+
+    def place(self, value: float) -> float:
+        """Returns the value that Plotly is given, so that it stands `at` its place."""
+        return 10 ** self.at(value) if self.log else value
 
     def has(self, value: float) -> bool:
         return math.isfinite(value) and (value > 0 or not self.log)
 
     def clamped(self, value: float) -> float:
+        """Returns a value that has a place on the axis, if need be its lowest one."""
         return max(value, 10**self.low) if self.log else value
 
     def pixels(self, value: float) -> float:
@@ -160,13 +189,40 @@ class Scale:
         """Returns the part of Plotly's yaxis that the values decide."""
         if not self.log:
             return {"range": [self.low, self.high]}
-        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-        powers = powers[:: math.ceil(len(powers) / 8)]
-        factors = (1, 2, 5) if self.high - self.low < 3 else (1,)
-        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        ticks = self.ticks()
         return {
             "type": "log",
             "range": [self.low, self.high],
-            "tickvals": ticks,
-            "ticktext": [figure(tick, 3) for tick in ticks],
+            "tickvals": list(map(self.place, ticks)),
+            "ticktext": list(map(tick_text, ticks)),
         }
+
+    def ticks(self) -> list[float]:
+        """Returns round values, as many as have room: powers of ten first, then 5 and 2 times
+        these."""
+        least, most = 10**self.low, self.value_at(self.high)
+        powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+        ticks: list[float] = []
+        for factor in (1, 5, 2):
+            for power in powers:
+                tick = factor * 10.0**power
+                height = self.pixels(tick)
+                near = (abs(self.pixels(t) - height) < TICKS for t in ticks)
+                if least <= tick <= most and not any(near):
+                    ticks.append(tick)
+        return sorted(ticks)
+
+    def value_at(self, exponent: float) -> float:
+        """Returns the value that stands at an exponent of the layout."""
+        knee = math.inf if self.lost_from is None else math.log10(self.lost_from)
+        if exponent > knee:
+            exponent = min(300.0, knee + (exponent - knee) / self.slope)
+        return float(10**exponent)
+
+
+def tick_text(tick: float) -> str:
+    """Returns '50', '10k', '1M': a thousand times as much is the next letter."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if unit <= tick < 1e9:
+            return f"{tick / unit:g}{letter}"
+    return figure(tick, 3)

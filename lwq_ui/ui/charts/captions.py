@@ -22,6 +22,8 @@ def caption(drawing: Drawing) -> str:
     counts += [e.metrics[drawing.metric].n for e in shown]
     if (fewest := min(counts, default=drawing.most)) < drawing.most:
         sentences.append(f"Hollow points rest on {fewest:,} of {drawing.most:,} items so far.")
+    if drawing.scale.slope < 1:
+        sentences.append("The axis is compressed where splits are lost.")
     if drawing.scale.left_out:
         sentences.append("Values of 0 have no place on a logarithmic axis.")
     return " ".join(sentences)

@@ -11,6 +11,7 @@ from ...core.curves import Curve
 from ...core.memory import PRUNED, ModelCost
 from ...core.orderings import ALIKE, DEFAULT_ORDERING
 from ...core.schema import UNQUANTIZED, Evaluation
+from ...core.usability import ACCURACIES, chance_of, lost_from
 from ...engine.quantizers import DEFAULT_QUANTIZER
 
 Orders = Mapping[Split, str | None]  # split -> the names of the orderings that give it
@@ -84,6 +85,22 @@ class ChartData:
     def evaluations(self) -> list[Evaluation]:
         """The model's own of the chosen metric."""
         return self.model.of_metric(self.chosen)
+
+    @cached_property
+    def lost_from(self) -> float | None:
+        """The perplexity from which on a split is beyond use; None where nobody can say."""
+        return lost_from(self.evaluations, self.metric)
+
+    @cached_property
+    def chance(self) -> float | None:
+        """How often guessing is right; None of no accuracy, and where no evaluation says so."""
+        if self.metric not in ACCURACIES:
+            return None
+        chances = (chance_of(e) for e in self.evaluations)
+        return next((chance for chance in chances if chance is not None), None)
+
+    def is_lost(self, e: Evaluation) -> bool:
+        return self.lost_from is not None and e.metrics[self.metric].value >= self.lost_from
 
     @cached_property
     def raised(self) -> bool:

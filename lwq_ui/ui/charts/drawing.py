@@ -96,7 +96,7 @@ class Drawing:
         ]
         spans += [(self.value(e), 0.0) for e in self.singles.shown]
         spans += [(value, 0.0) for value in self.guides.values()]
-        return Scale(spans, self.spec.larger_is_better)
+        return Scale(spans, self.spec.larger_is_better, self.data.lost_from)
 
     @cached_property
     def most(self) -> int:

@@ -10,13 +10,14 @@ from typing import Any
 
 from ...core.interpolation import KEPT, Kept
 from ...core.memory import PRUNED
+from ...core.usability import LOST
 from ...engine.quantizers import quantizer_named
 from ..wording import quantizer_title
-from .axes import Axis, placed
+from .axes import Axis, Scale, placed
 from .data import ChartData
 from .drawing import Drawing
 from .kept import percent_worse, reach_text
-from .styles import INK, SHADE
+from .styles import INK, RUIN, SHADE
 
 Item = dict[str, Any]  # a shape or an annotation of Plotly's
 LABEL, DOTS = 15, 3  # pixels: labels nearer than this share a line, and dotted lines are one
@@ -36,6 +37,12 @@ def axis_layout(drawing: Drawing, name: str, end: Kept | None) -> dict[str, Any]
         shapes.append(shape)
         notes.append(label)
     notes += model_names(drawing, name)
+    for items, more in zip((shapes, notes), chance_line(drawing), strict=True):
+        items += more
+    if drawing.scale.lost_from is not None:
+        shape, label = ruins(drawing.scale, drawing.scale.lost_from)
+        shapes.append(shape)
+        notes.append(label)
     return {
         "xaxis": axis.layout(),
         "shapes": shapes,
@@ -54,7 +61,8 @@ def level_lines(drawing: Drawing) -> tuple[list[Item], list[Item]]:
     for value, level in sorted((v, level) for level, v in drawing.guides.items() if scale.has(v)):
         if scale.pixels(value) - drawn_at > DOTS:  # dots between dots would be a solid line
             drawn_at = scale.pixels(value)
-            ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value}
+            y = scale.place(value)
+            ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y}
             line = {"color": INK, "width": 1.25, "dash": "dot"}
             shapes.append({"type": "line", "layer": "below", "line": line, **ends})
         if labels and scale.pixels(value) - scale.pixels(labels[-1][0]) < LABEL:
@@ -68,6 +76,33 @@ def level_lines(drawing: Drawing) -> tuple[list[Item], list[Item]]:
         for value, levels in labels
     ]
     return shapes, notes
+
+
+def chance_line(drawing: Drawing) -> tuple[list[Item], list[Item]]:
+    """Returns a dotted line where guessing is, and its label; nothing where it is far below."""
+    scale, chance = drawing.scale, drawing.data.chance
+    if chance is None or not scale.low <= chance <= scale.high:
+        return [], []
+    line = {"color": INK, "width": 1.25, "dash": "dot"}
+    ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": chance, "y1": chance}
+    place = {"xref": "paper", "x": 0.996, "xanchor": "right", "y": chance, "yanchor": "bottom"}
+    return [{"type": "line", "layer": "below", "line": line, **ends}], [note("chance", place)]
+
+
+def ruins(scale: Scale, lost_from: float) -> tuple[Item, Item]:
+    """Returns the shade behind values that are beyond use, and its label."""
+    shape = {
+        "type": "rect",
+        "layer": "below",
+        "xref": "paper",
+        **{"x0": 0, "x1": 1, "y0": scale.place(lost_from), "y1": 10**scale.high},
+        "fillcolor": RUIN,
+        "line": {"width": 0},
+    }
+    place = {"xref": "paper", "x": 0.996, "xanchor": "right", "y": scale.at(lost_from)}
+    # Below the shade on the right, where more bits are, lines are far below.
+    text = f"↑ lost: {LOST:g} times the original's"
+    return shape, note(text, place | {"yanchor": "top"})
 
 
 def kept_band(axis: Axis, end: Kept, high: float, larger_is_better: bool) -> tuple[Item, Item]:

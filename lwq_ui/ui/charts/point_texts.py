@@ -13,6 +13,7 @@ from ...core.allocation import Split
 from ...core.lines import Point
 from ...core.memory import UNTOUCHED, average_bits, format_gib
 from ...core.schema import Evaluation, Metric, split_name
+from ...core.usability import LOST, times
 from ..wording import figure, quantizer_title
 from .drawing import Drawing
 from .lines import DrawnLine
@@ -56,9 +57,14 @@ def wrapped(text: str) -> list[str]:
 def figures_text(drawing: Drawing, split: Split, value: Metric, size: int) -> list[str]:
     has_error = value.stderr is not None and math.isfinite(value.stderr)
     error = f" ± {figure(value.stderr or 0.0, 2)}" if has_error else ""
+    lost = drawing.data.lost_from
+    times_worse = []
+    if lost is not None and value.value >= lost:
+        times_worse = [f"lost: {times(LOST * value.value / lost)} times the original's"]
     so_far = f" of {drawing.most:,} so far" if value.n < drawing.most else ""
     return [
         f"{drawing.spec.title} <b>{figure(value.value, 4)}{error}</b>",
+        *times_worse,
         f"n = {value.n:,}{so_far}",
         f"average bits {average_bits(split):.2f}, {format_gib(size)}",
     ]

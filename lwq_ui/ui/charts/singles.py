@@ -62,8 +62,10 @@ def sorted_singles(data: ChartData, lines: Sequence[DrawnLine]) -> Singles:
     for e in singles:
         on_curve = e.split in orderings and data.levels.issuperset(e.split)
         if len(set(e.split)) == 1:
+            # A ruin of another pair's levels would take the room of what is of use.
+            ruin = e.split[0] not in data.levels and data.is_lost(e)
             if e.quantizer in own:
-                uniform.append(e)
+                (rest if ruin else uniform).append(e)
         elif e.quantizer in own and (e.split == data.current or not curves or on_curve):
             mixed.append(e)
         else:

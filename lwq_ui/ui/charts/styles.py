@@ -26,6 +26,7 @@ class Look(NamedTuple):
 INK = "#7b8494"
 GRID = "rgba(128,136,152,.28)"
 SHADE = "rgba(128,136,152,.2)"
+RUIN = "rgba(220,90,90,.12)"
 FONT = "Source Sans Pro, system-ui, sans-serif"
 ONE_LEVEL, NO_ORDER = "one level", "in no order"
 # What lies on no line: the names of uniform splits, ONE_LEVEL for other levels, and NO_ORDER.

@@ -55,7 +55,7 @@ def line_trace(drawing: Drawing, d: DrawnLine) -> Trace:
         "uid": d.uid,
         "name": d.title,
         "mode": "lines+markers",
-        "y": with_gaps(points, [p.metric.value for p in present]),
+        "y": with_gaps(points, [drawing.scale.place(p.metric.value) for p in present]),
         "line": {"color": colour, "width": width, "dash": d.dash},
         "marker": {
             "color": colour,
@@ -103,7 +103,7 @@ def line_band(drawing: Drawing, d: DrawnLine) -> Trace:
             up = [p.metric.value + (reaches[p.step] or 0.0) for p in points]
             down = [scale.clamped(p.metric.value - (reaches[p.step] or 0.0)) for p in points]
             gap = [None] * bool(edges)
-            edges += [*gap, *up, *down[::-1]]
+            edges += [*gap, *map(scale.place, [*up, *down[::-1]])]
             run_places = placed(axes, [(p.split, d.size(p), p.step) for p in points])
             for name, xs in run_places.items():
                 places[name] += [*gap, *xs, *xs[::-1]]
@@ -134,7 +134,7 @@ def group_trace(drawing: Drawing, group: Group) -> Trace:
         "uid": group.uid,
         "name": group.name,
         "mode": "markers",
-        "y": [drawing.value(e) for e in shown],
+        "y": [drawing.scale.place(drawing.value(e)) for e in shown],
         "marker": {
             "symbol": [symbol + "-open" * (e.metrics[metric].n < drawing.most) for e in shown],
             "size": 6 if group.uid == OTHERS else 10,
@@ -158,7 +158,7 @@ def ring_trace(drawing: Drawing) -> Trace:
         "uid": "measured-last",
         "name": "measured last",
         "mode": "markers",
-        "y": [drawing.value(e) for e in shown],
+        "y": [drawing.scale.place(drawing.value(e)) for e in shown],
         "marker": {"symbol": "circle-open", "size": 19, "color": INK, "line": {"width": 2}},
         "hoverinfo": "skip",
         "meta": places_of(drawing, shown),

@@ -44,8 +44,8 @@ class BudgetPanel(Panel):
 
     def wire(self) -> None:
         # They are events because heatmap.js names them.
-        self.events.on(self.bar.pin, draws=["budget", "memory", "compare", "sizes"])
-        self.events.on(self.bar.move, draws=["compare"], chosen=False)
+        self.events.on(self.bar.pin, draws=["budget", "memory", "evaluate", "compare", "sizes"])
+        self.events.on(self.bar.move, draws=["evaluate", "compare"], chosen=False)
         self.events.on(self.bar.settle, lambda s: None, draws=[])
 
 
@@ -58,6 +58,11 @@ def table_of(s: Situation) -> str:
     expectation = None
     if chosen := s.metric_among(s.own_results):
         task, metric = chosen.split("/", 1)
-        expected = expected_at(s.choice.table, s.own_results, task, metric)
-        expectation = Expectation(metric_title(task, metric, s.titles), expected)
+        table = s.choice.table
+        expected = expected_at(table, s.own_results, task, metric)
+        lost = [
+            s.usability.lost(s.controls.quantizer.name, table.split(k)) is not None
+            for k in range(len(table.bytes))
+        ]
+        expectation = Expectation(metric_title(task, metric, s.titles), expected, lost)
     return bar_table(s.choice, expectation, s.target.card(s.info) if s.target else None)

@@ -23,6 +23,7 @@ from ...engine.quantizers import (
     Quantizer,
     Value,
     quantizer_named,
+    quantizers_of,
 )
 from ..components.changing import ChangingRadio, read_levels
 from ..events import Answer
@@ -30,7 +31,7 @@ from ..restoring import at_same_place
 from ..situation import Situation
 from ..status import error_html
 from ..strip import Updates, Values
-from ..templates import lines_html
+from ..templates import lines_html, paragraphs_html
 from .base import Panel
 
 QUICK = 2  # seconds to pack; below nobody needs to know how long
@@ -62,6 +63,7 @@ class QuantizerPanel(Panel):
         session = self.strip.session.value
         note = self.packing_html(Situation(session)) if session.info else ""
         self.packing = gr.HTML(note, elem_id="packing", padding=True)
+        self.lost = gr.HTML(elem_id="lost-levels", elem_classes="lost", padding=True)
         self.inputs = {self.quantizer, self.drawn, self.levels, *self.options.values()}
 
     def read(self, v: Values) -> Mapping[str, Any]:
@@ -98,7 +100,7 @@ class QuantizerPanel(Panel):
         return shown
 
     def draw(self, s: Situation) -> Updates:
-        return {self.packing: self.packing_html(s)}
+        return {self.packing: self.packing_html(s), self.lost: lost_html(s)}
 
     def packing_html(self, s: Situation) -> str:
         """Returns what packing costs, or why what is typed is impossible."""
@@ -133,6 +135,13 @@ class QuantizerPanel(Panel):
             return Answer(updates={self.packing: self.packing_html(s)}, drawn=False)
         place = replace(s, controls=replace(s.said, quantizer=before, quantizer_error=""))
         return Answer(at_same_place(s, place), updates=drawn)
+
+
+def lost_html(s: Situation) -> str:
+    """Returns whether a level of the pair is of no use, as far as it was measured."""
+    c, others = s.controls, quantizers_of(s.session.evaluations)
+    sentence = s.usability.of_levels(c.quantizer, c.levels, s.info.num_layers, others)
+    return paragraphs_html(sentence) if sentence else ""
 
 
 def option_field(key: str, option: Option, visible: bool) -> gr.Dropdown | gr.Number:
