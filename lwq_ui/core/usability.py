@@ -98,10 +98,10 @@ class Usability:
     def verdicts(self) -> Mapping[tuple[str, Split], Sequence[Verdict]]:
         """(quantizer, split) -> a verdict for each figure that judges it, perplexities first. Of
         two evaluations the one on more items counts."""
-        originals = {(e.task, e.limit): e for e in self._evaluations if e.quantizer == UNQUANTIZED}
+        originals = {asked(e): e for e in self._evaluations if e.quantizer == UNQUANTIZED}
         verdicts: dict[tuple[str, Split], dict[tuple[str, str], tuple[int, Verdict]]] = {}
         for e in self._evaluations:
-            original = originals.get((e.task, e.limit))
+            original = originals.get(asked(e))
             if original is None or e is original:
                 continue
             split_verdicts = verdicts.setdefault((e.quantizer, e.split), {})
@@ -233,6 +233,11 @@ class Usability:
             return []
         verdict, other = min(usable, key=lambda one: (one[0].harm, one[1].name))
         return [f"{title_beside(other, quantizer)} ({verdict.short})"]
+
+
+def asked(e: Evaluation) -> tuple[str, int | None, bool]:
+    """Returns what makes figures comparable: the task, its items, and the form of its prompts."""
+    return e.task, e.limit, e.chat_template
 
 
 def chance_of(e: Evaluation) -> float | None:

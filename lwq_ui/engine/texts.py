@@ -60,9 +60,10 @@ class Text:
         plain = hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
         return hashlib.sha256(f"user turns {plain}".encode()).hexdigest() if self.chat else plain
 
-    def as_chat(self) -> Text:
-        """Returns the text with each document as a user's turn."""
-        return self if self.chat else replace(self, name=f"{self.name}, as chat turns", chat=True)
+    @property
+    def title(self) -> str:
+        """The name that results carry."""
+        return f"{self.name}, as chat turns" if self.chat else self.name
 
 
 def shipped_calibration(settings: Settings) -> Text:
@@ -118,8 +119,7 @@ def calibration_text(choice: str | None, settings: Settings, chat: bool = False)
 
     With `chat`, its documents are turns of a user. Raises UserError where there is none.
     """
-    text = plain_text(choice, settings)
-    return text.as_chat() if chat else text
+    return replace(plain_text(choice, settings), chat=chat)
 
 
 def plain_text(choice: str | None, settings: Settings) -> Text:

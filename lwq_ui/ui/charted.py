@@ -63,7 +63,7 @@ def drawable(s: Situation, quantizers: Iterable[Quantizer]) -> list[Curve]:
 def other_results(beside: OtherModel, s: Situation) -> ModelResults:
     """Returns the second model by the usual ordering, at the pair of levels of which most was
     measured: in the paper it is another pair than the first model's."""
-    quantizer, results = s.controls.quantizer, s.on_chosen_items(beside.evaluations)
+    quantizer, results = s.controls.quantizer, s.as_chosen(beside.evaluations)
     values = {name: scores.values for name, scores in beside.scores.items()}
     scored = ORDERINGS[DEFAULT_ORDERING].scorer in values
     names, n = [DEFAULT_ORDERING] if scored else [], beside.info.num_layers

@@ -11,6 +11,7 @@ from ..core.errors import UserError
 from ..core.orderings import QUICK_SCORERS
 from ..core.run import Run
 from ..core.schema import ModelInfo, Scores
+from ..engine.chat import has_template
 from ..engine.configs import check_fingerprint
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
@@ -60,7 +61,10 @@ def load_and_score(
     text_of: Callable[[], Text],
     config: Config | None = None,
 ) -> Callable[[Job], Arrived]:
-    """Returns the work of a job. A `config` must be of the model's files: UserError otherwise."""
+    """Returns the work of a job. A `config` must be of the model's files: UserError otherwise.
+
+    A text of turns is read as it is where the model has no chat template.
+    """
 
     def work(job: Job) -> Arrived:
         from ..engine import jobs
@@ -79,6 +83,7 @@ def load_and_score(
         server.devices = local_devices()
         if config:
             check_fingerprint(config, loaded.info)
+        text = replace(text, chat=text.chat and has_template(loaded))
         scores = jobs.score(loaded, QUICK_SCORERS, text, job.run)
         server.shelf.assign(user, choice, loaded)
         return Arrived(choice, loaded.info, loaded.streamed, text, scores)
@@ -114,4 +119,4 @@ def chosen_text(controls: Controls, server: Server) -> Text:
     if controls.text == OWN and not controls.own_text:
         raise UserError("Choose a .txt file to calibrate on, or use the shipped text.")
     chosen = {OWN: controls.own_text, PG19: PG19_TEXT}.get(controls.text)
-    return calibration_text(chosen, server.settings)
+    return calibration_text(chosen, server.settings, controls.chat)

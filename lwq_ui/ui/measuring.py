@@ -159,7 +159,8 @@ class Measuring:
         failures: list[str] = []
         for k, quantizer in enumerate(self.plan.splits):
             distinct = list(dict.fromkeys(splits[quantizer]))
-            measurement = jobs.Measurement(distinct, quantizer, self.tasks, self.s.controls.limit)
+            limit, chat = self.s.controls.limit, self.session.chat
+            measurement = jobs.Measurement(distinct, quantizer, self.tasks, limit, chat)
             part = named_part(job.run, quantizer, k, len(self.plan.splits))
             try:
                 evaluated.append(jobs.evaluate(loaded, measurement, part, keep))

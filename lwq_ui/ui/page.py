@@ -14,6 +14,7 @@ from .events import Events
 from .panels.base import Panel
 from .panels.budget import BudgetPanel
 from .panels.calibration import CalibrationPanel
+from .panels.chat import ChatPanel
 from .panels.compare import ComparePanel
 from .panels.config import ConfigPanel
 from .panels.disk import DiskPanel
@@ -48,6 +49,7 @@ class Page:
                 with gr.Column(scale=1, min_width=290):
                     self.build(ModelPanel)
                     self.build(CalibrationPanel)
+                    self.build(ChatPanel)
                     with gr.Group():
                         self.build(QuantizerPanel)
                         self.build(OrderPanel)

@@ -109,6 +109,7 @@ class Server:
             for other in records.known_infos(fingerprint, self.store)
         ]
 
-    def other_model(self, info: ModelInfo) -> OtherModel:
-        scores = records.known_scores(info, self.shipped_text, self.store)
+    def other_model(self, info: ModelInfo, chat: bool) -> OtherModel:
+        text = replace(self.shipped_text, chat=chat)
+        scores = records.known_scores(info, text, self.store)
         return OtherModel(info, scores, tuple(self.known_evaluations(info)))

@@ -78,6 +78,11 @@ class Session:
     forecast: Forecast | None = None
     wanted: Wanted | None = None
 
+    @property
+    def chat(self) -> bool:
+        """Whether everything is in the model's chat template: scores, results and writing."""
+        return self.text is not None and self.text.chat
+
     def with_evaluations(
         self, new: Iterable[Evaluation], early: Iterable[Evaluation] = ()
     ) -> Session:
@@ -101,4 +106,4 @@ class Session:
 
 def identity(e: Evaluation) -> tuple[Any, ...]:
     """A measurement made again replaces the one before."""
-    return e.task, e.split, e.quantizer, e.limit
+    return e.task, e.split, e.quantizer, e.limit, e.chat_template

@@ -45,6 +45,10 @@ class Shelf:
         self._arriving = weakref.ref(loaded)
         return loaded
 
+    def present(self, choice: ModelChoice) -> LoadedModel | None:
+        """Returns a model that is in memory, else None."""
+        return self._models.get(choice)
+
     def device(self, choice: ModelChoice) -> str:
         """Returns where a model is, or where it shall be while it is not in memory."""
         present = self._models.get(choice)

@@ -35,7 +35,8 @@ SHIPPED, OWN, PG19 = "Shipped", "My file", "PG19"  # texts to calibrate on
 class Controls:
     """What the page's controls say. Every panel reads its own.
 
-    `own_text` is the path of the user's file, where they chose one to calibrate on. `budget` None
+    `own_text` is the path of the user's file, where they chose one to calibrate on. `chat` asks for
+    the chat template; the session says whether it is used. `budget` None
     stands for what the card leaves for weights, and without a card for the middle of
     the slider's range. `quantizer_error` says why what is typed is no quantizer; the `quantizer` is
     then that of the family's usual options. `tasks` are those of the program, `other_tasks` what
@@ -47,6 +48,7 @@ class Controls:
     model: ModelChoice = field(default_factory=ModelChoice)
     text: str = SHIPPED
     own_text: str | None = None
+    chat: bool = False
     quantizer: Quantizer = DEFAULT_QUANTIZER
     quantizer_error: str = ""
     levels: tuple[float, float] = (4, 2)
@@ -183,13 +185,13 @@ class Situation:
 
     @cached_property
     def results(self) -> list[Evaluation]:
-        """What was measured on as many items as chosen."""
-        return self.on_chosen_items(self.session.evaluations)
+        """What was measured on as many items as chosen, in the form of prompts that is chosen."""
+        return self.as_chosen(self.session.evaluations)
 
     @cached_property
     def results_so_far(self) -> list[Evaluation]:
         """The results, and early ones, which rest on a part of the items."""
-        return self.on_chosen_items((*self.session.evaluations, *self.session.early))
+        return self.as_chosen((*self.session.evaluations, *self.session.early))
 
     @cached_property
     def own_results(self) -> list[Evaluation]:
@@ -206,12 +208,20 @@ class Situation:
     @cached_property
     def usability(self) -> Usability:
         """What is lost and what is usable, on however many items it was measured."""
-        return Usability(self.session.evaluations, self.titles)
+        return Usability(self.with_chosen_prompts(self.session.evaluations), self.titles)
 
-    def on_chosen_items(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    def as_chosen(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+        """Returns those on as many items as chosen, with prompts as the session has them."""
         limit, tasks = self.controls.limit, self.tasks
         limits = {name: task.limited(limit) for name, task in tasks.items()}
-        return [e for e in evaluations if e.limit == limits.get(e.task, limit)]
+        chosen = self.with_chosen_prompts(evaluations)
+        return [e for e in chosen if e.limit == limits.get(e.task, limit)]
+
+    def with_chosen_prompts(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+        """Returns those whose prompts are as the session has them."""
+        chat = self.session.chat
+        prompts = {name: chat and task.prompted for name, task in self.tasks.items()}
+        return [e for e in evaluations if e.chat_template == prompts.get(e.task, chat)]
 
     def metric_choices(self, evaluations: Iterable[Evaluation]) -> list[tuple[str, str]]:
         """Returns (label, "task/metric") of what was measured."""

@@ -22,7 +22,7 @@ class Strip:
 
     `session` holds what the page knows for one browser. `applied` is the last `Wanted` of a session
     that the page was drawn by. A running job changes `redraw`: the page is then drawn from what the
-    controls say by that time. `starters` are the buttons that start a job.
+    controls say by that time. `starters` are the controls that start a job.
     """
 
     def __init__(self, server: Server):

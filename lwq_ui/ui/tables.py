@@ -74,6 +74,7 @@ def results_table(
     return render(
         "results.html",
         quick=max((e.limit or 0 for e in evaluations), default=0),
+        chat=any(e.chat_template for e in evaluations),
         columns=[(metric_title(task, name, titles), better(name)) for task, name in columns],
         groups=groups,
     )

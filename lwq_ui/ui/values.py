@@ -45,6 +45,8 @@ def possible(component: Any, value: Any) -> bool:
         return isinstance(value, str) and value in ORDERINGS and not ORDERINGS[value].prunes
     if isinstance(component, gr.Slider):
         return is_number(value, *limits(component))
+    if isinstance(component, gr.Checkbox):
+        return isinstance(value, bool)
     if isinstance(component, gr.Number):
         return value is None or is_number(value, *limits(component))
     if isinstance(component, gr.CheckboxGroup) or getattr(component, "multiselect", False):

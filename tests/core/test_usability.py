@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,8 @@ def test_nothing_is_said_of_what_was_not_measured() -> None:
     # Other items' original is no measure, nor are other quantizers' ruins.
     assert of_levels([perplexity(16, 37.8, limit=8), RUINS[1]]) == ""
     assert of_levels([ORIGINAL, perplexity(2, 1890.0, "gptq")]) == ""
+    # Nor is an original that was asked in another form.
+    assert of_levels([replace(ORIGINAL, chat_template=True), RUINS[1]]) == ""
 
 
 def test_the_next_usable_level_is_tried() -> None:

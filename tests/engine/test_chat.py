@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,31 +208,34 @@ def test_a_long_turn_loses_the_end_of_its_text_and_nothing_of_the_template(
 
 
 def test_calibration_documents_are_turns(chat: LoadedModel) -> None:
-    text = Text("own", ("Who sees?", "  ", LONG)).as_chat()
+    text = Text("own", ("Who sees?", "  ", LONG), chat=True)
     turns = tokenize(chat, text, 100)
     assert turns == [whole_turn(chat, "Who sees?"), user_turn(chat, LONG, 100)]
     assert tokenize(chat, text, 100, most=30) == [turns[0], turns[1][: 30 - len(turns[0])]]
     assert cut_short(chat, text) == 1
-    assert text.name == "own, as chat turns" and text.as_chat() is text
+    assert text.title == "own, as chat turns"
 
 
 def test_a_text_of_turns_has_a_digest_of_its_own() -> None:
     plain = Text("own", ("one", "two"))
     # This digest is a part of stored keys: it must stay.
     assert plain.digest == hashlib.sha256(b"one\0two").hexdigest()
-    assert plain.as_chat().digest not in (plain.digest, Text("own", ("two", "one")).digest)
+    assert replace(plain, chat=True).digest not in (
+        plain.digest,
+        Text("own", ("two", "one")).digest,
+    )
 
 
 def test_scores_of_turns_are_other_scores_under_another_key(
     chat: LoadedModel, text: Text, run: Run, store: Store
 ) -> None:
     plain = jobs.score(chat, ["lim", "zd"], text, run)
-    turns = jobs.score(chat, ["lim", "zd"], text.as_chat(), run)
+    turns = jobs.score(chat, ["lim", "zd"], replace(text, chat=True), run)
     assert plain["lim"].values != turns["lim"].values
     assert plain["zd"] == turns["zd"]  # looks at no text
     assert turns["lim"].calibration == "a few, as chat turns"
     assert records.known_scores(chat.info, text, store) == plain
-    assert records.known_scores(chat.info, text.as_chat(), store) == turns
+    assert records.known_scores(chat.info, replace(text, chat=True), store) == turns
 
 
 # ---- evaluations
@@ -276,7 +280,7 @@ def test_without_a_template_one_sentence_says_so(loaded: LoadedModel, text: Text
     assert not has_template(loaded)
     measurement = jobs.Measurement(SPLITS, tiny.QUANTO, ["perplexity"], 2, True)
     for ask in (
-        lambda: jobs.score(loaded, ["zd"], text.as_chat(), run),
+        lambda: jobs.score(loaded, ["zd"], replace(text, chat=True), run),
         lambda: jobs.evaluate(loaded, measurement, run),
         lambda: jobs.forecast(loaded, measurement, run),
         lambda: list(jobs.generate(loaded, SPLITS[0], tiny.QUANTO, "Hi", 0, 5, run, chat=True)),

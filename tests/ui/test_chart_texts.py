@@ -125,6 +125,7 @@ def test_the_csv_has_every_evaluation_of_the_metric():
         "n": "60",
         "limit": "60",
         "quantizer": "none",
+        "prompts": "",
     }
     by_split = {tuple(map(int, row["bits"].split())): row for row in rows}
     lim = by_split[curves_of("lim")[0].splits[7]]

@@ -55,7 +55,7 @@ class Basis:
         return Scores(
             scorer=name,
             values=tuple(values),
-            calibration=text.name if spec.needs_text else None,
+            calibration=text.title if spec.needs_text else None,
             documents=len(used),
             tokens=sum(map(len, used)),
             seconds=round(seconds, 3),

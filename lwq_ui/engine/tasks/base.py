@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,19 +25,22 @@ class Measured:
 class Task(ABC):
     """A way to measure all splits of a sweep in one walk.
 
-    `size` is the number of items, None where only the data tells. With `chat_template`, its prompts
-    are in the chat template of the model.
+    `size` is the number of items, None where only the data tells. A task that is `prompted` asks
+    something. With `chat_template`, it does so in the chat template of the model.
     """
 
     name: str
     title: str
     size: int | None
-    chat_template = False
+    prompted: bool = True
+    chat_template: bool = False
 
     def with_chat_template(self) -> Task:
         """Returns the task with its prompts in the model's chat template. A task without prompts
         stays as it is."""
-        return self
+        other = copy.copy(self)
+        other.chat_template = self.prompted
+        return other
 
     @property
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from abc import abstractmethod
 from functools import cached_property
@@ -33,11 +32,6 @@ class LmEvalTask(Task):
     @abstractmethod
     def load(self) -> dict[str, Any]:
         """Returns lm-eval's {"tasks", "groups"} with their data. Raises UserError."""
-
-    def with_chat_template(self) -> LmEvalTask:
-        other = copy.copy(self)
-        other.chat_template = True
-        return other
 
     def measure(self, sweep: Sweep, limit: int | None) -> list[Measured]:
         from .lm_eval_runner import run_task

@@ -29,6 +29,7 @@ class Passages(Task):
 
     name = "perplexity"
     title = "Perplexity and divergence"
+    prompted = False  # as lm-eval leaves running text alone, whatever the prompts are
 
     def __init__(self, text: Text):
         self.text = text

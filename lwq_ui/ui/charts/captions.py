@@ -11,6 +11,8 @@ def caption(drawing: Drawing) -> str:
     sentences = []
     if len({d.quantizer for d in lines}) > 1:
         sentences.append("A colour is an order, a dash a quantizer.")
+    if any(e.chat_template for e in drawing.data.evaluations):
+        sentences.append("Prompts are in the model's chat template.")
     if band := band_sentence(drawing):
         sentences.append(band)
     if orders := {len(d.line.curves) for d in lines if d.seeded}:

@@ -13,7 +13,7 @@ from .data import ChartData
 
 COLUMNS = (
     *("model", "ordering", "seed", "average_bits", "bytes", "bits"),
-    *("metric", "value", "stderr", "n", "limit", "quantizer"),
+    *("metric", "value", "stderr", "n", "limit", "quantizer", "prompts"),
 )
 
 
@@ -44,6 +44,7 @@ def results_csv(data: ChartData) -> str:
                     m.n,
                     "" if e.limit is None else e.limit,
                     e.quantizer,
+                    "chat template" if e.chat_template else "",
                 ]
             )
     return text.getvalue()

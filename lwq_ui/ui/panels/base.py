@@ -44,7 +44,7 @@ class Panel:
         self.strip = events.strip
         self.server = events.server
         self.inputs: set[Any] = set()  # the components whose values every event reads
-        self.starters: list[Any] = []  # the buttons that start a job
+        self.starters: list[Any] = []  # the controls that start a job
 
     def build(self) -> None:
         """Makes the components, inside a gr.Blocks."""

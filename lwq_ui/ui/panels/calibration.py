@@ -79,7 +79,7 @@ class CalibrationPanel(Panel):
         text, scores = yield from self.events.follow(user, work)
         by_level = self.server.known_level_scores(s.info, text)
         session = replace(session, text=text, scores=scores, level_scores=by_level)
-        yield {self.strip.session: session} | self.strip.idle(user, f"Scored on {text.name}.")
+        yield {self.strip.session: session} | self.strip.idle(user, f"Scored on {text.title}.")
 
     def measure_sensitivity(self, s: Situation, user: str) -> Iterator[Updates]:
         """Measures the chosen quantizer's low level, on the text of the model's scores."""

@@ -60,7 +60,8 @@ class OtherModelPanel(Panel):
         if s.session.info is None:
             return None
         models = self.server.other_models(s.session.info)
-        return next((self.server.other_model(m) for m in models if model_key(m) == key), None)
+        chosen = [m for m in models if model_key(m) == key]
+        return self.server.other_model(chosen[0], s.session.chat) if chosen else None
 
 
 def model_key(info: ModelInfo) -> str:

@@ -119,7 +119,7 @@ class PaperPanel(Panel):
             controls = replace(controls, beside=None, beside_key="")
         elif not controls.beside_key:
             key = model_key(others[0])
-            beside = self.server.other_model(others[0])
+            beside = self.server.other_model(others[0], s.session.chat)
             controls = replace(controls, beside=beside, beside_key=key)
         lacking = view.other_model and not others
         return Answer(controls, warning=NO_OTHER_MODEL if lacking else "")

@@ -121,9 +121,9 @@ class SweepPanel(Panel):
             from ...engine import jobs
 
             loaded = loaded_model(self.server, s.session, user, job)
-            forecasts = []
+            forecasts, chat = [], s.session.chat
             for k, (quantizer, splits) in enumerate(plan.splits.items()):
-                measurement = jobs.Measurement(splits, quantizer, tasks, s.controls.limit)
+                measurement = jobs.Measurement(splits, quantizer, tasks, s.controls.limit, chat)
                 part = named_part(job.run, quantizer, k, len(plan.splits))
                 forecasts.append(jobs.forecast(loaded, measurement, part))
             return jobs.Forecast.of_all(forecasts)

@@ -17,15 +17,14 @@ from ..worker import Job
 from .base import Panel
 
 PROMPT = "The old house stood at the end of the lane, and"
+GO_ON, ANSWER = "Both models go on from here", "Both models answer this, in the chat template"
 
 
 class WritePanel(Panel):
     name = "write"
 
     def build(self) -> None:
-        self.prompt = gr.Textbox(
-            PROMPT, label="Both models go on from here", lines=2, elem_id="prompt"
-        )
+        self.prompt = gr.Textbox(PROMPT, label=GO_ON, lines=2, elem_id="prompt")
         with gr.Row(equal_height=True):
             self.seed = gr.Number(1, label="Seed", precision=0, elem_id="write-seed", min_width=90)
             self.length = gr.Slider(
@@ -46,6 +45,9 @@ class WritePanel(Panel):
             )
         self.starters = [self.write]
 
+    def draw(self, s: Situation) -> Updates:
+        return {self.prompt: gr.update(label=ANSWER if s.session.chat else GO_ON)}
+
     def wire(self) -> None:
         extra = {self.prompt, self.seed, self.length}
         self.events.job(self.write.click, self.write_with_both, extra)
@@ -55,7 +57,8 @@ class WritePanel(Panel):
         if why := why_not_packed(s.info, quantizer, [split], self.server.store):
             raise UserError(why)
         seed, length = int(s.values[self.seed] or 0), int(s.values[self.length])
-        room = length
+        room, chat = length, s.session.chat
+        begun = "" if chat else prompt
 
         def work(job: Job) -> tuple[str, str]:
             nonlocal room
@@ -63,12 +66,12 @@ class WritePanel(Panel):
             from ...engine.generation import fit_prompt
 
             loaded = loaded_model(self.server, s.session, user, job)
-            room = fit_prompt(loaded, prompt, length)[1]
-            texts = jobs.generate(loaded, split, quantizer, prompt, seed, length, job.run)
+            room = fit_prompt(loaded, prompt, length, chat)[1]
+            texts = jobs.generate(loaded, split, quantizer, prompt, seed, length, job.run, chat)
             for original, quantized in texts:
-                whole = TOO_LARGE if loaded.streamed else prompt + original
-                job.partial = whole, prompt + quantized
-            return job.partial or (prompt, prompt)
+                whole = TOO_LARGE if loaded.streamed else begun + original
+                job.partial = whole, begun + quantized
+            return job.partial or (begun, begun)
 
         def written(texts: tuple[str, str]) -> Updates:
             return {self.original: texts[0], self.quantized: texts[1]}
