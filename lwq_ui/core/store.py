@@ -127,7 +127,7 @@ class Store:
         refused values are left out, as by `read`."""
         entries: dict[str, dict[str, Any]] = {}
         for root in self.roots:
-            for path in (root / kind / fingerprint[:16]).glob("*.json"):
+            for path in listed(root / kind / fingerprint[:16]):
                 if path.name not in entries and (entry := self._load(path)):
                     entries[path.name] = entry
         for name, entry in sorted(entries.items(), key=lambda e: e[1]["created"]):
@@ -141,8 +141,8 @@ class Store:
 
     def fingerprints(self, kind: str) -> set[str]:
         """Returns the fingerprints of all models that have entries of this kind."""
-        folders = (folder for root in self.roots for folder in (root / kind).glob("*"))
-        entries = (filter(None, map(self._load, folder.glob("*.json"))) for folder in folders)
+        folders = (folder for root in self.roots for folder in listed(root / kind, "*"))
+        entries = (filter(None, map(self._load, listed(folder))) for folder in folders)
         return {entry["fingerprint"] for inside in entries for entry in islice(inside, 1)}
 
     def _load(self, path: Path) -> dict[str, Any] | None:
@@ -173,6 +173,15 @@ class Store:
         except OSError as e:  # a shipped cache may be read-only: the entry is passed over
             log.warning("The damaged file could not be moved: %s", e)
         return None
+
+
+def listed(folder: Path, pattern: str = "*.json") -> list[Path]:
+    """Returns what lies in a folder, nothing where it cannot be read."""
+    try:
+        return list(folder.glob(pattern))
+    except OSError as e:
+        report_once(folder, "read", "What it holds is computed again", e)
+        return []
 
 
 _troubles: dict[Path, set[str]] = {}  # root of each cache in use -> what was reported to fail
