@@ -22,6 +22,7 @@ from .arguments import (
     TASKS_FOLDER,
     add_command,
 )
+from .calibration import CONFIG_TEXT, take_text
 from .results import Parts, Result
 from .ruins import Ruins
 
@@ -32,7 +33,7 @@ HELP = "quantize as a config says, and measure"
 
 
 def add_parser(commands: Any) -> None:
-    parents = (CONFIG, CONFIG_MODEL, DEVICE, TASKS, TASKS_FOLDER, CHAT_TEMPLATE)
+    parents = (CONFIG, CONFIG_MODEL, CONFIG_TEXT, DEVICE, TASKS, TASKS_FOLDER, CHAT_TEMPLATE)
     parser = add_command(commands, "evaluate", HELP, *parents)
     parser.set_defaults(execute=execute)
 
@@ -42,6 +43,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
 
     config = read_config(args.config)
     loaded = jobs.load_for(config, args.model, args.device, run)
+    take_text(args, config, run)
     split = config.bits_per_layer
     parts, quantizer, ruins = Parts(run), quantizer_of(config), Ruins(loaded.info, run)
     ruins.print_split(quantizer, [split])
@@ -50,6 +52,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     ruins.print_split(quantizer, [split], measured=evaluations)
     data = {
         "model": config.model_id,
+        "quantizer": config.quantizer["name"],
         "bits": list(split),
         "average_bits": average_bits(split),
         "chat_template": args.chat_template,

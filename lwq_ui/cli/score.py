@@ -23,6 +23,7 @@ from .arguments import (
     add_command,
     chosen_level,
 )
+from .calibration import on_chosen_text
 from .results import Parts, Result
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace, run: Run) -> Result:
     from ..engine import jobs
 
-    low = args.quantizer.pairs[0][1]
+    quantizer = on_chosen_text(args.quantizer, args, run)
+    low = quantizer.pairs[0][1]
     if args.level is not None:
-        low = chosen_level(args.level, args.quantizer)
+        low = chosen_level(args.level, quantizer)
     try:
         loaded = jobs.load(args.model, args.device, args.dtype, run)
     except UnknownArchitecture as e:
@@ -60,7 +62,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     for group in (quick, *([name] for name in names if name not in quick)):
         if group:
             none: dict[str, Scores] = {}
-            work = (compute_scores, args, run, loaded, group, args.quantizer, low)
+            work = (compute_scores, args, run, loaded, group, quantizer, low)
             scores |= parts.attempt(none, *work)
     parts.check(scores)
     scores = {name: scores[name] for name in names if name in scores}

@@ -30,6 +30,7 @@ from .arguments import (
     pin,
     size,
 )
+from .calibration import on_chosen_text
 from .results import Result
 from .ruins import Ruins
 from .score import scores_for
@@ -70,18 +71,19 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace, run: Run) -> Result:
     from ..engine import jobs
 
-    high, low = chosen_levels(args.levels, [args.quantizer])
+    quantizer = on_chosen_text(args.quantizer, args, run)
+    high, low = chosen_levels(args.levels, [quantizer])
     info = jobs.describe(args.model, args.dtype, run)
-    scores = scores_for(args, run, info, args.ordering, args.quantizer, low)
-    pins = chosen_pins(args.pin, args.quantizer)
-    choice = Choice(info, args.quantizer, (high, low), args.ordering, args.seed, scores, pins)
+    scores = scores_for(args, run, info, args.ordering, quantizer, low)
+    pins = chosen_pins(args.pin, quantizer)
+    choice = Choice(info, quantizer, (high, low), args.ordering, args.seed, scores, pins)
     choice = with_chosen_budget(args, choice)
     if note := limit_note(choice):
         print_note(note)
     ruins, table = Ruins(info, run), choice.table
-    ruins.print_levels(args.quantizer, (high, low))
+    ruins.print_levels(quantizer, (high, low))
     splits = [table.split(k) for k in range(len(table.bytes))]
-    ruins.print_split(args.quantizer, splits, choice.position)
+    ruins.print_split(quantizer, splits, choice.position)
     config = choice.config(ruins.evaluations)
     return Result(config.to_json(), split_text(config))
 

@@ -32,6 +32,7 @@ from .arguments import (
     level_names,
     positive,
 )
+from .calibration import on_chosen_text
 from .evaluate import measure, metrics_json
 from .results import Parts, Result
 from .ruins import Ruins
@@ -70,7 +71,8 @@ def add_parser(commands: Any) -> None:
 def execute(args: argparse.Namespace, run: Run) -> Result:
     from ..engine import jobs
 
-    quantizers = list(dict.fromkeys(args.quantizer or [DEFAULT_QUANTIZER]))
+    named = args.quantizer or [DEFAULT_QUANTIZER]
+    quantizers = list(dict.fromkeys(on_chosen_text(q, args, run) for q in named))
     levels = chosen_levels(args.levels, quantizers, also=[THREE_LEVELS])
     loaded = jobs.load(args.model, args.device, args.dtype, run)
     parts = Parts(run)

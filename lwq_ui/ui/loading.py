@@ -13,6 +13,7 @@ from ..core.run import Run
 from ..core.schema import ModelInfo, Scores
 from ..engine.chat import has_template
 from ..engine.configs import check_fingerprint
+from ..engine.kept_texts import keep_text
 from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
 from .server import Server
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Arrived:
     """A model that was loaded and scored on `text`. One that is `streamed` is read from the disk
-    layer by layer."""
+    layer by layer. `calibration` is the reference of the text."""
 
     choice: ModelChoice
     info: ModelInfo
     streamed: bool
     text: Text
     scores: dict[str, Scores]
+    calibration: str
 
     def session(self, server: Server) -> Session:
         """Returns a session of the model, with what the store has of it."""
@@ -48,6 +50,7 @@ class Arrived:
         return {
             "budget": None,
             "pins": {},
+            "calibration": self.calibration,
             "memory": replace(memory, context=context),
             "beside": None,
             "beside_key": "",
@@ -86,7 +89,8 @@ def load_and_score(
         text = replace(text, chat=text.chat and has_template(loaded))
         scores = jobs.score(loaded, QUICK_SCORERS, text, job.run)
         server.shelf.assign(user, choice, loaded)
-        return Arrived(choice, loaded.info, loaded.streamed, text, scores)
+        calibration = keep_text(text, server.store)
+        return Arrived(choice, loaded.info, loaded.streamed, text, scores, calibration)
 
     return work
 

@@ -46,7 +46,8 @@ def sweep_plan(s: Situation) -> Plan:
     rankable = [o for o in ranked if ORDERINGS[o].scorer in (None, *values)]
     lines = curves(rankable, values, s.info.num_layers, levels, c.stride)
     plans, left_out, uniform = {}, [], False
-    for q in dict.fromkeys([c.quantizer, *(QUANTIZERS[family] for family in c.also)]):
+    also = (QUANTIZERS[family].on_text(c.calibration) for family in c.also)
+    for q in dict.fromkeys([c.quantizer, *also]):
         if why := why_left_out(q, levels):
             left_out.append(why)
             continue

@@ -138,6 +138,7 @@ def restore_config(s: Situation, config: Config) -> tuple[Session, Controls, str
         seed=seed,
         quantizer=quantizer,
         quantizer_error="",
+        calibration=quantizer.text if quantizer.calibrated else s.controls.calibration,
         budget=min(config.budget_bytes, LARGEST_BUDGET),
         pins=dict(config.pinned),
     )

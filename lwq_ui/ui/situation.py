@@ -40,9 +40,11 @@ class Controls:
     stands for what the card leaves for weights, and without a card for the middle of
     the slider's range. `quantizer_error` says why what is typed is no quantizer; the `quantizer` is
     then that of the family's usual options. `tasks` are those of the program, `other_tasks` what
-    was typed beside them. The sweep's orderings, its other quantizers' families, whether it has
-    `three_levels` and its `stride` belong together. `axis` is the one that a view of the paper asks
-    for. A model `beside` the page's is drawn, too; `beside_key` is its entry in the list.
+    was typed beside them. `calibration` refers to the text that quantizers calibrate on (see
+    kept_texts.py), as `quantizer` does where it calibrates. The sweep's orderings, its other
+    quantizers' families, whether it has `three_levels` and its `stride` belong together. `axis` is
+    the one that a view of the paper asks for. A model `beside` the page's is drawn, too;
+    `beside_key` is its entry in the list.
     """
 
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -51,6 +53,7 @@ class Controls:
     chat: bool = False
     quantizer: Quantizer = DEFAULT_QUANTIZER
     quantizer_error: str = ""
+    calibration: str = ""
     levels: tuple[float, float] = (4, 2)
     ordering: str = DEFAULT_ORDERING
     seed: int = 0
@@ -247,7 +250,9 @@ def possible(session: Session, controls: Controls) -> Controls:
     An order by a score that is not measured at the chosen levels gives way to the usual one. Levels
     that the quantizer lacks give way to its usual ones. Pins that are impossible are dropped.
     """
-    quantizer = controls.quantizer
+    quantizer = controls.quantizer.on_text(controls.calibration)
+    if quantizer != controls.quantizer:
+        controls = replace(controls, quantizer=quantizer)
     if controls.levels not in quantizer.pairs:
         controls = replace(controls, levels=quantizer.pairs[0])
     if session.info is None:

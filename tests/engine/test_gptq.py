@@ -130,7 +130,7 @@ def reference(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_export(bank.quantizer).write(bank, SPLIT, out / "written", tiny.run())
     job = {
         "model": str(bank.loaded.folder),
-        "sequences": GPTQ(documents=4, tokens=48).sequences(bank.loaded),
+        "sequences": GPTQ(documents=4, tokens=48).sequences(bank.loaded, tiny.run().store),
         "runs": {
             "high": None,
             "mixed": {r"+:model\.layers\.2\..*": {"bits": 2, "sym": 2 in GPTQ.symmetric}},

@@ -457,3 +457,33 @@ def test_a_view_of_the_paper_can_be_swept_whatever_was_chosen_before(name, befor
     viewed = view.controls(Controls(quantizer=q, levels=q.pairs[-1]))
     assert viewed.levels in viewed.quantizer.pairs
     assert not view.three_levels or {*THREE_LEVELS} <= {*viewed.quantizer.levels}
+
+
+OWN = "mine.txt~3~0123456789abcdef"
+
+
+def test_the_chosen_text_is_that_of_every_quantizer_that_calibrates():
+    s = Situation(session(), Controls(quantizer=QUANTIZERS["spqr"], levels=(3.945, 3.657)))
+    assert s.quantizer.name == "spqr"
+    scored = s.changed(calibration=OWN)
+    assert scored.quantizer.name == f"spqr:text={OWN}"
+    assert scored.changed(calibration="").quantizer.name == "spqr"
+    assert scored.changed(quantizer=QUANTIZERS["quanto"]).quantizer.name == "quanto"
+    swept = s.changed(
+        **{"quantizer": QUANTIZERS["quanto"], "levels": (4, 2), "also": ("gptq",)},
+        **{"orderings": ("first",), "calibration": OWN},
+    )
+    assert [q.name for q in sweep_plan(swept).splits] == ["quanto", f"gptq:text={OWN}"]
+
+
+def test_a_config_brings_its_calibration_text_back():
+    own = quantizer_named(f"gptq:text={OWN}")
+    cost = model_cost(session().info, own)
+    split = (4,) * LAYERS
+    sizes = {"layers": cost.layer_bytes(split), "rest": 0, "total": cost.total(split)}
+    given = config(split, quantizer=own.to_json(), bytes=sizes, budget_bytes=sizes["total"])
+    s, controls, message = restore_config(Situation(session()), given)
+    assert (controls.calibration, controls.quantizer) == (OWN, own)
+    assert Situation(s, controls).controls == controls and message == "The config is loaded."
+    _, controls, _ = restore_config(Situation(s, controls), config(split))
+    assert controls.calibration == OWN and controls.quantizer.name == "quanto"

@@ -182,6 +182,23 @@ def test_another_model_and_ones_own_calibration_text(world, page, tiny):
     page.wait_for_selector("#results tr.current")
     assert len(read_results(page)) == 4
 
+    # What packs by looking at a text takes the same one, and says so.
+    pick(page, "#quantizer", "SpQR-like (3 bits, outliers)")
+    page.wait_for_function(
+        "document.querySelector('#packing').innerText.includes('1 document of mine.txt')"
+    )
+    page.click("#evaluate")
+    wait_for_status(page, "^Measured")
+    page.wait_for_function(
+        "document.querySelector('#results').innerText.includes('calibrated on mine.txt')"
+    )
+    choose(page, "#text", "Shipped")
+    page.click("#score")
+    wait_for_status(page, "^Scored on shipped")
+    page.wait_for_function(
+        "document.querySelector('#packing').innerText.includes('50 documents of the shipped text')"
+    )
+
 
 def test_sensitivity_is_measured_for_one_level(world, page, tiny):
     load_model(page, tiny)

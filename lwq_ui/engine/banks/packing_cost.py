@@ -59,7 +59,7 @@ def why_not_packed(
 ) -> str:
     """Returns why the quantizer cannot work here, or nothing where it need not: all that the splits
     ask for is packed."""
-    why = quantizer.missing()
+    why = quantizer.missing() or quantizer.missing_text(store)
     return why if why and packing_cost(info, quantizer, splits, store).missing else ""
 
 

@@ -32,6 +32,9 @@ def quantizer_named(name: str) -> Quantizer:
     chosen: dict[str, Value] = {}
     for choice in filter(None, choices.split(",")):
         key, _, text = choice.partition("=")
+        if key == "text" and quantizer.calibrated:
+            quantizer = with_text(quantizer, text)
+            continue
         option = quantizer.options.get(key)
         if option is None:
             keys = ", ".join(quantizer.options) or "none"
@@ -44,7 +47,21 @@ def quantizer_named(name: str) -> Quantizer:
             ) from None
         if chosen.setdefault(key, value) != value:
             raise UserError(f"{family} is given two values of {key}. Choose one of them.")
-    return type(quantizer)(**chosen)
+    return type(quantizer)(**chosen).on_text(quantizer.text)
+
+
+def with_text(quantizer: Quantizer, text: str) -> Quantizer:
+    """Returns the quantizer on the text of a reference. Raises UserError where it is none, and
+    where the quantizer is on another text already."""
+    if quantizer.text not in ("", text):
+        raise UserError(f"{quantizer.family} is given two values of text. Choose one of them.")
+    try:
+        return quantizer.on_text(text)
+    except ValueError:
+        raise UserError(
+            f"text={text} is not possible for {quantizer.heading}: it takes the reference to a "
+            "text, as configs and results have it. Name a file with --text."
+        ) from None
 
 
 def quantizers_of(evaluations: Iterable[Evaluation]) -> set[Quantizer]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
 from ...core.schema import ModelInfo, WeightSpec
+from ...core.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,7 +128,8 @@ class Quantizer(ABC):
     of bits that it has. `pairs` are the (high, low) levels that are offered, the usual pair first.
 
     `options` are what can be chosen, and `chosen` has a value for each. `name` is the family's,
-    followed by every choice that is not the default: 'gptq:group=32'.
+    followed by every choice that is not the default: 'gptq:group=32'. `text` refers to what it
+    calibrates on; it is empty for the text that ships, and where nothing is calibrated.
 
     A packed weight may be any object. `tensors` lists what is stored of it, `restore` makes it
     again from those, and `dense` returns the matrix [rows, columns] in its first dtype.
@@ -140,6 +142,7 @@ class Quantizer(ABC):
     pairs: ClassVar[tuple[Pair, ...]]
     options: ClassVar[Mapping[str, Option]] = {}
     calibrated: ClassVar[bool] = False
+    text: str = ""
 
     def __init__(self, **chosen: Value):
         self.chosen: dict[str, Any] = {
@@ -174,6 +177,14 @@ class Quantizer(ABC):
 
     def missing(self) -> str:
         """Returns why it cannot pack anything on this machine, as a sentence; "" where it can."""
+        return ""
+
+    def on_text(self, text: str) -> Quantizer:
+        """Returns the same quantizer, calibrated on the text of this reference."""
+        return self
+
+    def missing_text(self, store: Store) -> str:
+        """Returns that the cache lacks the text to calibrate on, as a sentence; "" where not."""
         return ""
 
     def level_title(self, level: float) -> str:

@@ -92,13 +92,13 @@ class GPTQ(Calibrated):
         token passes a layer about three times. The inputs of each matrix are multiplied with
         themselves."""
         length = min(self.chosen["tokens"], info.max_tokens or self.chosen["tokens"])
-        tokens = self.chosen["documents"] * length
+        tokens = self.documents * length
         total = 0.0
         for level in {level for _, level in wanted}:
             last = max(layer for layer, at in wanted if at == level)
             total += START_SECONDS
             for layer in info.layers[: last + 1]:
-                total += DOCUMENT_SECONDS * self.chosen["documents"]
+                total += DOCUMENT_SECONDS * self.documents
                 for w in layer.weights:
                     multiplied = 3 * tokens * w.numel + tokens * w.columns**2 / 2
                     solved = w.columns**3 + w.rows * w.columns**2
@@ -115,7 +115,7 @@ class GPTQ(Calibrated):
     ) -> PackedLayers:
         """Quantizes level after level. After a stop it goes on with the layer that it was at, from
         a state file in `folder`. Raises UserError where GPTQModel fails, Stopped."""
-        sequences = [s for s in self.sequences(loaded) if len(s) >= SHORTEST]
+        sequences = [s for s in self.sequences(loaded, run.store) if len(s) >= SHORTEST]
         if not sequences:
             raise UserError(
                 f"GPTQ needs documents of at least {SHORTEST} tokens. Choose more tokens of each."

@@ -84,7 +84,7 @@ class SpQR(Calibrated):
     def seconds(
         self, info: ModelInfo, wanted: Sequence[tuple[int, float]], machine: Machine
     ) -> float:
-        tokens = self.chosen["documents"] * self.chosen["tokens"]
+        tokens = self.documents * self.chosen["tokens"]
         last = max(layer for layer, _ in wanted)
         weights = sum(w.numel for layer in info.layers[: last + 1] for w in layer.weights)
         operations, moved, columns = 2.0 * weights * tokens, 0.0, 0
@@ -110,7 +110,7 @@ class SpQR(Calibrated):
         on where it was. Raises UserError for the fused experts of a mixture."""
         from .spqr_calibration import pack_layers
 
-        return pack_layers(loaded, wanted, self.sequences(loaded), run, folder)
+        return pack_layers(loaded, wanted, self.sequences(loaded, run.store), run, folder)
 
     def tensors(self, packed: Any) -> dict[str, Tensor]:
         return packed.tensors

@@ -65,7 +65,7 @@ def quantizer_contenders(s: Situation) -> tuple[list[Contender], list[str]]:
     size = choice.cost.total(split)
     contenders = [Contender(plain_title(chosen), split, size, quantizer=chosen)]
     left_out = []
-    for q in QUANTIZERS.values():
+    for q in (q.on_text(s.controls.calibration) for q in QUANTIZERS.values()):
         if q == chosen:
             continue
         if why := why_left_out(q, choice.levels):

@@ -12,6 +12,7 @@ from ...core.errors import UserError
 from ...core.orderings import LEVEL_SCORERS, QUICK_SCORERS
 from ...core.schema import Scores
 from ...engine.banks.packing_cost import why_not_packed
+from ...engine.kept_texts import keep_text
 from ...engine.texts import Text
 from ..events import LIVE
 from ..loading import chosen_text, level_scores, loaded_model
@@ -30,7 +31,8 @@ class CalibrationPanel(Panel):
             self.text = gr.Radio(
                 [SHIPPED, OWN, PG19],
                 value=SHIPPED,
-                label="Calibration text for LIM",
+                label="Calibration text",
+                info="of LIM, sensitivity, GPTQ and SpQR-like, once the layers are scored on it",
                 elem_id="text",
             )
             self.own_text = gr.File(
@@ -69,16 +71,18 @@ class CalibrationPanel(Panel):
     def score_layers(self, s: Situation, user: str) -> Iterator[Updates]:
         session = s.session
 
-        def work(job: Job) -> tuple[Text, dict[str, Scores]]:
+        def work(job: Job) -> tuple[Text, str, dict[str, Scores]]:
             from ...engine import jobs
 
             text = chosen_text(s.controls, self.server)
             loaded = loaded_model(self.server, session, user, job)
-            return text, jobs.score(loaded, QUICK_SCORERS, text, job.run)
+            scores = jobs.score(loaded, QUICK_SCORERS, text, job.run)
+            return text, keep_text(text, job.run.store), scores
 
-        text, scores = yield from self.events.follow(user, work)
+        text, calibration, scores = yield from self.events.follow(user, work)
         by_level = self.server.known_level_scores(s.info, text)
         session = replace(session, text=text, scores=scores, level_scores=by_level)
+        session = session.wanting(calibration=calibration)
         yield {self.strip.session: session} | self.strip.idle(user, f"Scored on {text.title}.")
 
     def measure_sensitivity(self, s: Situation, user: str) -> Iterator[Updates]:

@@ -11,6 +11,7 @@ import gradio as gr
 from ...core.orderings import QUICK_SCORERS
 from ...core.schema import Scores
 from ...engine.chat import has_template
+from ...engine.kept_texts import keep_text
 from ..loading import loaded_model
 from ..situation import Situation
 from ..strip import Updates, Values
@@ -61,14 +62,15 @@ class ChatPanel(Panel):
         session, chat = s.session, s.controls.chat
         text = replace(session.text or self.server.shipped_text, chat=chat)
 
-        def work(job: Job) -> dict[str, Scores]:
+        def work(job: Job) -> tuple[str, dict[str, Scores]]:
             from ...engine import jobs
 
             loaded = loaded_model(self.server, session, user, job)
-            return jobs.score(loaded, QUICK_SCORERS, text, job.run)
+            scores = jobs.score(loaded, QUICK_SCORERS, text, job.run)
+            return keep_text(text, job.run.store), scores
 
-        scores = yield from self.events.follow(user, work)
+        calibration, scores = yield from self.events.follow(user, work)
         levels = self.server.known_level_scores(s.info, text)
         session = replace(session, text=text, scores=scores, level_scores=levels, forecast=None)
-        session = session.wanting(beside=None, beside_key="")
+        session = session.wanting(beside=None, beside_key="", calibration=calibration)
         yield {self.strip.session: session} | self.strip.idle(user, f"Scored on {text.title}.")

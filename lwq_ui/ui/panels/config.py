@@ -20,7 +20,10 @@ from ..situation import Situation
 from ..strip import Updates
 from .base import Panel
 
-RESTORED = ("quantizer", "quantizer_error", "levels", "ordering", "seed", "budget", "pins")
+RESTORED = (
+    *("quantizer", "quantizer_error", "calibration"),
+    *("levels", "ordering", "seed", "budget", "pins"),
+)
 
 
 class ConfigPanel(Panel):
@@ -81,5 +84,7 @@ class ConfigPanel(Panel):
         check_fingerprint(config, s.info)
         session, controls, message = restore_config(s, config)
         wanted |= {name: getattr(controls, name) for name in RESTORED}
+        if lacking := controls.quantizer.missing_text(self.server.store):
+            message = f"{message} {lacking}"
         session = session.wanting(**wanted, model=session.choice)
         yield {self.strip.session: session} | self.strip.idle(user, message)

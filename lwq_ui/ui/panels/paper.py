@@ -46,7 +46,9 @@ class View:
         also = [
             family
             for family, q in QUANTIZERS.items()
-            if self.also and {*controls.levels} <= {*q.levels} and q != controls.quantizer
+            if self.also
+            and {*controls.levels} <= {*q.levels}
+            and q.on_text(controls.calibration) != controls.quantizer
         ]
         return replace(
             controls,

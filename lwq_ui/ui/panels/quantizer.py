@@ -16,6 +16,7 @@ from ...core.memory import format_gib
 from ...core.schema import ModelInfo
 from ...core.store import Store
 from ...engine.banks.packing_cost import packing_cost
+from ...engine.kept_texts import SHIPPED
 from ...engine.quantizers import (
     DEFAULT_QUANTIZER,
     QUANTIZERS,
@@ -25,6 +26,7 @@ from ...engine.quantizers import (
     quantizer_named,
     quantizers_of,
 )
+from ...engine.quantizers.calibrated import Calibrated
 from ..components.changing import ChangingRadio, read_levels
 from ..events import Answer
 from ..restoring import at_same_place
@@ -54,6 +56,7 @@ class QuantizerPanel(Panel):
                 for key, option in all_options().items()
             }
         self.drawn = gr.State(chosen.name)  # the name that the levels and the bar are of
+        self.text = gr.State(SHIPPED)  # the reference of what a calibrated one calibrates on
         self.levels = ChangingRadio(
             pair_choices(chosen),
             value=pair_value(chosen.pairs[0]),
@@ -64,7 +67,7 @@ class QuantizerPanel(Panel):
         note = self.packing_html(Situation(session)) if session.info else ""
         self.packing = gr.HTML(note, elem_id="packing", padding=True)
         self.lost = gr.HTML(elem_id="lost-levels", elem_classes="lost", padding=True)
-        self.inputs = {self.quantizer, self.drawn, self.levels, *self.options.values()}
+        self.inputs = {self.quantizer, self.drawn, self.text, self.levels, *self.options.values()}
 
     def read(self, v: Values) -> Mapping[str, Any]:
         """What is typed for another family than the drawn one is kept where it is possible."""
@@ -72,12 +75,12 @@ class QuantizerPanel(Panel):
         typed = {key: v[component] for key, component in self.options.items()}
         if family != v[self.drawn].partition(":")[0]:
             typed = kept_options(family, typed)
-        levels = read_levels(v[self.levels])
+        said = {"levels": read_levels(v[self.levels]), "calibration": v[self.text]}
         try:
-            return {"quantizer": quantizer_typed(family, typed), "levels": levels}
+            quantizer = quantizer_typed(family, typed)
         except UserError as e:
-            usual = QUANTIZERS[family]
-            return {"quantizer": usual, "quantizer_error": str(e), "levels": levels}
+            quantizer, said["quantizer_error"] = QUANTIZERS[family], str(e)
+        return {**said, "quantizer": quantizer.on_text(v[self.text])}
 
     def set_controls(self, s: Situation) -> Updates:
         """The fields of the options are the user's while their family stays."""
@@ -97,6 +100,8 @@ class QuantizerPanel(Panel):
                 shown[component] = option_update(chosen, key)
         if chosen != s.said.quantizer:
             shown[self.drawn] = chosen.name
+        if s.controls.calibration != s.said.calibration:
+            shown[self.text] = s.controls.calibration
         return shown
 
     def draw(self, s: Situation) -> Updates:
@@ -237,7 +242,7 @@ def packing_text(
     cost = packing_cost(info, quantizer, splits, store, device)
     if not cost.missing:
         return "Packed already: every split is at hand at once."
-    if missing := quantizer.missing():
+    if missing := quantizer.missing() or quantizer.missing_text(store):
         return missing
     high, low = (quantizer.level_title(level).partition(" (")[0] for level in levels)
     packed = max(1, math.floor(100 * (1 - cost.missing / cost.layers)))
@@ -247,11 +252,12 @@ def packing_text(
     quick = cost.seconds < QUICK and not quantizer.calibrated
     time = "a moment" if quick else f"{duration(cost.seconds)}, once"
     sentences = f"{what}: {time}, {format_gib(cost.bytes)} on disk."
-    if quantizer.calibrated:
-        documents, tokens = quantizer.chosen["documents"], quantizer.chosen["tokens"]
+    if isinstance(quantizer, Calibrated):
+        documents, tokens = quantizer.documents, quantizer.chosen["tokens"]
+        count = f"{documents} document{'s' * (documents > 1)}"
         most = documents * min(tokens, info.max_tokens or tokens)
         sentences += (
-            f" Calibrates on {documents} document{'s' * (documents > 1)} of the shipped text, "
+            f" Calibrates on {count} of {quantizer.text_title}, "
             f"{most:,} tokens at most: once per level, then every split is at hand."
         )
     return sentences

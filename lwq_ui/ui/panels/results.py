@@ -76,6 +76,7 @@ class ResultsPanel(Panel):
             raise UserError("Click a point of the chart to load its split.")
         if clicked["quantizer"] != UNQUANTIZED:
             quantizer = quantizer_named(clicked["quantizer"])
-            s = s.changed(quantizer=quantizer, quantizer_error="")
+            calibration = quantizer.text if quantizer.calibrated else s.controls.calibration
+            s = s.changed(quantizer=quantizer, quantizer_error="", calibration=calibration)
         controls, message = restore_split(s, tuple(clicked["split"]))
         return Answer(controls, message=message)

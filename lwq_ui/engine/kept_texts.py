@@ -1,0 +1,68 @@
+"""Texts of the user that quantizers calibrate on, kept in the cache under their digests.
+
+Packing goes on later, and also where the user's file is gone. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.settings import ASSETS
+from ..core.store import Key, Store
+from .texts import Text, read_calibration
+
+SHIPPED = ""  # the reference of the text that comes with the program
+DIGITS = 16  # of the digest's 64
+REFERENCE = re.compile(rf"([^,:=~()\x00-\x1f]{{1,60}})~([1-9]\d{{0,5}})~([0-9a-f]{{{DIGITS}}})")
+MARKS = re.compile(r"[,:=~()\x00-\x1f]+")  # what has a meaning in a quantizer's name or title
+
+_given: dict[tuple[Path, str], Text] = {}  # those of this process, also where no cache is written
+
+
+def keep_text(text: Text, store: Store) -> str:
+    """Keeps a text. Returns its reference, as a quantizer's name has it: 'my.txt~3~0f1e…'.
+
+    That is a name for people, the number of documents, and the beginning of the digest. The text
+    that ships is SHIPPED.
+    """
+    if text.digest == read_calibration(ASSETS).digest:
+        return SHIPPED
+    name = MARKS.sub("", text.title).encode(errors="replace").decode().strip()[:60] or "text"
+    digest = text.digest[:DIGITS]
+    if kept_text(f"{name}~1~{digest}", store) is None:
+        value = {"name": text.name, "documents": list(text.documents), "chat": text.chat}
+        store.write(text_key(digest), value)
+    _given[store.root, digest] = text
+    return f"{name}~{len(text.documents)}~{digest}"
+
+
+def kept_text(reference: str, store: Store) -> Text | None:
+    """Returns the text of a reference, None where the cache does not have it."""
+    digest = split_reference(reference)[2]
+    return _given.get((store.root, digest)) or store.read(text_key(digest), text_from_json)
+
+
+def split_reference(reference: str) -> tuple[str, int, str]:
+    """Returns a reference's name for people, number of documents, and beginning of the digest.
+
+    Raises ValueError where it is none.
+    """
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ValueError(f"{reference!r} is no reference to a text")
+    return match[1], int(match[2]), match[3]
+
+
+def text_key(digest: str) -> Key:
+    return Key("texts", digest, {})
+
+
+def text_from_json(data: Mapping[str, Any]) -> Text:
+    """Raises ValueError where this is not what `keep_text` writes."""
+    try:
+        return Text(str(data["name"]), tuple(map(str, data["documents"])), chat=bool(data["chat"]))
+    except (KeyError, TypeError) as e:
+        raise ValueError("it is not a text") from e
