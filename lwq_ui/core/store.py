@@ -51,7 +51,12 @@ def digest(value: Any) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Returns installed versions without build tags: torch's CPU and CUDA builds share results."""
-    return {name: importlib.metadata.version(name).split("+")[0] for name in packages}
+    return {name: installed(name) for name in packages}
+
+
+@functools.cache  # reading it takes a millisecond, and the page makes many keys
+def installed(package: str) -> str:
+    return importlib.metadata.version(package).split("+")[0]
 
 
 @dataclass(frozen=True)

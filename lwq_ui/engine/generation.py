@@ -1,4 +1,4 @@
-"""Lets two models write on from the same prompt, with the same random numbers."""
+"""Lets a model write on from a prompt, with random numbers that another one meets, too."""
 
 from __future__ import annotations
 
@@ -127,56 +127,38 @@ def generate_options(
 
 
 def write_on(
-    models: Sequence[PreTrainedModel],
+    model: PreTrainedModel,
     loaded: LoadedModel,
     prompt: Sequence[int],
     seed: int,
     max_tokens: int,
     run: Run,
-) -> Iterator[list[str]]:
-    """Yields the texts so far, one per model, whenever one grows.
+) -> Iterator[str]:
+    """Yields the text so far, whenever it grows.
 
-    `prompt` and `max_tokens` come from `fit_prompt`. Raises UserError where a model computes values
-    that are not numbers.
+    `prompt` and `max_tokens` come from `fit_prompt`. Raises UserError where the model computes
+    values that are not numbers.
     """
-    tokenizer = loaded.tokenizer
-    ids = torch.tensor([list(prompt)], device=models[0].device)
-    news: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    ids = torch.tensor([list(prompt)], device=model.device)
+    news: queue.SimpleQueue[list[int] | BaseException | None] = queue.SimpleQueue()
 
-    cores = torch.get_num_threads()
-
-    def write(k: int) -> None:
-        model: Any = models[k]
-        torch.set_num_threads(max(1, cores // len(models)))  # or both would fight for all cores
+    def write() -> None:
+        generator: Any = model
         try:
-            model.generate(
+            generator.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                streamer=Tokens(lambda tokens: news.put((k, tokens))),
+                streamer=Tokens(news.put),
                 **generate_options(loaded, seed, max_tokens, run.stop),
             )
-            news.put((k, None))
+            news.put(None)
         except BaseException as e:
-            news.put((k, e))
+            news.put(e)
 
-    threads = [threading.Thread(target=write, args=(k,), daemon=True) for k in range(len(models))]
-    for thread in threads:
-        thread.start()
-    written: list[list[int]] = [[] for _ in models]
-    running = len(models)
-    error: BaseException | None = None
-    try:
-        while running:
-            k, tokens = news.get()
-            if isinstance(tokens, list):
-                written[k] += tokens
-                yield [tokenizer.decode(w, skip_special_tokens=True) for w in written]
-                continue
-            running -= 1
-            if tokens is not None:
-                error = tokens
-                run.stop.set()
-    finally:
-        torch.set_num_threads(cores)
-    if error:
-        raise error
+    threading.Thread(target=write, daemon=True).start()
+    written: list[int] = []
+    while (tokens := news.get()) is not None:
+        if isinstance(tokens, BaseException):
+            raise tokens
+        written += tokens
+        yield loaded.tokenizer.decode(written, skip_special_tokens=True)

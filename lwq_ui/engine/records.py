@@ -10,17 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.allocation import Split
+from ..core.allocation import Split, whole
 from ..core.errors import UserError
 from ..core.memory import UNTOUCHED
 from ..core.orderings import QUICK_SCORERS, SCORERS
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.store import LIBRARIES, Key, Store, versions
+from ..core.writing import Prompt, Written
 from .checkpoints.source import Source
 from .quantizers import Quantizer, quantizer_named
 from .tasks.base import Task
 from .texts import MAX_TOKENS, Text
 
+TEXT_FORMAT = 1  # of what is written: raise it when the sampling of tokens changes
 INFO_FORMAT = 3  # of ModelInfo as JSON: raise it when a field or its meaning changes
 
 
@@ -87,6 +89,32 @@ def prompts(task: Task) -> dict[str, Any]:
     """Returns what a key says of a task's prompts: nothing where they are plain, as they were
     before there was a choice. The template is one of the files that the fingerprint is of."""
     return {"chat_template": True} if task.chat_template else {}
+
+
+def text_key(info: ModelInfo, split: Split, quantizer: Quantizer, prompt: Prompt) -> Key:
+    """Returns the key of what a split writes on from a prompt. An untouched model has no
+    quantizer."""
+    unquantized = set(split) == {UNTOUCHED}
+    parts: dict[str, Any] = {
+        "format": TEXT_FORMAT,
+        "prompt": prompt.text,
+        "seed": prompt.seed,
+        "tokens": prompt.tokens,
+        "split": list(map(whole, split)),
+        "quantizer": None if unquantized else quantizer.to_json(),
+        "dtype": info.dtype,
+        "versions": versions("torch", "transformers", "optimum-quanto"),
+    }
+    if prompt.chat:
+        parts["chat_template"] = True
+    return Key("texts", info.fingerprint, parts)
+
+
+def written_text(
+    info: ModelInfo, split: Split, quantizer: Quantizer, prompt: Prompt, store: Store
+) -> Written | None:
+    """Returns what the split wrote before, None where nobody has asked for it."""
+    return store.read(text_key(info, split, quantizer, prompt), Written.from_json)
 
 
 def pass_path(scores: Sequence[Key], device: str, store: Store) -> Path:

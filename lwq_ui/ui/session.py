@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.allocation import Split
 from ..core.schema import Evaluation, ModelInfo, Scores
+from ..core.writing import Written
 from ..engine.checkpoints.source import DEMO
 from ..engine.quantizers import Quantizer
 from ..engine.texts import Text
@@ -60,8 +61,9 @@ class Session:
     a sweep that runs or was stopped. `scores` are those of the model, by scorer, and `level_scores`
     those of a level, by level and scorer.
     `measured` is the split that was evaluated last, `truth` what its weights really took, with the
-    peak of memory. A model that is `streamed` is read from the disk layer by layer. `looked` is a
-    model on the card that is not loaded.
+    peak of memory. `texts` are what models wrote, also unfinished, by the digests of their keys. A
+    model that is `streamed` is read from the disk layer by layer. `looked` is a model on the card
+    that is not loaded.
     """
 
     choice: ModelChoice
@@ -73,6 +75,7 @@ class Session:
     early: tuple[Evaluation, ...] = ()
     measured: Split | None = None
     truth: tuple[Truth, int | None] | None = None
+    texts: Mapping[str, Written] = field(default_factory=dict)
     streamed: bool = False
     looked: Looked | None = None
     forecast: Forecast | None = None

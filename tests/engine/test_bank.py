@@ -30,6 +30,7 @@ from lwq_ui.core.memory import GIB, group_size
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import WeightSpec
 from lwq_ui.core.store import Store
+from lwq_ui.core.writing import Prompt
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks import bank as bank_module
 from lwq_ui.engine.banks.bank import Bank
@@ -232,7 +233,7 @@ def test_the_unquantized_model_is_never_touched(
     tiny.logits(composed, tokens)
     request = Request(tokens[:-1], tokens[1:])
     Sweep(bank, [SPLIT, (4,) * 4], tiny.run()).score([request], "x", divergence=True)
-    written = jobs.generate(loaded, SPLIT, tiny.QUANTO, "The house", 0, 5, run)
+    written = jobs.generate(loaded, SPLIT, tiny.QUANTO, Prompt("The house", 0, 5), run)
     assert len(list(written)) > 1
     assert tiny.state_hash(loaded.model) == content
     assert [type(m) for m in loaded.model.modules()] == kinds

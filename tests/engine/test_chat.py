@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.store import Store
+from lwq_ui.core.writing import Prompt
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.banks.composing import compose
@@ -283,7 +284,7 @@ def test_without_a_template_one_sentence_says_so(loaded: LoadedModel, text: Text
         lambda: jobs.score(loaded, ["zd"], replace(text, chat=True), run),
         lambda: jobs.evaluate(loaded, measurement, run),
         lambda: jobs.forecast(loaded, measurement, run),
-        lambda: list(jobs.generate(loaded, SPLITS[0], tiny.QUANTO, "Hi", 0, 5, run, chat=True)),
+        lambda: list(jobs.generate(loaded, SPLITS[0], tiny.QUANTO, Prompt("Hi", chat=True), run)),
     ):
         with pytest.raises(UserError, match=NO_TEMPLATE):
             ask()
@@ -307,10 +308,13 @@ def test_both_models_answer_the_users_turn(folder: Path, run: Run) -> None:
     asked = "Who sees the river?"
     prompt, room = fit_prompt(loaded, asked, 6, chat=True)
     assert (prompt, room) == (whole_turn(loaded, asked), 6)
-    *_, plain = jobs.generate(loaded, SPLITS[0], tiny.QUANTO, asked, 0, 6, run)
-    *_, answers = jobs.generate(loaded, SPLITS[0], tiny.QUANTO, asked, 0, 6, run, chat=True)
-    written = loaded.tokenizer.decode(prompt)
-    *_, same = jobs.generate(loaded, SPLITS[0], tiny.QUANTO, written, 0, 6, run)
+
+    def write(text: str, chat: bool = False) -> str:
+        *_, last = jobs.generate(loaded, SPLITS[0], tiny.QUANTO, Prompt(text, 0, 6, chat), run)
+        return last.text
+
+    plain, answers = write(asked), write(asked, chat=True)
+    same = write(loaded.tokenizer.decode(prompt))
     assert answers == same != plain
 
 

@@ -14,6 +14,7 @@ import torch
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.store import Store
+from lwq_ui.core.writing import Prompt
 from lwq_ui.engine import jobs
 from lwq_ui.engine.generation import OnlyNumbers, fit_prompt
 from lwq_ui.engine.models.loading import LoadedModel
@@ -23,7 +24,7 @@ PROMPT = "The old man opened the door and looked at the river. "
 
 def written(loaded: LoadedModel, store: Store, prompt: str, most: int) -> list[Any]:
     split = (4,) * loaded.info.num_layers
-    return list(jobs.generate(loaded, split, tiny.QUANTO, prompt, 0, most, tiny.run(store)))
+    return list(jobs.generate(loaded, split, tiny.QUANTO, Prompt(prompt, 0, most), tiny.run(store)))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_writing_has_room(
     if prompt:  # the end of a prompt is what a text goes on from
         assert tokens == loaded.tokenizer(prompt)["input_ids"][-kept:]
     texts = written(loaded, store, prompt, most)
-    assert 1 <= len(texts) <= 2 * room
+    assert 2 <= len(texts) <= 1 + room and {w.room for w in texts} == {room}
 
 
 @pytest.mark.parametrize("config_has", [True, False])

@@ -3,18 +3,21 @@ have, such as a scorer, a quantizer or a task that came later, is computed where
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 
+from lwq_ui.core.choice import Choice
 from lwq_ui.core.curves import alike, all_splits, curves
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store
+from lwq_ui.core.writing import Prompt, Written, splits_to_read
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.checkpoints.source import DEMO, Source
 from lwq_ui.engine.quantizers import quantizer_named
@@ -61,7 +64,7 @@ def evaluations(info: ModelInfo, shipped: Store) -> list[Evaluation]:
 
 
 def test_every_file_is_read(info: ModelInfo, shipped: Store) -> None:
-    readers = {"info": ModelInfo, "scores": Scores, "evaluations": Evaluation}
+    readers = {"info": ModelInfo, "scores": Scores, "evaluations": Evaluation, "texts": Written}
     for kind, record in readers.items():
         files = [*(shipped.root / kind).rglob("*.json")]
         assert files and {path.parent.name for path in files} == {info.fingerprint[:16]}, STALE
@@ -150,6 +153,22 @@ def test_the_papers_figures_are_complete(
         splits = all_splits([*lines, alike(between, n)])
         wanted = {(task, split, family) for task in CURVE_TASKS for split in splits}
         assert wanted <= measured, STALE
+
+
+def test_the_usual_texts_are_there_and_begin_as_fresh_ones(
+    info: ModelInfo, shipped: Store, tmp_path: Path
+) -> None:
+    """Other CPUs round otherwise, and a text goes its own way after one other word."""
+    run, quanto = Run(Settings(cache=tmp_path), Store(tmp_path)), quantizer_named("quanto")
+    loaded = jobs.load(DEMO, "cpu", "auto", run)
+    scores = records.known_scores(info, shipped_calibration(SETTINGS), shipped)
+    split = Choice(info, quanto, (4, 2), scores=scores).split
+    few = replace(Prompt(), tokens=6)
+    for one in ((UNTOUCHED,) * info.num_layers, *splits_to_read(quanto, (4, 2), split)):
+        written = records.written_text(info, one, quanto, Prompt(), shipped)
+        assert written is not None and len(written.text) > 100, STALE
+        *_, fresh = jobs.generate(loaded, one, quanto, few, run)
+        assert written.text.startswith(fresh.text) and fresh.text, STALE
 
 
 def test_shipped_scores_equal_fresh_ones(shipped: Store, tmp_path: Path) -> None:

@@ -26,56 +26,92 @@ from lwq_ui.core.config import parse_config
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import ROOT
-from lwq_ui.engine import jobs
+from lwq_ui.core.writing import Prompt
+from lwq_ui.engine import jobs, records
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.exports.quanto_checkpoint import QuantoCheckpoint
+from lwq_ui.engine.generation import fit_prompt, write_on
 from lwq_ui.engine.models.loading import LoadedModel
 from lwq_ui.engine.quantizers import quantizer_named
 
 PROMPT = "The old house stood at the end of the lane, and"
+UNTOUCHED = (16,) * 4
 
 
-def write(loaded: LoadedModel, run: Run, split: Any, seed: int) -> list[Any]:
-    return list(jobs.generate(loaded, split, tiny.QUANTO, PROMPT, seed, 12, run))
+def write(loaded: LoadedModel, run: Run, split: Any, seed: int = 1, most: int = 12) -> list[str]:
+    prompt = Prompt(PROMPT, seed, most)
+    return [w.text for w in jobs.generate(loaded, split, tiny.QUANTO, prompt, run)]
 
 
-def test_writing_repeats_itself(loaded: LoadedModel, run: Run) -> None:
-    split = (2, 2, 2, 2)
-    first = write(loaded, run, split, 1)
-    assert write(loaded, run, split, 1)[-1] == first[-1]
-    assert write(loaded, run, split, 2)[-1] != first[-1]
-    ours, theirs = first[-1]
-    assert ours and theirs and ours != theirs
+def test_a_text_grows_and_is_answered_from_the_store(loaded: LoadedModel, run: Run) -> None:
+    first = write(loaded, run, (2, 2, 2, 2))
+    assert len(first) == 13 and first[-1] == first[-2]  # one for each token, and the whole
     for earlier, later in itertools.pairwise(first):
-        assert all(len(b) >= len(a) for a, b in zip(earlier, later, strict=True))
-    assert len(first) == 24  # one for each token of each model
+        assert len(later) >= len(earlier)
+    assert write(loaded, run, (2, 2, 2, 2)) == write(loaded, run, (2.0,) * 4) == first[-1:]
 
 
-def test_the_unquantized_split_writes_the_same(loaded: LoadedModel, run: Run) -> None:
+def test_a_stored_text_is_what_is_written_anew(loaded: LoadedModel, run: Run) -> None:
+    for split in (UNTOUCHED, SPLITS[0]):
+        *_, stored = write(loaded, run, split)
+        *_, anew = write(loaded, elsewhere(run, f"other-{split[0]}"), split)
+        assert stored == anew and write(loaded, run, split) == [stored]
+
+
+def test_whatever_a_text_depends_on_is_in_its_key(
+    loaded: LoadedModel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, asked, groups = loaded.info, Prompt(PROMPT, 1, 12), quantizer_named("quanto:group=32")
+    prompts = [asked, *(replace(asked, **{k: v}) for k, v in OTHER.items())]
+    keys = [records.text_key(info, SPLITS[0], tiny.QUANTO, prompt) for prompt in prompts]
+    keys.append(records.text_key(info, SPLITS[1], tiny.QUANTO, asked))
+    keys.append(records.text_key(info, SPLITS[0], groups, asked))
+    keys.append(records.text_key(replace(info, dtype="float16"), SPLITS[0], tiny.QUANTO, asked))
+    keys.append(records.text_key(replace(info, fingerprint="0"), SPLITS[0], tiny.QUANTO, asked))
+    monkeypatch.setattr(records, "versions", lambda *names: dict.fromkeys(names, "0"))
+    keys.append(records.text_key(info, SPLITS[0], tiny.QUANTO, asked))
+    assert len({key.digest for key in keys}) == len(keys)
+    untouched = {records.text_key(info, UNTOUCHED, q, asked).digest for q in (groups, tiny.QUANTO)}
+    assert len(untouched) == 1
+
+
+OTHER: dict[str, Any] = {"text": "The", "seed": 2, "tokens": 13, "chat": True}
+
+
+def test_another_seed_writes_another_text(loaded: LoadedModel, run: Run) -> None:
+    texts = {
+        write(loaded, run, split, seed)[-1] for split in (UNTOUCHED, (2,) * 4) for seed in (1, 2)
+    }
+    assert len(texts) == 4 and all(texts)
+
+
+def test_models_meet_the_same_random_numbers(loaded: LoadedModel, run: Run) -> None:
+    """An untouched model that is composed writes what the loaded one does."""
+    tokens, room = fit_prompt(loaded, PROMPT, 12)
     for seed in (0, 3):
-        a, b = write(loaded, run, (16,) * 4, seed)[-1]
-        assert a == b and len(a) > 10
+        *_, text = write_on(loaded.model, loaded, tokens, seed, room, run)
+        assert write(loaded, run, UNTOUCHED, seed)[-1] == text and len(text) > 10
 
 
-def test_writing_stops(loaded: LoadedModel, run: Run) -> None:
+def test_writing_stops_and_stores_no_half_text(loaded: LoadedModel, run: Run) -> None:
     stop = Event()
     seen = 0
+    prompt = Prompt(PROMPT, 0, 110)
     with pytest.raises(Stopped):
-        for _ in jobs.generate(
-            loaded, SPLITS[0], tiny.QUANTO, PROMPT, 0, 110, replace(run, stop=stop)
-        ):
+        for _ in jobs.generate(loaded, SPLITS[0], tiny.QUANTO, prompt, replace(run, stop=stop)):
             seen += 1
             if seen == 4:
                 stop.set()
     assert seen < 40
-    assert write(loaded, run, SPLITS[0], 0)
+    assert records.written_text(loaded.info, SPLITS[0], tiny.QUANTO, prompt, run.store) is None
+    assert len(write(loaded, run, SPLITS[0], 0, 110)) == 111
 
 
 @pytest.mark.parametrize("prompt", ["", "word " * 400])
 def test_any_prompt_can_be_written_on(prompt: str, loaded: LoadedModel, run: Run) -> None:
-    texts = list(jobs.generate(loaded, SPLITS[0], tiny.QUANTO, prompt, 0, 5, run))
-    assert len(texts) == 10
+    asked = Prompt(prompt, 0, 5)
+    assert len(list(jobs.generate(loaded, SPLITS[0], tiny.QUANTO, asked, run))) == 6
 
 
 # optimum-quanto unpacks with a kernel that it compiles for half a minute at first use; the same in

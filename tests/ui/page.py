@@ -239,6 +239,11 @@ def read_results(page) -> list[list[str]]:
     )
 
 
+def read_texts(page) -> list[str]:
+    """What "Write something" shows, the original's text first."""
+    return page.locator("#texts section p").evaluate_all("all => all.map(p => p.textContent)")
+
+
 def read_points(page) -> list[list[float]]:
     """[average bits, value] of everything on the chart but bands and the ring."""
     return page.evaluate(

@@ -1,4 +1,4 @@
-"""Configs: downloaded, loaded in another browser, and refused; and what a split writes."""
+"""Configs: downloaded, loaded in another browser, and refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from lwq_ui.engine.quantizers import quantizer_named
 pytest.importorskip("gradio")
 
 from page import (
-    WAIT,
     choose,
     export,
     load_config,
-    open_tab,
     pick,
     pin,
     read_pins,
@@ -25,11 +23,8 @@ from page import (
     read_total,
     to_position,
     wait_for_alert,
-    wait_for_job,
     wait_for_status,
 )
-
-from lwq_ui.ui.panels.write import PROMPT
 
 pytestmark = pytest.mark.browser
 
@@ -137,39 +132,3 @@ def test_a_config_whose_model_lies_elsewhere_says_so(page):
         in wait_for_alert(page)
     )
     assert page.inner_text("#card b") == "demo"
-
-
-def test_both_models_write_and_the_same_seed_writes_the_same(page):
-    open_tab(page, "Write something")
-    page.locator("#length input[type=number]").fill("40")
-    page.locator("#length input[type=number]").press("Tab")
-    texts = "['original', 'quantized'].map(n => document.querySelector(`#${n} textarea`).value)"
-    page.click("#write")
-    page.wait_for_function(  # both grow while the job still runs
-        f"prompt => document.querySelector('#status progress') && "
-        f"{texts}.every(t => t.length > prompt.length)",
-        arg=PROMPT,
-        timeout=WAIT,
-    )
-    early = page.evaluate(texts)
-    wait_for_status(page, "^Written")
-    first = page.evaluate(texts)
-    pairs = list(zip(early, first, strict=True))
-    assert all(a.startswith(PROMPT) and b.startswith(a[:-8]) for a, b in pairs)
-    assert any(len(b) > len(a) for a, b in pairs)
-    assert "3.00 bits" in page.inner_text("#quantized")
-
-    page.locator("#write-seed input").fill("2")
-    page.locator("#write-seed input").press("Tab")
-    again(page)
-    assert page.evaluate(texts) != first
-    page.locator("#write-seed input").fill("1")
-    page.locator("#write-seed input").press("Tab")
-    again(page)
-    assert page.evaluate(texts) == first
-
-
-def again(page):
-    page.click("#write")
-    wait_for_job(page, ".")
-    wait_for_status(page, "^Written")

@@ -22,6 +22,7 @@ from page import (
     read_pins,
     read_results,
     read_split,
+    read_texts,
     save_llama,
     settle,
     wait_for_alert,
@@ -29,7 +30,7 @@ from page import (
     wait_until,
 )
 
-from lwq_ui.ui.panels.write import PROMPT
+from lwq_ui.core.writing import Prompt
 
 pytestmark = pytest.mark.browser
 
@@ -143,8 +144,13 @@ def test_a_model_that_does_not_fit_is_read_layer_by_layer(world, page, monkeypat
     page.locator("#length input[type=number]").press("Tab")
     page.click("#write")
     wait_for_status(page, "^Written")
-    texts = [page.input_value(f"#{name} textarea") for name in ("original", "quantized")]
-    assert texts[0] == TOO_LARGE and texts[1].startswith(PROMPT) and len(texts[1]) > len(PROMPT)
+    texts = read_texts(page)
+    assert texts[0] == TOO_LARGE and len(texts) == 4
+    assert all(text.startswith(PROMPT) and len(text) > len(PROMPT) for text in texts[1:])
+    assert page.locator("#texts mark").count() == 0  # there is nothing to differ from
+
+
+PROMPT = Prompt().text
 
 
 def test_another_model_and_ones_own_calibration_text(world, page, tiny):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,6 +13,9 @@ from ...core.config import Config, format_config
 from ...core.cost import model_cost
 from ...core.outputs import check_folder, new_folder, unwritable
 from ...core.run import Run
+from ...core.schema import split_name
+from ...core.writing import Prompt, Written
+from .. import records
 from ..banks.composing import compose
 from ..configs import check_fingerprint, quantizer_of
 from ..exports import model_export
@@ -38,30 +41,30 @@ def truth(loaded: LoadedModel, split: Split, quantizer: Quantizer, run: Run) -> 
 
 
 def generate(
-    loaded: LoadedModel,
-    split: Split,
-    quantizer: Quantizer,
-    prompt: str,
-    seed: int,
-    max_tokens: int,
-    run: Run,
-    chat: bool = False,
-) -> Iterator[tuple[str, str]]:
-    """Yields what the unquantized and the quantized model have written, as either goes on.
+    loaded: LoadedModel, split: Split, quantizer: Quantizer, prompt: Prompt, run: Run
+) -> Iterator[Written]:
+    """Yields what the model at this split has written so far, the last time as a whole.
 
-    With `chat`, the prompt is the user's turn in the chat template, and both answer it. An
-    unquantized model that is streamed does not fit into memory and writes nothing.
+    What was written before comes from the store, at once. Raises UserError where a streamed model
+    has no room in memory at this split.
     """
     loaded.walk.source.check_unchanged()
-    tokens, most = fit_prompt(loaded, prompt, max_tokens, chat)
+    if stored := records.written_text(loaded.info, split, quantizer, prompt, run.store):
+        yield stored
+        return
+    tokens, room = fit_prompt(loaded, prompt.text, prompt.tokens, prompt.chat)
     bank = bank_of(loaded, quantizer, run.store)
     bank.fill([split], run)
-    quantized = compose(bank, split, run)
-    run.progress("Writing", None)
-    writing = [quantized] if loaded.streamed else [loaded.model, quantized]
-    for texts in write_on(writing, loaded, tokens, seed, most, run):
-        yield "" if loaded.streamed else texts[0], texts[-1]
+    model = compose(bank, split, run)
+    run.progress(f"Writing, {split_name(split)}", None)
+    written = Written("", room)
+    for text in write_on(model, loaded, tokens, prompt.seed, room, run):
+        written = replace(written, text=text)
+        yield written
     run.check()
+    key = records.text_key(loaded.info, split, quantizer, prompt)
+    run.store.write(key, written.to_json())
+    yield written
 
 
 def quantize(loaded: LoadedModel, config: Config, out: Path, run: Run) -> Path:

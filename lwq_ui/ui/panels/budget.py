@@ -44,8 +44,9 @@ class BudgetPanel(Panel):
 
     def wire(self) -> None:
         # They are events because heatmap.js names them.
-        self.events.on(self.bar.pin, draws=["budget", "memory", "evaluate", "compare", "sizes"])
-        self.events.on(self.bar.move, draws=["evaluate", "compare"], chosen=False)
+        of_split = ["evaluate", "compare", "write"]
+        self.events.on(self.bar.pin, draws=["budget", "memory", "sizes", *of_split])
+        self.events.on(self.bar.move, draws=of_split, chosen=False)
         self.events.on(self.bar.settle, lambda s: None, draws=[])
 
 
