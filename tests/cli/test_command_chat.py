@@ -65,6 +65,24 @@ def test_a_sweep_is_stored_apart(run: Run, model: str) -> None:
     assert run(*sweep) == plain
 
 
+def test_a_quantizer_calibrates_on_turns_wherever_its_config_goes(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All layers but the first stay as they are: packing it is quick."""
+    pins = [argument for layer in range(1, 24) for argument in ("--pin", f"{layer}=16")]
+    split = ["split", model, "--ordering", "first", "--low-layers", "1", *pins]
+    split += ["--quantizer", "spqr:documents=1,tokens=64"]
+    figures = []
+    for k, flags in enumerate(([], ["--chat-template"])):
+        path = tmp_path / f"{k}.json"
+        config = run(*split, *flags)
+        path.write_text(json.dumps(config))
+        assert ("as chat turns" in config["quantizer"]["name"]) == bool(flags)
+        monkeypatch.setenv("LWQ_CACHE_DIR", str(tmp_path / f"cache {k}"))
+        figures.append(run("evaluate", str(path), "--task", "perplexity", "--limit", "2"))
+    assert figures[0]["metrics"] != figures[1]["metrics"]
+
+
 def test_a_model_without_a_template_is_named(failing: Run, config: Path) -> None:
     said = (
         "The tokenizer of 'demo' has no chat template. Choose a model that was trained to chat, or "

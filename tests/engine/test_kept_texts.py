@@ -56,6 +56,18 @@ def another_process() -> Iterator[Callable[[], None]]:
     yield kept_texts._given.clear
 
 
+def test_the_shipped_text_as_turns_is_at_hand_in_any_cache(run: Run) -> None:
+    turns = replace(SHIPPED, chat=True)
+    reference = keep_text(turns, run.store)
+    assert reference.startswith("shipped calibration text as chat turns~50~")
+    assert not run.store.root.exists()
+    assert kept_text(reference, run.store) == turns
+    chosen, plain = quantizer_named(f"spqr:documents=3,text={reference}"), quantizer_named("spqr")
+    assert chosen.missing_text(run.store) == ""
+    assert chosen != plain and chosen.to_json()["options"]["documents"] == 3
+    assert chosen.to_json()["options"]["text"] != plain.to_json()["options"]["text"]
+
+
 def test_the_shipped_text_leaves_names_and_keys_as_they_were(run: Run) -> None:
     reference = keep_text(SHIPPED, run.store)
     assert reference == "" and not run.store.root.exists()
