@@ -220,7 +220,7 @@ def test_another_model_is_fitted_into_the_same_card(tmp_path):
     v |= {p.context: 8192, p.into: EIGHT}
     before = do.situation({**v, do.strip.session: session(model(max_tokens=8192))})
     info = model(max_tokens=4096)
-    arrived = Arrived(ModelChoice("other"), info, False, None, {})
+    arrived = Arrived(ModelChoice("other"), info, False, None, {}, calibration="")
     other = session(info).wanting(**arrived.controls(before))
     v[do.strip.session] = other
     shown = do.draw(do.situation(v), after_job=True)
