@@ -14,6 +14,7 @@ from page import (
     load_model,
     measure_only,
     open_tab,
+    pick,
     read_results,
     read_texts,
     save_llama,
@@ -116,6 +117,22 @@ def test_a_model_with_a_template_is_measured_with_and_without_it(page, chatting)
     page.click(SWITCH)
     wait_for_status(page, "^Scored")
     assert read_results(page) == chat
+
+
+@pytest.mark.browser
+def test_quantizers_calibrate_on_turns_too(page, chatting):
+    load_model(page, chatting)
+    wait_for_status(page, "is loaded and scored")
+    pick(page, "#quantizer", "SpQR-like (3 bits, outliers)")
+    settle(page)
+    assert "50 documents of the shipped text" in page.inner_text("#packing")
+    page.click(SWITCH)
+    wait_for_status(page, "^Scored")
+    turns = "50 documents of shipped calibration text as chat turns"
+    assert turns in page.inner_text("#packing")
+    page.click(SWITCH)
+    wait_for_status(page, "^Scored")
+    assert "50 documents of the shipped text" in page.inner_text("#packing")
 
 
 @pytest.mark.browser
