@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..core.settings import ASSETS
@@ -21,7 +22,10 @@ DIGITS = 16  # of the digest's 64
 REFERENCE = re.compile(rf"([^,:=~()\x00-\x1f]{{1,60}})~([1-9]\d{{0,5}})~([0-9a-f]{{{DIGITS}}})")
 MARKS = re.compile(r"[,:=~()\x00-\x1f]+")  # what has a meaning in a quantizer's name or title
 
-_given: dict[tuple[Path, str], Text] = {}  # those of this process, also where no cache is written
+MOST_GIVEN = 32  # texts in memory, a megabyte each at most
+
+_given: dict[tuple[Path, str], Text] = {}  # those used last, also where no cache can be written
+_lock = Lock()
 
 
 def keep_text(text: Text, store: Store) -> str:
@@ -37,7 +41,7 @@ def keep_text(text: Text, store: Store) -> str:
     if kept_text(f"{name}~1~{digest}", store) is None:
         value = {"name": text.name, "documents": list(text.documents), "chat": text.chat}
         store.write(text_key(digest), value)
-    _given[store.root, digest] = text
+    remember(store, text)
     return f"{name}~{len(text.documents)}~{digest}"
 
 
@@ -46,7 +50,20 @@ def kept_text(reference: str, store: Store) -> Text | None:
     digest = split_reference(reference)[2]
     if digest == shipped_turns().digest[:DIGITS]:
         return shipped_turns()
-    return _given.get((store.root, digest)) or store.read(text_key(digest), text_from_json)
+    text = _given.get((store.root, digest)) or store.read(text_key(digest), text_from_json)
+    if text:
+        remember(store, text)
+    return text
+
+
+def remember(store: Store, text: Text) -> None:
+    """Holds the text in memory, as the one that was used last."""
+    place = (store.root, text.digest[:DIGITS])
+    with _lock:
+        _given.pop(place, None)
+        _given[place] = text
+        while len(_given) > MOST_GIVEN:
+            del _given[next(iter(_given))]
 
 
 @functools.cache

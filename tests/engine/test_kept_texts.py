@@ -140,6 +140,14 @@ def test_a_cache_that_cannot_be_written_keeps_it_for_the_process(tmp_path: Path)
     assert kept_text(keep_text(OWN, store), store) == OWN
 
 
+def test_no_more_texts_are_in_memory_than_there_is_room_for(run: Run) -> None:
+    texts = [Text("x", (f"Document {i}.",)) for i in range(kept_texts.MOST_GIVEN + 2)]
+    references = [keep_text(text, run.store) for text in texts]
+    assert len(kept_texts._given) == kept_texts.MOST_GIVEN
+    assert [kept_text(reference, run.store) for reference in references] == texts  # from the disk
+    assert len(kept_texts._given) == kept_texts.MOST_GIVEN
+
+
 Packed = dict[tuple[int, str, str], torch.Tensor]  # by layer, weight and part
 
 

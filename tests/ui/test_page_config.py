@@ -16,6 +16,7 @@ from page import (
     choose,
     export,
     load_config,
+    open_tab,
     pick,
     pin,
     read_pins,
@@ -132,3 +133,34 @@ def test_a_config_whose_model_lies_elsewhere_says_so(page):
         in wait_for_alert(page)
     )
     assert page.inner_text("#card b") == "demo"
+
+
+def test_a_config_whose_calibration_text_is_not_here_says_so(world, page):
+    _, data = export(page)
+    bits = [3.945] * world.info.num_layers
+    own = quantizer_named("spqr:text=gone.txt~3~0123456789abcdef")
+    cost = model_cost(world.info, own)
+    data |= {
+        "quantizer": own.to_json(),
+        "levels": [3.945, 3.657],
+        "bits_per_layer": bits,
+        "pinned": {},
+        "average_bits": 3.945,
+        "budget_bytes": cost.total(bits),
+        "bytes": {
+            "layers": cost.layer_bytes(bits),
+            "rest": cost.rest_bytes,
+            "total": cost.total(bits),
+        },
+    }
+    missing = "The text 'gone.txt', which SpQR-like (3 bits, outliers) calibrates on, is not in "
+    load_config(page, data)
+    assert missing in wait_for_status(page, "^The config is loaded")
+    page.wait_for_function(
+        "text => document.querySelector('#packing').innerText.includes(text)", arg=missing
+    )
+    assert read_split(page) == tuple(bits)
+    open_tab(page, "Evaluate")
+    page.click("#evaluate")
+    assert wait_for_alert(page).startswith(missing)
+    assert export(page)[1]["quantizer"] == data["quantizer"]
