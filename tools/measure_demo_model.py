@@ -98,7 +98,7 @@ def accuracies(model: Any, tokenizer: Any, pairs: Path) -> list[Row]:
             continue
         report = evaluate(lm, task.load())
         result, samples = report["results"][task.name], report["samples"][task.name]
-        for spec in task.config["metric_list"]:
+        for spec in task.definition.config["metric_list"]:
             metric, name = spec["metric"], f"`{task.name}`, {spec['metric']} ({len(samples)} items)"
             if spec["aggregation"] == "mean":
                 found.append(mean(name, [sample[metric] for sample in samples]))
