@@ -24,7 +24,8 @@ from torch import Tensor
 
 from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import Stopped, UserError
-from lwq_ui.core.schema import WeightSpec
+from lwq_ui.core.run import Run
+from lwq_ui.core.schema import ModelInfo, WeightSpec
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.banks.composing import compose
 from lwq_ui.engine.checkpoints.source import Source
@@ -259,33 +260,38 @@ def workers() -> list[psutil.Process]:
 
 
 def test_killed_stopped_and_continued_is_what_it_would_have_been(
-    bank: Bank, loaded: LoadedModel, tmp_path: Path
+    bank: Bank, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def at(layer: int, act: Callable[[], Any]) -> Callable[[str, float | None], None]:
-        def progress(what: str, done: float | None) -> None:
-            if what.startswith("GPTQ at 4 bits"):
-                seen.append(what.partition("layer ")[2])
-            if f"layer {layer + 1} of" in what:
-                act()
+    wait_for = gptq.wait_for
 
-        return progress
+    def waiting(packed: Path, process: Any, layer: int, info: ModelInfo, run: Run) -> None:
+        """Kills the first process at layer 1, and stops the second at layer 2. However far the
+        process was ahead by then, its layer is lost."""
+        if layer == len(ended):
+            process.kill()
+            process.wait()
+            packed.unlink(missing_ok=True)
+            if layer == 2:
+                stop.set()
+            ended.append(layer)
+        wait_for(packed, process, layer, info, run)
 
-    seen: list[str] = []
-    stop = Event()
+    def progress(what: str, done: float | None) -> None:
+        if what.startswith("GPTQ at 4 bits"):
+            seen.append(what.partition("layer ")[2])
+
+    monkeypatch.setattr(gptq, "wait_for", waiting)
+    ended, stop, seen = [0], Event(), list[str]()
     split = [(4,) * 3]
     with pytest.raises(UserError, match="memory was not enough for GPTQ at layer 1"):
         first = Bank(loaded, quantizer_named(NAME), tmp_path)
-        first.fill(
-            split, tiny.run(progress=at(1, lambda: [p.kill() for p in workers()]), stop=stop)
-        )
+        first.fill(split, tiny.run(progress=progress, stop=stop))
     assert [Bank(loaded, first.quantizer, tmp_path).has(i, 4) for i in range(3)] == [1, 0, 0]
     with pytest.raises(Stopped):
-        Bank(loaded, first.quantizer, tmp_path).fill(
-            split, tiny.run(progress=at(2, stop.set), stop=stop)
-        )
+        Bank(loaded, first.quantizer, tmp_path).fill(split, tiny.run(progress=progress, stop=stop))
     assert [Bank(loaded, first.quantizer, tmp_path).has(i, 4) for i in range(3)] == [1, 1, 0]
     assert workers() == []
-    Bank(loaded, first.quantizer, tmp_path).fill(split, tiny.run(progress=at(9, stop.set)))
+    Bank(loaded, first.quantizer, tmp_path).fill(split, tiny.run(progress=progress))
     assert seen == ["1 of 3", "2 of 3", "2 of 3", "3 of 3", "3 of 3"]
     again = Bank(loaded, first.quantizer, tmp_path)
     for layer in range(3):
