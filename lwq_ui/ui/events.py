@@ -17,6 +17,7 @@ from .session import Session
 from .situation import Controls, Situation
 from .status import status_html
 from .strip import Strip, Updates, Values
+from .turns import Turns
 from .values import check
 from .worker import Job, unexpected
 
@@ -74,6 +75,7 @@ class Events:
         self.server = server
         self.strip = Strip(server)
         self.demo: Any = None
+        self.turns = Turns()
         self.panels: dict[str, Any] = {}
         self._jobs: list[Any] = []
 
@@ -93,18 +95,28 @@ class Events:
             controls = replace(said, **wanted.controls)
         return Situation(session, controls, said, v, self.server.tasks, self.server.devices)
 
-    def draw(self, s: Situation, draws: Draws = None, after_job: bool = False) -> Updates:
-        """Returns what panels show. Nothing is drawn of a model while there is none."""
-        panels: list[DrawnPanel] = [
-            self.panels[n] for n in (self.panels if draws is None else draws)
-        ]
-        shown: Updates = {self.strip.applied: s.session.wanted} if draws is None else {}
-        for panel in panels:
-            merge(shown, panel.set_controls(s))
+    def draw(
+        self,
+        s: Situation,
+        draws: Draws = None,
+        after_job: bool = False,
+        is_newest: Callable[[str], bool] = lambda name: True,
+    ) -> Updates:
+        """Returns what panels show. Nothing is drawn of a model while there is none. A panel that a
+        newer event has drawn meanwhile stays as it is, unless this one sets controls."""
+        names = list(self.panels) if draws is None else list(draws)
+        drawn: dict[str, Updates] = {}
+        for name in names:
+            panel: DrawnPanel = self.panels[name]
+            drawn[name] = dict(panel.set_controls(s))
             if s.session.info:
-                merge(shown, panel.draw(s))
+                merge(drawn[name], panel.draw(s))
+        shown: Updates = {self.strip.applied: s.session.wanted} if draws is None else {}
+        for name in names:
+            if is_newest(name) or s.controls != s.said:
+                merge(shown, drawn[name])
             if after_job:
-                merge(shown, panel.draw_after_job(s))
+                merge(shown, self.panels[name].draw_after_job(s))
         return shown
 
     # ---- at once
@@ -147,11 +159,17 @@ class Events:
         strip = self.strip
 
         def run(v: Values, request: gr.Request) -> Updates:
-            began, user = time.monotonic(), user_of(request)
+            began, user, turn = time.monotonic(), user_of(request), self.turns.begin()
+            draw = partial(
+                self.draw,
+                draws=draws,
+                after_job=after_job,
+                is_newest=lambda name: self.turns.is_newest(user, name, turn),
+            )
             try:
                 check(v)
                 s = self.situation(v)
-                shown = self._shown(s, handler(s), draws, after_job, user)
+                shown = self._shown(s, handler(s), draw, user)
             except UserError as e:
                 return strip.fail(e, user) | (failing or {})
             except Exception as e:
@@ -166,7 +184,11 @@ class Events:
         return run
 
     def _shown(
-        self, s: Situation, answer: Answer | None, draws: Draws, after_job: bool, user: str
+        self,
+        s: Situation,
+        answer: Answer | None,
+        draw: Callable[[Situation], Updates],
+        user: str,
     ) -> Updates:
         if answer is None:
             return {}
@@ -176,7 +198,7 @@ class Events:
         if answer.controls is not None:
             s = replace(s, controls=answer.controls)
         if answer.drawn:
-            merge(shown, self.draw(s, draws, after_job))
+            merge(shown, draw(s))
         merge(shown, answer.updates)
         if answer.message:
             shown[self.strip.status] = status_html(answer.message)
@@ -249,6 +271,7 @@ class Events:
         self.server.worker.stop(user_of(request))
         self.server.shelf.leave(user_of(request))
         self.strip.forget(user_of(request))
+        self.turns.forget(user_of(request))
 
 
 def refreshed(s: Situation) -> Answer:

@@ -242,6 +242,25 @@ def test_a_success_that_began_before_an_error_leaves_it(world, do):
     assert do.answer(slow)(v, bob)[p.strip.error] == ""  # another's
 
 
+def test_an_event_that_began_earlier_draws_over_no_later_one(world, do):
+    """A slow answer holds what the controls said when it began. What it sets is shown all the
+    same."""
+    p, v = world.parts, world.values
+    later = {**v, p.compare.versus: "quantizers"}
+    redraw = do.answer(lambda s: Answer(), ["compare", "sizes"])
+
+    def slow(s, **controls):
+        assert p.compare.comparison in do.answer(lambda s: Answer(), ["compare"])(later, ANN)
+        return Answer(s.changed(**controls).controls if controls else None)
+
+    shown = do.answer(slow, ["compare", "sizes"])(v, ANN)
+    assert p.compare.comparison not in shown and p.sizes.sizes in shown
+    bob = SimpleNamespace(session_hash="bob")
+    assert p.compare.comparison in do.answer(slow, ["compare"])(v, bob)  # another's page
+    assert p.compare.comparison in do.answer(partial(slow, seed=3), ["compare"])(v, ANN)
+    assert p.compare.comparison in redraw(v, ANN)
+
+
 def test_a_job_neither_hides_an_error_nor_takes_its_place(world, do, monkeypatch):
     p, v = world.parts, world.values
     assert p.strip.status in do.strip.fail(UserError("It failed."), "ann")
