@@ -25,7 +25,7 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Store
 from lwq_ui.engine.batches.padded import batch_tokens, batches
-from lwq_ui.engine.checkpoints.source import find
+from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.layers import layer_weights
 from lwq_ui.engine.models.loading import LoadedModel

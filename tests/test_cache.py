@@ -22,10 +22,11 @@ from lwq_ui.core.schema import Evaluation, Metric, ModelInfo, Scores
 from lwq_ui.core.settings import ROOT, Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.engine import jobs, records
+from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.checkpoints.fingerprint import FileHashes
 from lwq_ui.engine.checkpoints.headers import Entry, Headers
 from lwq_ui.engine.checkpoints.hub import HubFile
-from lwq_ui.engine.checkpoints.source import Source, find, listed
+from lwq_ui.engine.checkpoints.source import Source, listed
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import Text, shipped_calibration

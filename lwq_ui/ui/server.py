@@ -13,7 +13,8 @@ from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.settings import Settings
 from ..core.store import Store
 from ..engine import records
-from ..engine.checkpoints.source import DEMO, find
+from ..engine.checkpoints.finding import find
+from ..engine.checkpoints.hub import DEMO
 from ..engine.quantizers import quantizer_named
 from ..engine.tasks import own_tasks, tasks
 from ..engine.tasks.base import Task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.allocation import Split
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.writing import Written
-from ..engine.checkpoints.source import DEMO
+from ..engine.checkpoints.hub import DEMO
 from ..engine.quantizers import Quantizer
 from ..engine.texts import Text
 

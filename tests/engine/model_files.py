@@ -16,7 +16,8 @@ import tiny
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.run import silent
 from lwq_ui.core.settings import Settings
-from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.checkpoints.finding import find
+from lwq_ui.engine.checkpoints.source import Source
 
 SETTINGS = Settings(cache=Path("unused"))
 

@@ -27,7 +27,8 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.engine import jobs
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.banks.composing import compose
-from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.checkpoints.finding import find
+from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.description import describe

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.memory import format_gib
 from lwq_ui.engine.checkpoints import source as sources
+from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.checkpoints.headers import local_headers
-from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.loading import load
 

@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 import lwq_ui.engine.checkpoints.search as searching
+from lwq_ui.engine.checkpoints.finding import HUB_ID
 from lwq_ui.engine.checkpoints.search import CURATED, FoundModel, search
-from lwq_ui.engine.checkpoints.source import HUB_ID
 
 # As the Hub sends them, cut to what matters.
 MODELS: list[dict[str, Any]] = [

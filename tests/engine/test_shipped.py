@@ -19,7 +19,8 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.core.writing import Prompt, Written, splits_to_read
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.checkpoints.source import DEMO, Source
+from lwq_ui.engine.checkpoints.hub import DEMO
+from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
 from lwq_ui.engine.texts import shipped_calibration

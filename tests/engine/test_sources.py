@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.settings import ROOT
+from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.checkpoints.headers import local_headers
 from lwq_ui.engine.checkpoints.quantized import QUANTIZED_FILES
-from lwq_ui.engine.checkpoints.source import Source, find
+from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.loading import load
 

@@ -3,7 +3,7 @@ them. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -51,8 +51,12 @@ def hub_errors(model_id: str) -> Iterator[None]:
         raise UserError(f"'{model_id}' could not be downloaded: {cause}.") from e
 
 
-def unreachable(model_id: str) -> UserError:
-    return UserError(
+class Unreachable(UserError):
+    """The Hub cannot be asked for what is not on this disk."""
+
+
+def unreachable(model_id: str) -> Unreachable:
+    return Unreachable(
         f"'{model_id}' is not on this disk and Hugging Face cannot be reached. Check the "
         "network, or give the path of a folder."
     )
@@ -67,8 +71,10 @@ class HubFile:
     hash: str
 
 
-def possible_weights(model_id: str, revision: str) -> dict[str, HubFile]:
-    """Returns all files of the formats that weights come in, by path. Raises what huggingface_hub
+def possible_weights(
+    model_id: str, revision: str, patterns: Sequence[str] = WEIGHTS
+) -> dict[str, HubFile]:
+    """Returns all files of these names, which weights come in, by path. Raises what huggingface_hub
     raises."""
     from huggingface_hub import HfApi
 
@@ -76,7 +82,7 @@ def possible_weights(model_id: str, revision: str) -> dict[str, HubFile]:
     return {
         f.rfilename: HubFile(f.rfilename, f.size or 0, f.lfs.sha256 if f.lfs else f.blob_id or "")
         for f in info.siblings or ()
-        if any(fnmatch(f.rfilename, pattern) for pattern in WEIGHTS)
+        if any(fnmatch(f.rfilename, pattern) for pattern in patterns)
     }
 
 

@@ -1,4 +1,4 @@
-"""Where a model comes from: the demo, a local folder or the Hub; and what its files hash to.
+"""A model in transformers' format, in a local folder or on the Hub; and what its files hash to.
 
 Imports no torch, so that the page can look a model's results up before torch is loaded.
 """
@@ -6,10 +6,9 @@ Imports no torch, so that the page can look a model's results up before torch is
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from glob import escape
@@ -25,11 +24,10 @@ from ...core.typed import typed
 from ..bars import reporting_bar
 from .fingerprint import HASHES, FileHashes, stamp
 from .headers import Headers, hub_headers, local_headers
-from .hub import DEMO, HubFile, fetch_range, hub_errors, possible_weights, unreachable
+from .hub import HubFile, fetch_range, hub_errors, possible_weights, unreachable
 from .quantized import QUANTIZED_FILES, refuse_quantized
 from .weight_files import check_present, is_safe, on_disk, weight_files
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 READ = (
     "config.json",
     "generation_config.json",
@@ -60,6 +58,10 @@ of one of them may change every result."""
 DESCRIPTION = [*READ, *QUANTIZED_FILES, "*.index.json"]  # everything but the weights
 
 LONGEST_NAME = 200  # characters of a name that a sentence repeats
+
+
+class NoConfig(UserError):
+    """A repository of the Hub has no config.json."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,15 @@ class Source:
 
         return check
 
+    def description_folder(self) -> Path:
+        """Returns where the config and the tokenizer lie."""
+        return self.folder
+
+    def quantized_as(self) -> str | None:
+        """Returns what the weights were quantized as before, such as 'Q4_1'; None for 16 bits and
+        more."""
+        return None
+
     def is_hashed(self) -> bool:
         """Whether the fingerprint can be had without reading large files."""
         store = self._store
@@ -195,52 +206,6 @@ def files_beside_weights(folder: Path) -> list[Path]:
     """Returns the files of a folder that `READ` names, sorted by name."""
     named = {p for pattern in READ for p in folder.glob(pattern) if p.is_file()}
     return sorted((p for p in named if p.name[0] != "."), key=lambda p: p.name)
-
-
-def find(model_id: str, run: Run, *, weights: bool = True) -> Source:
-    """Returns the files of a model, downloaded where it is a Hub id.
-
-    `weights=False` leaves the weights out, which is enough to describe a model. Raises Stopped, and
-    UserError with the cause and the way out.
-    """
-    model_id = model_id.strip()
-    if not model_id:
-        raise UserError("Name a model: a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder.")
-    if model_id == DEMO:
-        return Source(DEMO, run.settings.demo_model)
-    if (folder := folder_of(model_id)) is not None:
-        return local_source(model_id, folder, run.settings, weights)
-    named = HUB_ID.fullmatch(model_id) and len(model_id) <= LONGEST_NAME
-    if not named or model_id.startswith("."):
-        raise UserError(
-            f"There is no folder '{printable(model_id)}', and it is not a Hugging Face id of the "
-            "form owner/name."
-        )
-    return hub_source(model_id, run, weights)
-
-
-def folder_of(model_id: str) -> Path | None:
-    """Returns the folder of this name, or None. Raises UserError where it cannot be looked into."""
-    try:
-        folder = Path(model_id).expanduser()
-        if not folder.is_dir():
-            return None
-        next(folder.iterdir(), None)
-    except PermissionError as e:
-        raise UserError(
-            f"The folder '{printable(model_id)}' cannot be read: permission denied. Choose another "
-            "folder, or change its permissions."
-        ) from e
-    except (OSError, RuntimeError, ValueError):  # too long, of an unknown user, with a NUL
-        return None
-    return folder
-
-
-def printable(name: str) -> str:
-    """Returns a name as typed, with escapes for what is no text, and cut where it is very long."""
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
 
 
 def local_source(model_id: str, folder: Path, settings: Settings, weights: bool) -> Source:
@@ -277,26 +242,11 @@ def check_weights(source: Source) -> None:
 
 def hub_source(model_id: str, run: Run, weights: bool) -> Source:
     """Returns a model of the Hub, its files downloaded as far as they are not on this disk."""
-    from huggingface_hub import snapshot_download
-
-    def download(
-        patterns: list[str], revision: str | None = None, without: str | None = None
-    ) -> Path:
-        return Path(
-            snapshot_download(
-                model_id,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=without,
-                tqdm_class=reporting_bar(f"Downloading {model_id}", run, "B"),
-            )
-        )
-
     run.progress(f"Looking for {model_id}", None)
     with hub_errors(model_id):
-        folder = download(DESCRIPTION, without="*/*")
+        folder = download(model_id, DESCRIPTION, run, without="*/*")
         if not (folder / "config.json").exists():
-            raise UserError(
+            raise NoConfig(
                 f"'{model_id}' is not a transformers model: it has no config.json. Look for the "
                 "original model it was made from."
             )
@@ -308,10 +258,32 @@ def hub_source(model_id: str, run: Run, weights: bool) -> Source:
             source = replace(source, on_hub=listed(source, run.store, weights))
         if weights and (missing := source.missing()):
             check_room(source)
-            download([escape(f.name) for f in missing], source.revision)
+            download(model_id, [f.name for f in missing], run, source.revision)
     if weights:
         check_weights(source)
     return source
+
+
+def download(
+    repository: str,
+    names: Sequence[str],
+    run: Run,
+    revision: str | None = None,
+    without: str | None = None,
+) -> Path:
+    """Returns the folder of a repository, with these files downloaded. Without a `revision` the
+    `names` may be patterns. Raises what huggingface_hub raises."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=[escape(name) for name in names] if revision else list(names),
+            ignore_patterns=without,
+            tqdm_class=reporting_bar(f"Downloading {repository}", run, "B"),
+        )
+    )
 
 
 def listed(source: Source, store: Store, needed: bool) -> tuple[HubFile, ...] | None:

@@ -10,7 +10,8 @@ from ...core.errors import UserError
 from ...core.run import Run
 from ...core.schema import ModelInfo
 from .. import records
-from ..checkpoints.source import Source, find
+from ..checkpoints.finding import find
+from ..checkpoints.source import Source
 from ..configs import check_fingerprint, other_weights
 from ..devices import local_devices, release_memory, resolve_device
 from ..fit import Fit, what_fits

@@ -15,7 +15,8 @@ from ...core.store import Key, Store
 from .. import records
 from ..banks.bank import Packing
 from ..chat import check_template
-from ..checkpoints.source import Source, find
+from ..checkpoints.finding import find
+from ..checkpoints.source import Source
 from ..layer_pass import Rider
 from ..models.loading import LoadedModel
 from ..quantizers import DEFAULT_QUANTIZER, Quantizer
