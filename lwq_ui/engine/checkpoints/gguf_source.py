@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...core.memory import format_gib
 from ...core.run import Run
 from ...core.store import Key, versions
 from ...core.typed import typed
+from .fingerprint import stamp
 from .gguf_header import GgufHeader, gguf_header, main_type
 from .headers import Headers, Read, read_part, remote_reader
 from .hub import HubFile, fetch_range, hub_errors, possible_weights
@@ -83,18 +84,20 @@ class GgufSource(Source):
         """Returns what the files hold, from their headers. Raises UserError where one is cut short
         or damaged, and where the Hub cannot be asked."""
         if len(self.weight_files()) == len(self.names):
-            return self._content({n: (self.folder / n).stat().st_size for n in self.names}, run)
+            paths = [self.folder / name for name in self.names]
+            return content_here(self, tuple(stamp(path) for path in paths))
         store = self._store
         key = Key("headers", str(self.revision), {"model": self.model_id, "format": "GGUF"})
         if store and (stored := store.read(key, GgufContent.from_json)):
             return stored
         with hub_errors(self.model_id):
-            content = self._content({f.name: f.bytes for f in self.on_hub or ()}, run)
+            content = self.read_content({f.name: f.bytes for f in self.on_hub or ()}, run)
         if store:
             store.write(key, content.to_json())
         return content
 
-    def _content(self, sizes: Mapping[str, int], run: Run | None) -> GgufContent:
+    def read_content(self, sizes: Mapping[str, int], run: Run | None = None) -> GgufContent:
+        """Reads the headers of files of these sizes. Raises UserError and Stopped."""
         headers: list[GgufHeader] = []
         for name in self.names:
             if run:
@@ -158,6 +161,14 @@ class GgufSource(Source):
         ]:
             whole.update(f"{content}\n".encode())
         return whole.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def content_here(source: GgufSource, stamps: tuple[object, ...]) -> GgufContent:
+    """Returns what files on this disk hold. Large vocabularies take a second to walk through, so
+    that it is done once for the same `stamps`."""
+    sizes = {name: (source.folder / name).stat().st_size for name in source.names}
+    return source.read_content(sizes)
 
 
 def parts_of(name: str, present: Iterable[str], model_id: str) -> tuple[str, ...]:

@@ -82,6 +82,11 @@ class Source:
     hashes: FileHashes = field(default=HASHES, compare=False, repr=False)
 
     @property
+    def repository(self) -> str:
+        """The Hub's id."""
+        return self.model_id
+
+    @property
     def _store(self) -> Store | None:
         return Store(self.cache) if self.cache else None
 
@@ -141,7 +146,7 @@ class Source:
         if store and (stored := store.read(key, lambda value: b64decode(typed(str, value)))):
             return stored
         with hub_errors(self.model_id):
-            content = fetch_range(self.model_id, str(self.revision), file, start, end)
+            content = fetch_range(self.repository, str(self.revision), file, start, end)
         if store:
             store.write(key, b64encode(content).decode())
         return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +12,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ...core.errors import UnknownArchitecture, UserError, first_line
 from ...core.memory import DTYPE_BYTES, OWN_DTYPE
 from ...core.schema import LayerSpec, ModelInfo
-from ..checkpoints.headers import Headers, local_headers, read_part
+from ..checkpoints.gguf_source import GgufSource
+from ..checkpoints.headers import Headers, local_headers
 from ..checkpoints.quantized import refuse_quantized
 from ..checkpoints.source import Source
 from ..checkpoints.weight_files import is_safe
 from .footprint import footprint
+from .gguf_description import config_folder, reader
+from .gguf_tensors import recipes
 from .layers import find_layers, layer_weights, nbytes
 from .pickled import pickled
-from .placement import Placement, stored_values
+from .placement import Placement
 from .skeleton import skeleton
+from .tensor_files import GgufFiles, SafetensorsFiles, TensorFiles
 
 MOST_POSITIONS = 2**40
 
@@ -29,7 +32,9 @@ MOST_POSITIONS = 2**40
 def read_config(source: Source) -> Any:
     """Returns the config of a causal language model. Raises UserError for anything else."""
     try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(config_folder(source), trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as e:  # configs are validated in many ways
         if "trust_remote_code" in str(e) or "custom code" in str(e):
             raise UnknownArchitecture(
@@ -40,7 +45,7 @@ def read_config(source: Source) -> Any:
             f"transformers {transformers.__version__} does not know the model type of "
             f"'{source.model_id}', or its config is damaged ({first_line(e)})."
         ) from e
-    refuse_quantized(source.folder, source.model_id)
+    refuse_quantized(config_folder(source), source.model_id)
     check_causal(config, source.model_id)
     if getattr(config, "transformers_weights", None):
         raise UserError(
@@ -102,31 +107,42 @@ def placement_of(
 ) -> Placement | None:
     """Returns the places of the checkpoint's tensors: of its files or, while those are on the Hub,
     of `headers`. Returns None without either. Raises UserError where the files are damaged."""
-    if source.download_bytes != 0:
-        if headers is None:
-            return None
-        values = stored_values(headers, source.fetch)
-        return Placement(model, headers, source.model_id, values, sampled=True)
-    files = source.weight_files()
-    if not files:
+    here = source.download_bytes == 0
+    if isinstance(source, GgufSource) or (not here and headers is not None):
+        return placed(model, source, tensor_files(model, source, headers))
+    paths = source.weight_files()
+    if not (here and paths):
         return None
-    if is_safe(path.name for path in files):
-        return safetensors_placement(model, source, headers)
+    if is_safe(path.name for path in paths):
+        return placed(model, source, tensor_files(model, source, headers))
     try:
-        headers, values = pickled(files, source.folder)
+        headers, values = pickled(paths, source.folder)
     except Exception as e:  # pickle's errors have no class in common
         raise unreadable(source.model_id, e) from e
     return Placement(model, headers, source.model_id, values)
 
 
-def safetensors_placement(
+def tensor_files(
     model: PreTrainedModel, source: Source, headers: Headers | None = None
-) -> Placement:
-    """Returns the places of the tensors in a folder's safetensors files. Raises UserError where
-    there are none, or where they are damaged."""
+) -> TensorFiles:
+    """Returns the tensors of a model's safetensors or GGUF files. `headers` are those of files that
+    are on the Hub. Raises UserError where there are none, or where they are damaged."""
+    if isinstance(source, GgufSource):
+        content = source.content()
+        made = recipes(model, content, source.model_id)
+        return GgufFiles(made, content, source.folder, source.model_id)
     headers = headers or local_headers(source.folder, source.model_id)
-    values = stored_values(headers, partial(read_part, source.folder))
-    return Placement(model, headers, source.model_id, values)
+    return SafetensorsFiles(headers, source.folder, source.model_id)
+
+
+def placed(model: PreTrainedModel, source: Source, files: TensorFiles) -> Placement:
+    """Returns the places of a checkpoint's tensors, on this disk or on the Hub. Raises UserError
+    where a tensor has none."""
+    values = files.values(reader(source))
+    sampled = bool(source.download_bytes)
+    if isinstance(source, GgufSource):  # its tensors have the model's names already
+        return Placement(model, files.headers, source.model_id, values, sampled, conversion=[])
+    return Placement(model, files.headers, source.model_id, values, sampled)
 
 
 def unreadable(model_id: str, error: Exception) -> UserError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,17 +19,20 @@ from ...core.run import Run
 from ...core.schema import ModelInfo
 from ...failures import is_panic, out_of_memory
 from ..bars import reporting_bar, transformers_bars
+from ..checkpoints.gguf_source import GgufSource
 from ..checkpoints.source import Source
 from ..devices import free_bytes, resolve_device
 from ..finite import check_finite
 from .description import (
     describe,
     model_info,
+    placed,
     placement_of,
     read_config,
-    safetensors_placement,
+    tensor_files,
     unreadable,
 )
+from .gguf_description import tokenizer_folder
 from .layers import LayersInMemory, nbytes
 from .placement import check_complete
 from .skeleton import compute_buffers, declare_untied, skeleton
@@ -52,7 +58,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: Any
     walk: LayerWalk
-    folder: Path
+    source: Source
     banks: dict[str, PackedLayers] = field(default_factory=dict)  # by the quantizer's name
 
     @property
@@ -69,8 +75,7 @@ class LoadedModel:
         changes."""
         if self.info.revision is not None:
             return True
-        source = Source(self.info.model_id, self.folder)
-        return source.fingerprint(run) == self.info.fingerprint
+        return self.source.fingerprint(run) == self.info.fingerprint
 
     def max_tokens(self, at_most: int) -> int:
         return min(at_most, self.info.max_tokens or at_most)
@@ -114,13 +119,15 @@ def load(
         info = model_info(walk.model, source, info.dtype, info.fingerprint)
     check_unchanged()
     walk.source.check_unchanged = check_unchanged
-    return LoadedModel(info, device, walk.model, tokenizer, walk, source.folder)
+    return LoadedModel(info, device, walk.model, tokenizer, walk, source)
 
 
 def load_tokenizer(source: Source) -> Any:
     """Returns the model's tokenizer. Raises UserError where it cannot be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(tokenizer_folder(source), trust_remote_code=False)
+    except UserError:
+        raise
     except BaseException as e:
         if not (isinstance(e, Exception) or is_panic(e)):
             raise
@@ -140,9 +147,9 @@ def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> Laye
         )
     free = free_bytes(device)
     one = info.total_bytes * HEADROOM <= free[0]
-    with transformers_bars(reporting_bar("Reading weights", run)):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder,
+    bar = reporting_bar("Reading weights", run)
+    with loader(source, info) as from_pretrained, transformers_bars(bar):
+        loaded: Any = from_pretrained(
             dtype=getattr(torch, info.dtype),
             device_map={"": device} if one else "auto",
             max_memory=None if one else {i: int(f / HEADROOM) for i, f in enumerate(free)},
@@ -165,14 +172,29 @@ def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> Laye
     return walk
 
 
+@contextmanager
+def loader(source: Source, info: ModelInfo) -> Iterator[Callable[..., Any]]:
+    """Yields transformers' `from_pretrained` of a folder, or of the tensors of GGUF files. Raises
+    UserError."""
+    if not isinstance(source, GgufSource):
+        yield partial(AutoModelForCausalLM.from_pretrained, source.folder)
+        return
+    config = read_config(source)
+    empty = skeleton(config, info.dtype, source.model_id)
+    files = tensor_files(empty, source)
+    with files.opened(list(files.headers.tensors)) as tensors:
+        yield partial(type(empty).from_pretrained, None, config=config, state_dict=dict(tensors))
+
+
 def stream_weights(source: Source, info: ModelInfo, device: str, run: Run) -> LayerWalk:
     """Loads everything but the layers into memory. Returns the model's walk, checked. Raises
     UserError."""
     model = skeleton(read_config(source), info.dtype, source.model_id)
     compute_buffers(model, source.model_id)
-    placement = safetensors_placement(model, source)
+    files = tensor_files(model, source)
+    placement = placed(model, source, files)
     placement.check()
-    layers = StreamedLayers(WeightReader(placement, source.folder, device))
+    layers = StreamedLayers(WeightReader(placement, files, source.folder, device))
     run.progress("Checking the architecture", None)
     with layers.standing_in():
         walk = LayerWalk(model, layers)

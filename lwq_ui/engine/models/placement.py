@@ -7,7 +7,7 @@ the config ties are equal.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class Placement:
     `names` maps a tensor's name in the checkpoint to the parameter or buffer that it goes to. It is
     the first one where the tensor is split up. Tensors that the model has no place for are left
     out. With `sampled`, `values` are costly, and of large tensors only some are compared.
+    `conversion` are transformers' rules from names to places, by default those of the architecture.
     """
 
     def __init__(
@@ -69,11 +70,14 @@ class Placement:
         model_id: str,
         values: Values,
         sampled: bool = False,
+        conversion: Sequence[Any] | None = None,
     ):
         self.model = model
         self.headers = headers
         self.model_id = model_id
-        self.conversion = get_model_conversion_mapping(model)
+        self.conversion: Sequence[Any] = (
+            get_model_conversion_mapping(model) if conversion is None else conversion
+        )
         self.names: dict[str, str] = {}
         self._values = values
         self._sampled = sampled

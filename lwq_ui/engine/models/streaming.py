@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ...core.errors import UserError, first_line
 from ..finite import check_finite
 from .layers import LayerSource, find_layers, layer_weights
 from .placement import Placement
 from .skeleton import load_tensors
+from .tensor_files import TensorFiles
 
 
 class WeightReader:
-    """Reads tensors of safetensors files in `folder` into a model, onto `device`."""
+    """Reads tensors of files in `folder` into a model, onto `device`."""
 
-    def __init__(self, placement: Placement, folder: Path, device: str):
+    def __init__(self, placement: Placement, files: TensorFiles, folder: Path, device: str):
         self.placement = placement
+        self.files = files
         self.model = placement.model
         self.model_id = placement.model_id
         self.folder = folder
@@ -45,22 +45,10 @@ class WeightReader:
         """Reads these tensors onto the device, and returns the report of transformers' loader.
 
         On a CPU they are views of the mapped file where neither their number format nor their shape
-        has to change. Raises UserError where a file cannot be opened.
+        has to change, and nothing is de-quantized. Raises UserError where a file cannot be opened.
         """
-        entries = self.placement.headers.tensors
-        with ExitStack() as stack:
-            files = {}
-            for file in sorted({entries[name].file for name in names}):
-                try:
-                    opened = safe_open(self.folder / file, framework="pt")
-                except (OSError, SafetensorError) as e:  # gone or replaced since it was checked
-                    raise UserError(
-                        f"The file {file} of '{self.model_id}' can no longer be read "
-                        f"({first_line(e)}). Load the model again."
-                    ) from e
-                files[file] = stack.enter_context(opened)
-            slices = {name: files[entries[name].file].get_slice(name) for name in names}
-            return load_tensors(self.model, slices, self.placement.conversion, self.device)
+        with self.files.opened(names) as tensors:
+            return load_tensors(self.model, tensors, self.placement.conversion, self.device)
 
     def read_ahead(self, names: Iterable[str]) -> None:
         """Asks the operating system to have these tensors' bytes ready, and returns at once."""
@@ -75,7 +63,7 @@ class WeightReader:
 
     def _ranges(self, names: Iterable[str]) -> list[tuple[str, int, int]]:
         """Returns (file, start, end) of the bytes that hold these tensors, neighbours joined."""
-        entries = [self.placement.headers.tensors[name] for name in names]
+        entries = self.files.parts(names)
         ranges: list[tuple[str, int, int]] = []
         for entry in sorted(entries, key=lambda t: (t.file, t.start)):
             start = entry.start

@@ -174,11 +174,16 @@ class GPTQ(Calibrated):
     ) -> PackedLayers:
         """Yields these layers at a level, each quantized from what the ones before it make of the
         text. What enters the next one is kept in `folder` after each."""
+        from ..models.gguf_copy import transformers_folder
+
         state = state_path(folder, level)
-        with TemporaryDirectory(prefix="lwq-gptq-", ignore_cleanup_errors=True) as out_folder:
+        with (
+            transformers_folder(loaded, run) as model,
+            TemporaryDirectory(prefix="lwq-gptq-", ignore_cleanup_errors=True) as out_folder,
+        ):
             out = Path(out_folder)
             job = {
-                "model": str(loaded.folder.resolve()),
+                "model": str(model.resolve()),
                 "dtype": loaded.info.dtype,
                 "device": loaded.device,
                 "bits": int(level),
