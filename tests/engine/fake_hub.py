@@ -45,7 +45,7 @@ class Hub:
                 "size": len(content),
                 "blobId": hashlib.sha1(content).hexdigest(),
             }
-            if path.suffix in (".safetensors", ".bin"):
+            if path.suffix in (".safetensors", ".bin", ".gguf"):
                 sha = hashlib.sha256(content).hexdigest()
                 file["lfs"] = {"size": len(content), "sha256": sha, "pointerSize": 134}
             found.append(file)

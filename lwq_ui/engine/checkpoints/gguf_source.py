@@ -50,13 +50,10 @@ class GgufContent:
     @staticmethod
     def from_json(value: Any) -> GgufContent:
         """Raises ValueError for what no GgufContent has written."""
-        stored = typed(dict[str, Any], value)
-        try:
-            headers = Headers.from_json(stored["headers"])
-            entries = typed(dict[str, Any], stored["entries"])
-            return GgufContent(entries, headers, typed(int, stored["header_bytes"]))
-        except KeyError as e:
-            raise ValueError(f"{e} is missing") from e
+        if not isinstance(value, dict) or not isinstance(value.get("entries"), dict):
+            raise ValueError("there are no entries")
+        size = typed(int, value.get("header_bytes"))
+        return GgufContent(value["entries"], Headers.from_json(value.get("headers")), size)
 
 
 @dataclass(frozen=True)

@@ -319,7 +319,8 @@ def stored_files(value: Any) -> tuple[HubFile, ...]:
 
 def check_room(source: Source) -> None:
     """Raises UserError where the disk has no room for what is still to download."""
-    needed, free = source.download_bytes or 0, shutil.disk_usage(source.folder).free
+    folder = next(p for p in (source.folder, *source.folder.parents) if p.is_dir())
+    needed, free = source.download_bytes or 0, shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"'{source.model_id}' needs {format_gib(needed)} on the disk, where "

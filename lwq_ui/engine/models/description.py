@@ -31,10 +31,9 @@ MOST_POSITIONS = 2**40
 
 def read_config(source: Source) -> Any:
     """Returns the config of a causal language model. Raises UserError for anything else."""
+    folder = config_folder(source)
     try:
-        config = AutoConfig.from_pretrained(config_folder(source), trust_remote_code=False)
-    except UserError:
-        raise
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as e:  # configs are validated in many ways
         if "trust_remote_code" in str(e) or "custom code" in str(e):
             raise UnknownArchitecture(
@@ -45,7 +44,7 @@ def read_config(source: Source) -> Any:
             f"transformers {transformers.__version__} does not know the model type of "
             f"'{source.model_id}', or its config is damaged ({first_line(e)})."
         ) from e
-    refuse_quantized(config_folder(source), source.model_id)
+    refuse_quantized(folder, source.model_id)
     check_causal(config, source.model_id)
     if getattr(config, "transformers_weights", None):
         raise UserError(

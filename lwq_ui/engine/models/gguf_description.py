@@ -48,8 +48,9 @@ RENAMED = {
 """Names in a config by entries. transformers reads some of them for some architectures only."""
 
 LARGEST = {("gemma2", 46), ("gemma3", 62)}
-"""The 27B models by their layers. Their attention is scaled by the width of a head as it would be
-without a width of its own. No entry says so; llama.cpp goes by the number of layers, too."""
+"""Gemma's 27B models by their layers. Their attention is scaled by the width that a head would have
+without one of its own, that of all others by a head's width. No entry says so; llama.cpp goes by
+the number of layers, too."""
 
 
 def config_folder(source: Source) -> Path:
@@ -151,8 +152,10 @@ def correct(config: Any, content: GgufContent, factors: Tensor | None, model_id:
     for name, own in RENAMED.items():
         if name in entries and hasattr(config, own):
             setattr(config, own, entries[name])
-    if (content.architecture, config.num_hidden_layers) in LARGEST:
-        config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
+    if hasattr(config, "query_pre_attn_scalar"):
+        largest = (content.architecture, config.num_hidden_layers) in LARGEST
+        by_width = config.hidden_size // config.num_attention_heads
+        config.query_pre_attn_scalar = by_width if largest else config.head_dim
     if content.architecture == "gpt2":
         config.n_positions = entries["context_length"]
     correct_positions(config, entries, factors, model_id)
