@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
+import gguf_models
 import psutil
 import pytest
 import tiny
@@ -26,13 +28,15 @@ from lwq_ui.core.cost import model_cost
 from lwq_ui.core.errors import Stopped, UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import ModelInfo, WeightSpec
+from lwq_ui.core.settings import Settings
 from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.banks.composing import compose
+from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.exports.gptq_checkpoint import GPTQCheckpoint
 from lwq_ui.engine.models.description import describe
-from lwq_ui.engine.models.loading import LoadedModel
+from lwq_ui.engine.models.loading import LoadedModel, load
 from lwq_ui.engine.quantizers import gptq, quantizer_named
 from lwq_ui.engine.quantizers.gptq import GPTQ, PARTS
 from lwq_ui.engine.quantizers.gptq_format import GPTQWeight
@@ -130,7 +134,7 @@ def reference(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference")
     model_export(bank.quantizer).write(bank, SPLIT, out / "written", tiny.run())
     job = {
-        "model": str(bank.loaded.folder),
+        "model": str(bank.loaded.source.folder),
         "sequences": GPTQ(documents=4, tokens=48).sequences(bank.loaded, tiny.run().store),
         "runs": {
             "high": None,
@@ -204,7 +208,7 @@ def test_gptqmodel_is_never_imported_here(bank: Bank) -> None:
 
 
 def test_estimated_bytes_are_the_measured_ones(bank: Bank) -> None:
-    cost = model_cost(describe(Source("x", bank.loaded.folder)), quantizer_named(NAME))
+    cost = model_cost(describe(Source("x", bank.loaded.source.folder)), quantizer_named(NAME))
     for layer in range(3):
         for level in (4, 3, 2):
             assert bank.packed_bytes(layer, level, tiny.run()) == cost.layers[layer].packed[level]
@@ -388,12 +392,21 @@ def test_failures_are_told_in_a_sentence(
 def test_what_gptqmodel_cannot_load_is_told(
     gptqmodel: None, loaded: LoadedModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    gone = LoadedModel(
-        loaded.info, "cpu", loaded.model, loaded.tokenizer, loaded.walk, tmp_path / "gone"
-    )
+    gone = replace(loaded, source=Source("gone", tmp_path / "gone"), banks={})
     with pytest.raises(UserError, match="GPTQModel cannot load LlamaForCausalLM"):
         fill(Bank(gone, quantizer_named(NAME)), (4,) * 3)
     assert capfd.readouterr().err == ""
+
+
+def test_a_gguf_file_is_quantized_as_the_same_model_in_a_folder(bank: Bank, tmp_path: Path) -> None:
+    model = tiny.build("llama", "bfloat16", **MODEL)
+    run = tiny.run(settings=Settings(cache=tmp_path / "cache"))
+    path = gguf_models.write(model, tmp_path / "model.gguf", "BF16")
+    loaded = load(find(str(path), run), "cpu", "auto", run, streamed=True)
+    other = Bank(loaded, quantizer_named(NAME))
+    fill(other, (4,) * 3)
+    for layer in range(3):
+        assert equal(packed_tensors(other, layer, 4), packed_tensors(bank, layer, 4))
 
 
 @pytest.fixture
