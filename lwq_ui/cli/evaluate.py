@@ -52,13 +52,15 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     ruins.print_split(quantizer, [split], measured=evaluations)
     data = {
         "model": config.model_id,
+        "weights_from": loaded.info.quantized_as,
         "quantizer": config.quantizer["name"],
         "bits": list(split),
         "average_bits": average_bits(split),
         "chat_template": args.chat_template,
         "metrics": metrics_json(evaluations, evaluations),
     }
-    return parts.result(data, "\n".join([f"{split_name(split)}:", *metric_lines(evaluations)]))
+    head = filter(None, [loaded.info.origin.sentence, f"{split_name(split)}:"])
+    return parts.result(data, "\n".join([*head, *metric_lines(evaluations)]))
 
 
 def measure(

@@ -59,6 +59,7 @@ def model_figures(looked: Looked) -> dict[str, Any]:
         "fingerprint": info.fingerprint or None,
         "architecture": info.architecture,
         "dtype": info.dtype,
+        "weights_from": info.quantized_as,
         "num_layers": info.num_layers,
         "num_parameters": info.num_parameters,
         "bytes": {"total": info.total_bytes, "rest": info.rest_bytes, "by_level": totals},
@@ -75,7 +76,8 @@ def model_lines(looked: Looked, totals: Mapping[str, int]) -> list[str]:
     info = looked.info
     lines = [
         f"{info.model_id}: {info.architecture}, {info.num_layers} layers, "
-        f"{info.num_parameters:,} parameters, {format_gib(info.total_bytes)} in {info.dtype}"
+        f"{info.num_parameters:,} parameters, {format_gib(info.total_bytes)} in {info.dtype}",
+        *filter(None, [info.origin.meaning]),
     ]
     largest, *_, smallest = totals
     notes = {largest: ", the largest split", smallest: ", the smallest"}

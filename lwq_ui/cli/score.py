@@ -70,11 +70,13 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     data = {
         "model": loaded.info.model_id,
         "fingerprint": loaded.info.fingerprint,
+        "weights_from": loaded.info.quantized_as,
         "chat_template": args.chat_template,
         "scores": {name: list(s.values) for name, s in scores.items()},
         "orderings": orderings,
     }
-    return parts.result(data, "\n".join(score_lines(scores, orderings)))
+    head = filter(None, [loaded.info.origin.sentence])
+    return parts.result(data, "\n".join([*head, *score_lines(scores, orderings)]))
 
 
 def score_by_names(model_id: str, run: Run) -> Result:

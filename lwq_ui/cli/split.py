@@ -85,7 +85,8 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     splits = [table.split(k) for k in range(len(table.bytes))]
     ruins.print_split(quantizer, splits, choice.position)
     config = choice.config(ruins.evaluations)
-    return Result(config.to_json(), split_text(config))
+    lines = filter(None, [info.origin.sentence, split_text(config)])
+    return Result(config.to_json(), "\n".join(lines))
 
 
 def chosen_pins(arguments: list[tuple[int, str]], quantizer: Quantizer) -> dict[int, float]:

@@ -83,7 +83,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     for q in quantizers:
         ruins.print_levels(q, levels)
     points: list[dict[str, Any]] = []
-    lines: list[str] = []
+    lines = [origin] if (origin := loaded.info.origin.sentence) else []
     for q in quantizers:
         if parts.stopped:
             break
@@ -98,7 +98,11 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
             lines += [curve.title, *map(point_line, new)]
             points += new
     parts.check(points)
-    data = {"chat_template": args.chat_template, "points": points}
+    data = {
+        "chat_template": args.chat_template,
+        "weights_from": loaded.info.quantized_as,
+        "points": points,
+    }
     return parts.result(data, "\n".join(lines))
 
 

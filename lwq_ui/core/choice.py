@@ -126,6 +126,7 @@ class Choice:
                 if e.split == self.split and e.quantizer in names
             ),
             versions=versions(*LIBRARIES),
+            weights_from=self.info.quantized_as,
         )
 
 

@@ -23,7 +23,8 @@ class Config:
 
     `levels` are (high, low), in bits. `pinned` maps layers to levels that no budget changes.
     `ordering` has the name, the seed, the scores and the calibration text; `quantizer` the name and
-    the options. `bytes` has the sizes named by BYTES.
+    the options. `bytes` has the sizes named by BYTES. `weights_from` says what the model's weights
+    were quantized as before, such as 'Q4_1'; it is None where they were not.
     """
 
     model_id: str
@@ -40,10 +41,13 @@ class Config:
     budget_bytes: int
     evaluations: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    weights_from: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
         data["pinned"] = {str(layer): level for layer, level in self.pinned.items()}
+        if self.weights_from is None:
+            del data["weights_from"]
         return {"schema": SCHEMA, **data, "average_bits": average_bits(self.bits_per_layer)}
 
     @staticmethod
@@ -102,6 +106,7 @@ class Config:
                 lambda v: all(isinstance(version, str) for version in v.values()),
                 "an object of package names to versions",
             ),
+            weights_from=take_origin(data),
         )
 
 
@@ -171,6 +176,15 @@ def take_split(
         )
     high, low = levels
     return (high, low), tuple(bits), {int(layer): level for layer, level in pinned.items()}
+
+
+def take_origin(data: Mapping[str, Any]) -> str | None:
+    """Returns `weights_from`, which configs of other models lack. Raises UserError where it is no
+    text."""
+    described = "what the weights were quantized as, such as Q4_1, or null"
+    data = {"weights_from": None, **data}
+    origin: str | None = take(data, "weights_from", (str, type(None)), lambda v: v != "", described)
+    return origin
 
 
 def take(

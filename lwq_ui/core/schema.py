@@ -11,6 +11,7 @@ from typing import Any
 from .allocation import Split
 from .errors import UserError
 from .memory import DTYPE_BYTES, UNTOUCHED, average_bits
+from .origin import Origin
 from .typed import typed
 
 
@@ -43,6 +44,9 @@ class LayerSpec:
     window: int | None = None
 
 
+BEFORE = ("quantized_as",)  # fields of a ModelInfo that say what its weights were before
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model is, read from its config and its files' headers.
@@ -50,6 +54,8 @@ class ModelInfo:
     `fingerprint` is a hash of the contents of its files. `max_tokens` is the longest input, None
     where the model has no limit. Computing takes `token_bytes` for each token of a prompt and
     `pair_bytes` for each pair of tokens, see engine/models/footprint.py. None: unknown.
+    `quantized_as` is what its weights were quantized as before, such as 'Q4_1'; None where they
+    were not.
     """
 
     model_id: str
@@ -65,10 +71,15 @@ class ModelInfo:
     vocabulary: int = 0
     token_bytes: int | None = None
     pair_bytes: float | None = None
+    quantized_as: str | None = None
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.quantized_as)
 
     @property
     def dtype_bytes(self) -> int:
@@ -81,11 +92,16 @@ class ModelInfo:
         return packable / max(1, packable + sum(layer.other_bytes for layer in self.layers))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Returns what weights were before only where they were something: other entries are read
+        by older versions, too."""
+        data = asdict(self)
+        return {k: v for k, v in data.items() if k not in BEFORE or v is not None}
 
     @staticmethod
     def from_json(data: Any) -> ModelInfo:
         """Raises ValueError where this is not a ModelInfo as `to_json` writes it."""
+        if isinstance(data, dict):
+            data = {**dict.fromkeys(BEFORE), **data}
         info = typed(ModelInfo, data)
         if info.dtype not in DTYPE_BYTES:
             raise ValueError(f"there is no number format '{info.dtype}'")

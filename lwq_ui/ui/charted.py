@@ -23,7 +23,11 @@ def chart_data(s: Situation, metric: str, orders: Orders) -> ChartData:
     beside = s.controls.beside
     return ChartData(
         model=ModelResults(
-            short_name(s.info), results, drawable(s, quantizers), costs_of(s.info, chosen, results)
+            short_name(s.info),
+            results,
+            drawable(s, quantizers),
+            costs_of(s.info, chosen, results),
+            s.info.origin,
         ),
         chosen=metric,
         titles=s.titles,
@@ -73,7 +77,7 @@ def other_results(beside: OtherModel, s: Situation) -> ModelResults:
         key=lambda lines: len(measured.intersection(all_splits(lines))),
     )
     costs = costs_of(beside.info, quantizer, results)
-    return ModelResults(short_name(beside.info), results, lines, costs)
+    return ModelResults(short_name(beside.info), results, lines, costs, beside.info.origin)
 
 
 def costs_of(

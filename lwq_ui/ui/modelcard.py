@@ -113,6 +113,7 @@ def same_model(a: ModelInfo, b: ModelInfo) -> bool:
 
 
 def card_html(info: ModelInfo, state: str, facts: dict[str, str], notes: Iterable[str] = ()) -> str:
+    notes = [*filter(None, [info.origin.meaning]), *notes]
     return render("modelcard.html", info=info, state=state, facts=facts, notes=notes)
 
 

@@ -49,12 +49,14 @@ def results_table(
     current: Split | None = None,
     orders: Orders = NO_ORDERS,
     quantizer: str = DEFAULT_QUANTIZER.name,
+    origin: str = "",
 ) -> str:
     """Returns HTML: one row per split and quantizer, most bits first, and one column per metric.
 
     Rows of the same average are a group: they are what compares, and `orders` tells them apart.
     `current`, the split that was measured last, is marked for the chosen `quantizer`. Quantizers
-    are named where there is another one than the chosen.
+    are named where there is another one than the chosen. `origin` says what the model's weights
+    were before.
     """
     columns = [value.split("/", 1) for _, value in metric_choices(evaluations, titles)]
     groups = [
@@ -75,6 +77,7 @@ def results_table(
         "results.html",
         quick=max((e.limit or 0 for e in evaluations), default=0),
         chat=any(e.chat_template for e in evaluations),
+        origin=origin,
         columns=[(metric_title(task, name, titles), better(name)) for task, name in columns],
         groups=groups,
     )

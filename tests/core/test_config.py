@@ -72,6 +72,14 @@ def test_config_without_the_optional_parts() -> None:
     assert parse_config(format_config(config)) == config
 
 
+def test_weights_from_a_file_that_was_quantized_are_named_and_no_others() -> None:
+    config = dataclasses.replace(CONFIG, weights_from="Q4_1")
+    assert json.loads(format_config(config))["weights_from"] == "Q4_1"
+    assert parse_config(format_config(config)) == config
+    assert "weights_from" not in config_json()
+    assert Config.from_json(config_json(weights_from=None)) == CONFIG
+
+
 def test_config_has_the_fields_of_the_design() -> None:
     assert sorted(config_json()) == sorted(FIELDS)
     assert config_json()["schema"] == "lwq/1"
@@ -138,6 +146,7 @@ WRONG = [
     *each("budget_bytes", -1, 1.5, "1300", None, True, math.nan),
     *each("evaluations", None, {}, "none", 0, ["perplexity"], [[]], [{"value": math.nan}]),
     *each("model_id", "half a pair \ud800"),
+    *each("weights_from", "", 4, ["Q4_1"], True),
     *each("versions", None, [], "2.13.0", {"torch": 2.13}, {"torch": None}),
 ]
 
@@ -152,7 +161,7 @@ def test_a_wrong_field_is_named(field: str, value: Any) -> None:
 
 
 def test_every_field_is_tested_with_wrong_values() -> None:
-    assert {field for field, _ in WRONG} == set(FIELDS)
+    assert {field for field, _ in WRONG} == {*FIELDS, "weights_from"}
 
 
 def test_an_error_quotes_no_more_than_a_line_of_the_file() -> None:

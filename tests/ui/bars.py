@@ -18,6 +18,7 @@ from lwq_ui.core.choice import Choice
 from lwq_ui.core.interpolation import Expected
 from lwq_ui.core.memory import LayerCost, ModelCost, affine_bytes, format_gib, symmetric_bytes
 from lwq_ui.core.orderings import ORDERINGS, REFERENCE_SCORER, rank_layers
+from lwq_ui.core.origin import Origin
 from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
 from lwq_ui.engine.quantizers.quanto import Quanto
 
@@ -94,7 +95,7 @@ def small_card(high: int) -> Card:
 
 def choice_of(cost, levels, values, ordering="lim", pins=None) -> Choice:
     """A choice of a model whose bytes are made up, too."""
-    info = SimpleNamespace(num_layers=len(cost.layers))
+    info = SimpleNamespace(num_layers=len(cost.layers), origin=Origin())
     choice = Choice(info, DEFAULT_QUANTIZER, levels, ordering, pins=pins or {})
     vars(choice).update(cost=cost, values=values)
     return choice

@@ -126,6 +126,7 @@ def test_the_csv_has_every_evaluation_of_the_metric():
         "limit": "60",
         "quantizer": "none",
         "prompts": "",
+        "weights_from": "",
     }
     by_split = {tuple(map(int, row["bits"].split())): row for row in rows}
     lim = by_split[curves_of("lim")[0].splits[7]]

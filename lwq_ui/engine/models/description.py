@@ -180,6 +180,7 @@ def model_info(
         vocabulary=config.vocab_size,
         token_bytes=memory.token_bytes if memory else None,
         pair_bytes=memory.pair_bytes if memory else None,
+        quantized_as=source.quantized_as(),
     )
 
 

@@ -269,7 +269,7 @@ async function saveImage(format) {
     yaxis,
     shapes,
     annotations,
-    title: { text: figure.title, x: 0.5, font: { size: 22 } },
+    title: { text: figure.title, x: 0.5, font: { size: 22 }, subtitle: { text: figure.subtitle } },
     font: { ...SAVED_FONT, color },
     margin: { l: 96, r: 24, t: 64, b: 140 },
     paper_bgcolor: ground,

@@ -1,7 +1,7 @@
 // The body of gr.HTML's js_on_load: Gradio provides `element`, `props`, `trigger` and `watch`.
 // Python computed every split and every text in `props.table`; this file only looks them up.
 const POST_MS = 100;
-const TITLES = ['high_name', 'low_name', 'high_title', 'low_title', 'saving_title', 'of', 'other', 'expected_title'];
+const TITLES = ['high_name', 'low_name', 'high_title', 'low_title', 'saving_title', 'of', 'other', 'expected_title', 'origin'];
 const $ = (selector) => element.querySelector(selector);
 const make = (tag, className, ...content) => {
   const node = document.createElement(tag);

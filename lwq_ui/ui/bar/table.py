@@ -91,6 +91,7 @@ def texts_of(choice: Choice) -> dict[str, Any]:
         "saving_title": f"Saving vs all {with_bits(quantizer, high)}",
         "of": of_layers,
         "other": pinned_elsewhere(choice.levels, choice.pins, quantizer) or of_layers,
+        "origin": choice.info.origin.sentence,
     }
 
 

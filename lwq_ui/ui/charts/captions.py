@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ...core.memory import UNTOUCHED
+from ..wording import lower_first
 from .drawing import Drawing
 
 
 def caption(drawing: Drawing) -> str:
     lines = drawing.visible
-    sentences = []
+    sentences = origins(drawing)
     if len({d.quantizer for d in lines}) > 1:
         sentences.append("A colour is an order, a dash a quantizer.")
     if any(e.chat_template for e in drawing.data.evaluations):
@@ -29,6 +30,14 @@ def caption(drawing: Drawing) -> str:
     if drawing.scale.left_out:
         sentences.append("Values of 0 have no place on a logarithmic axis.")
     return " ".join(sentences)
+
+
+def origins(drawing: Drawing) -> list[str]:
+    """Returns what the weights of each model were before, where they were something."""
+    models = [m for m in drawing.data.models if m.origin.sentence]
+    if not drawing.data.other:
+        return [m.origin.sentence for m in models]
+    return [f"{m.title}: {lower_first(m.origin.sentence)}" for m in models]
 
 
 def band_sentence(drawing: Drawing) -> str:

@@ -10,6 +10,7 @@ from ...core.allocation import Split
 from ...core.curves import Curve
 from ...core.memory import PRUNED, ModelCost
 from ...core.orderings import ALIKE, DEFAULT_ORDERING
+from ...core.origin import NEVER_QUANTIZED, Origin
 from ...core.schema import UNQUANTIZED, Evaluation
 from ...core.usability import ACCURACIES, chance_of, lost_from
 from ...engine.quantizers import DEFAULT_QUANTIZER
@@ -22,12 +23,13 @@ NO_ORDERS: Orders = {}
 @dataclass(frozen=True)
 class ModelResults:
     """One model's measurements, the curves that they may lie on, and the bytes of its layers.
-    `costs` has every quantizer of the evaluations."""
+    `costs` has every quantizer of the evaluations. `origin` says what its weights were before."""
 
     title: str
     evaluations: Sequence[Evaluation]
     curves: Sequence[Curve]
     costs: Costs
+    origin: Origin = NEVER_QUANTIZED
     _sizes: dict[tuple[str, Split], int] = field(default_factory=dict, repr=False, compare=False)
 
     def size(self, quantizer: str, split: Split) -> int:

@@ -3,11 +3,12 @@ here."""
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 from ..wording import better, metric_title
 from .axes import BOTTOM, HEIGHT, TOP
-from .captions import caption
+from .captions import caption, origins
 from .data import ChartData
 from .drawing import Drawing
 from .guides import axis_layout
@@ -20,7 +21,7 @@ Figure = dict[str, Any]
 
 
 def results_figure(data: ChartData) -> Figure:
-    """Returns {data, keys, axes, axis, layout, title, caption, sentences, name, csv}.
+    """Returns {data, keys, axes, axis, layout, title, subtitle, caption, sentences, name, csv}.
 
     The chart has splits of the levels that the curves have, and all uniform ones. What else was
     measured is `off`: hidden at first. A trace has its x on every axis and its points' quantizers
@@ -47,6 +48,7 @@ def results_figure(data: ChartData) -> Figure:
         "axis": "raised" if data.raised else data.axis,
         "layout": base_layout(drawing, title),
         "title": title,
+        "subtitle": escape(" ".join(origins(drawing))),
         "caption": caption(drawing),
         "sentences": kept_sentences(drawing, margins),
         "name": f"lwq-{data.task}-{data.metric}".replace(" ", "-"),

@@ -13,7 +13,7 @@ from .data import ChartData
 
 COLUMNS = (
     *("model", "ordering", "seed", "average_bits", "bytes", "bits"),
-    *("metric", "value", "stderr", "n", "limit", "quantizer", "prompts"),
+    *("metric", "value", "stderr", "n", "limit", "quantizer", "prompts", "weights_from"),
 )
 
 
@@ -45,6 +45,7 @@ def results_csv(data: ChartData) -> str:
                     "" if e.limit is None else e.limit,
                     e.quantizer,
                     "chat template" if e.chat_template else "",
+                    model.origin.quantized_as or "",
                 ]
             )
     return text.getvalue()

@@ -70,11 +70,17 @@ class Judge:
 
 
 class Measured:
-    """The evaluations of one "task/metric", by the split and quantizer of a contender."""
+    """The evaluations of one "task/metric", by the split and quantizer of a contender. `origin` is
+    the sentence on what the model's weights were before."""
 
     def __init__(
-        self, evaluations: Iterable[Evaluation], chosen: str, titles: Mapping[str, str]
+        self,
+        evaluations: Iterable[Evaluation],
+        chosen: str,
+        titles: Mapping[str, str],
+        origin: str = "",
     ) -> None:
+        self.origin = origin
         task, self.metric = chosen.split("/", 1)
         self.title = metric_title(task, self.metric, titles)
         self.evaluations: dict[tuple[Split, str], Evaluation] = {
@@ -103,14 +109,16 @@ def comparison_html(
     chosen: str,
     titles: Mapping[str, str],
     left_out: Sequence[str] = (),
+    origin: str = "",
 ) -> str:
     """Returns the contenders beside the first one, which is the chosen one: several orders of one
     quantizer, or one order by several.
 
     `evaluations` are of one number of items. `chosen` is the "task/metric" to compare by. `titles`
     are those of the tasks. `left_out` has a sentence for everything that could not take part.
+    `origin` says what the model's weights were before.
     """
-    measured = Measured(evaluations, chosen, titles)
+    measured = Measured(evaluations, chosen, titles, origin)
     try:
         return compared_html(contenders, measured, left_out)
     except UserError as e:
@@ -149,7 +157,7 @@ def compared_html(
     sentences += [("", sentence) for sentence in left_out]
     note = (
         f"{base.n:,} items, the same for every split, compared item by item; ± standard error of "
-        f"the difference. {sizes(contenders)} {judge.limit_text()}"
+        f"the difference. {sizes(contenders)} {judge.limit_text()} {measured.origin}"
     )
     heads = [
         ("Quantizer" if by_quantizer else "Order of importance", ""),
@@ -218,12 +226,13 @@ def alike_html(
     chosen: str,
     titles: Mapping[str, str],
     levels: Sequence[float],
+    origin: str = "",
 ) -> str:
     """Returns mixes of the high and the low level beside one level in every layer.
 
     `pairs` are (one level, mix); the other parameters are those of `comparison_html`.
     """
-    measured = Measured(evaluations, chosen, titles)
+    measured = Measured(evaluations, chosen, titles, origin)
     try:
         return compared_alike_html(pairs, measured, levels)
     except UserError as e:
@@ -256,7 +265,7 @@ def compared_alike_html(
         f"{', '.join(f'{n:,}' for n in numbers)} items, compared item by item; ± standard error of "
         "the difference. A mix has at most as many bits on average, and takes at most as many "
         "bytes, as the one level beside it; with all layers at the high or the low level both are "
-        f"the same. {judge.limit_text()}"
+        f"the same. {judge.limit_text()} {measured.origin}"
     )
     heads = [
         ("All layers at", ""),

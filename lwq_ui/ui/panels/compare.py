@@ -58,11 +58,12 @@ class ComparePanel(Panel):
     def html(self, s: Situation) -> str:
         """Raises UserError where there is nothing to compare."""
         chosen, compared = s.metric_among(s.results), s.controls.compared
+        origin = s.info.origin.sentence
         if compared == ALIKE:
             pairs = alike_contenders(s)
             if chosen is None:
                 return NOTHING_YET
-            return alike_html(pairs, s.results, chosen, s.titles, s.controls.levels)
+            return alike_html(pairs, s.results, chosen, s.titles, s.controls.levels, origin)
         left_out: list[str] = []
         if compared == BY_QUANTIZER:
             contenders, left_out = quantizer_contenders(s)
@@ -77,7 +78,7 @@ class ComparePanel(Panel):
             contenders = order_contenders(s)
         if chosen is None:
             return NOTHING_YET
-        return comparison_html(contenders, s.results, chosen, s.titles, left_out)
+        return comparison_html(contenders, s.results, chosen, s.titles, left_out, origin)
 
     def wire(self) -> None:
         self.events.on(self.versus.input, draws=["compare"])

@@ -61,7 +61,9 @@ class ResultsPanel(Panel):
             self.metric: gr.update(choices=s.metric_choices(results), visible=True, **value),
             self.chart: gr.update(figure=as_json(figure), visible=True),
             self.kept: paragraphs_html(*kept),
-            self.results: results_table(results, s.titles, current, orders, quantizer),
+            self.results: results_table(
+                results, s.titles, current, orders, quantizer, s.info.origin.sentence
+            ),
         }
 
     def wire(self) -> None:

@@ -148,7 +148,7 @@ def texts_html(s: Situation, texts: Texts) -> str:
     original = texts.written.get(texts.splits[0])
     shown = [text_shown(s, texts, split, original) for split in texts.splits]
     tinted = any(text["rest"] for text in shown)
-    return render("texts.html", texts=shown, tinted=tinted)
+    return render("texts.html", texts=shown, tinted=tinted, origin=s.info.origin.sentence)
 
 
 def text_shown(
