@@ -103,6 +103,39 @@ def test_the_model_field_offers_what_it_knows_and_takes_anything(world, page, mo
     assert wait_for_alert(page) == "Asked for Qwen/Qwen3-8B."
 
 
+def test_the_field_offers_the_models_that_a_name_may_mean(page, tmp_path):
+    """Two files that are no models: which one is asked for shows in the refusal."""
+    for name, size in (("large.gguf", 3000), ("small.gguf", 2000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    small, large = (str(tmp_path / name) for name in ("small.gguf", "large.gguf"))
+    field, offered = page.locator("#model input"), page.locator("#model [role=option]")
+    for press in ("#look", "#load", "#load"):  # the list opens each time
+        field.fill(str(tmp_path))
+        field.press("Escape")
+        page.click(press)
+        assert "holds several models: small.gguf" in wait_for_alert(page)
+        settle(page)
+        offered.filter(has_text="small.gguf").wait_for()
+        assert offered.all_inner_texts() == [f"{small}\n2.0 KiB", f"{large}\n2.9 KiB"]
+        below = field.bounding_box()["y"] + field.bounding_box()["height"]
+        assert page.locator("#model .offers").bounding_box()["y"] >= below
+        field.press("Escape")
+        page.click("#head")
+        field.click()  # it offers them as long as it holds that name
+        assert offered.count() == 2
+    field.press("ArrowDown")
+    field.press("ArrowDown")
+    field.press("Enter")
+    assert field.input_value() == large
+    page.click("#load")
+    page.wait_for_function(
+        "() => document.querySelector('#error').innerText.includes('no GGUF file')", timeout=WAIT
+    )
+    assert "large.gguf" in wait_for_alert(page)
+    field.fill("gp")
+    page.wait_for_function("() => document.querySelectorAll('#model [role=option]').length !== 2")
+
+
 def look(page, name) -> None:
     page.fill("#model input", str(name))
     page.press("#model input", "Escape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -181,21 +181,32 @@ def parts_of(name: str, present: Iterable[str], model_id: str) -> tuple[str, ...
     return names
 
 
-def models_among(names: Iterable[str]) -> list[str]:
-    """Returns one file for each model: the first of a set. Projectors of images are no models."""
+def models_among(files: Mapping[str, int]) -> dict[str, int]:
+    """Returns one file for each model, the first of a set, with the bytes of all its files; the
+    smallest first. Projectors of images are no models."""
     first: dict[str, str] = {}
-    for name in sorted(names):
+    sizes: dict[str, int] = {}
+    for name in sorted(files):
+        if "mmproj" in Path(name).name.lower():
+            continue
         match = PART.fullmatch(name)
-        if not Path(name).name.lower().startswith("mmproj"):
-            first.setdefault(match["stem"] if match else name, name)
-    return list(first.values())
+        model = first.setdefault(match["stem"] if match else name, name)
+        sizes[model] = sizes.get(model, 0) + files[name]
+    return dict(sorted(sizes.items(), key=lambda item: item[1]))
 
 
-def several_models(where: str, files: Sequence[tuple[str, int]], example: str) -> UserError:
-    """Returns the error that lists the models in a folder or repository, as (name, bytes)."""
-    shown = ", ".join(f"{name} ({format_gib(size)})" for name, size in files[:NAMED])
-    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-    return UserError(f"{where} holds several models: {shown}{more}. Name one, such as {example}.")
+class SeveralModels(UserError):
+    """A folder or repository holds several models. `choices` are (the name to type, bytes)."""
+
+    def __init__(self, where: str, models: Mapping[str, int], name_of: Callable[[str], str]):
+        self.choices = tuple((name_of(file), size) for file, size in models.items())
+        first = list(models.items())[:NAMED]
+        shown = ", ".join(f"{file} ({format_gib(size)})" for file, size in first)
+        more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
+        example = self.choices[0][0]
+        super().__init__(
+            f"{where} holds several models: {shown}{more}. Name one, such as {example}."
+        )
 
 
 def local_gguf(model_id: str, path: Path, cache: Path) -> GgufSource:
@@ -212,11 +223,10 @@ def gguf_in_folder(model_id: str, folder: Path, cache: Path) -> GgufSource | Non
     """Returns the one GGUF model in a folder; None where there is none. Raises UserError where
     there are several."""
     files = {p.name: p for p in folder.glob("*") if p.suffix.lower() == SUFFIX and p.is_file()}
-    models = models_among(files)
+    models = models_among({name: path.stat().st_size for name, path in files.items()})
     if len(models) > 1:
-        sizes = [(name, files[name].stat().st_size) for name in models]
-        raise several_models(f"The folder '{model_id}'", sizes, str(folder / models[0]))
-    return local_gguf(model_id, files[models[0]], cache) if models else None
+        raise SeveralModels(f"The folder '{model_id}'", models, lambda file: str(folder / file))
+    return next((local_gguf(model_id, files[name], cache) for name in models), None)
 
 
 def hub_gguf(repository: str, file: str, run: Run, weights: bool) -> GgufSource | None:
@@ -231,14 +241,12 @@ def hub_gguf(repository: str, file: str, run: Run, weights: bool) -> GgufSource 
         folder = download(repository, ["config.json"], run)  # names the revision
         on_hub = gguf_files(repository, folder.name, run)
         if not file:
-            models = models_among(on_hub)
+            models = models_among({f.name: f.bytes for f in on_hub.values()})
             if len(models) > 1:
-                sizes = [(name, on_hub[name].bytes) for name in models]
-                example = f"{repository}:{models[0]}"
-                raise several_models(f"'{repository}'", sizes, example)
+                raise SeveralModels(f"'{repository}'", models, f"{repository}:{{}}".format)
             if not models:
                 return None
-            file = models[0]
+            file = next(iter(models))
         model_id = f"{repository}:{file}"
         if file not in on_hub:
             raise UserError(f"'{repository}' has no file '{file}'. Look at its list of files.")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ...core.errors import reason
-from .hub import DEMO, WEIGHTS
+from ...core.errors import UserError, reason
+from .gguf_source import SUFFIX, models_among
+from .hub import DEMO, WEIGHTS, possible_weights
 
 # Anything else that a person types may be a path, which the Hub need not see.
 SEARCHABLE = re.compile(r"\w[\w. -]*(/[\w. -]*)?")
+FILES = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+):\s*(?P<file>.*)")
 CAUSAL = re.compile("CausalLM|LMHead")
 QUANTIZED = {"gptq", "awq", "fp8", "compressed-tensors", "bitsandbytes", "4-bit", "8-bit", "mlx"}
 SECONDS = 2.0  # a search that takes longer is of no use to a person who types
@@ -21,13 +25,15 @@ SECONDS = 2.0  # a search that takes longer is of no use to a person who types
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model to offer, with its `billions` of parameters. A `gated` one asks for a sign-in."""
+    """A model to offer, with its `billions` of parameters. A `gated` one asks for a sign-in. One in
+    a file of its own has its `bytes`."""
 
     model_id: str
     billions: float | None = None
     remark: str = ""
     gated: bool = False
     on_disk: bool = False
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,25 @@ class Answer:
 def search(text: str, limit: int = 8) -> Answer:
     """Returns models whose ids hold `text`: those on this disk, then those of the Hub.
 
-    Of the Hub's they are the `limit` most downloaded that this program can load. Takes `SECONDS` at
-    most, and raises nothing.
+    Of the Hub's they are the `limit` most downloaded that this program can load. `owner/name:`
+    stands for the GGUF files of a repository. Takes `SECONDS` at most, and raises nothing.
     """
     from huggingface_hub import constants
 
     text = text.strip()
     local = tuple(f for f in on_disk() if text.lower() in f.model_id.lower())
-    if not SEARCHABLE.fullmatch(text):
+    ask: Callable[[], tuple[FoundModel, ...]]
+    if files := FILES.fullmatch(text):
+        ask = partial(files_of, **files.groupdict())
+    elif SEARCHABLE.fullmatch(text):
+        ask = partial(models_with, text, limit)
+    else:
         return Answer(local)
     if constants.HF_HUB_OFFLINE:
         return Answer(local, "Hugging Face is not asked: HF_HUB_OFFLINE is set.")
     # In a thread: looking a name up takes any time, and the limit holds for each address anew.
     answers: SimpleQueue[tuple[FoundModel, ...] | str] = SimpleQueue()
-    Thread(target=lambda: answers.put(ask(text, limit)), daemon=True).start()
+    Thread(target=lambda: answers.put(asked(ask)), daemon=True).start()
     try:
         answer = answers.get(timeout=SECONDS)
     except Empty:
@@ -65,14 +76,46 @@ def search(text: str, limit: int = 8) -> Answer:
     return Answer(local + tuple(f for f in answer if f.model_id not in local_ids))
 
 
-def ask(text: str, limit: int) -> tuple[FoundModel, ...] | str:
-    """Returns the Hub's models, or a sentence that says why there are none.
+def asked(ask: Callable[[], tuple[FoundModel, ...]]) -> tuple[FoundModel, ...] | str:
+    """Returns the Hub's models, or a sentence that says why there are none."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return ask()
+    except UserError as e:
+        return str(e)
+    except HfHubHTTPError as e:
+        return f"Hugging Face does not answer this search: {reason(e)}."
+    except Exception:  # a connection breaks in many ways, each with a class of its own
+        return "Hugging Face cannot be reached: only models on this disk are offered."
+
+
+def files_of(repository: str, file: str) -> tuple[FoundModel, ...]:
+    """Returns the models in GGUF files of a repository whose names hold `file`. Raises UserError
+    where there is no such repository or file, and what huggingface_hub raises."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        files = possible_weights(repository, "main", (f"*{SUFFIX}",))
+    except RepositoryNotFoundError as e:
+        raise UserError(f"Hugging Face knows no model '{repository}', or it is private.") from e
+    models = models_among({f.name: f.bytes for f in files.values()})
+    if not models:
+        raise UserError(f"'{repository}' has no GGUF files.")
+    return tuple(
+        FoundModel(f"{repository}:{name}", bytes=size)
+        for name, size in models.items()
+        if file.lower() in name.lower()
+    )
+
+
+def models_with(text: str, limit: int) -> tuple[FoundModel, ...]:
+    """Returns the Hub's models. Raises what huggingface_hub raises.
 
     Sends the request of HfApi.list_models, but once: that tries again for half a minute where there
     is no network.
     """
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     parameters: dict[str, Any] = {
@@ -83,29 +126,22 @@ def ask(text: str, limit: int) -> tuple[FoundModel, ...] | str:
         "limit": 4 * limit,  # many are quantized already
         "expand": ["safetensors", "gated", "tags"],
     }
-    try:
-        response = get_session().get(
-            f"{constants.ENDPOINT}/api/models",
-            params=parameters,
-            headers=build_hf_headers(),
-            timeout=SECONDS,
+    response = get_session().get(
+        f"{constants.ENDPOINT}/api/models",
+        params=parameters,
+        headers=build_hf_headers(),
+        timeout=SECONDS,
+    )
+    hf_raise_for_status(response)
+    models = [m for m in response.json() if not is_quantized(m.get("tags", ()))]
+    return tuple(
+        FoundModel(
+            m["id"],
+            billions=total / 1e9 if (total := (m.get("safetensors") or {}).get("total")) else None,
+            gated=bool(m.get("gated")),
         )
-        hf_raise_for_status(response)
-        models = [m for m in response.json() if not is_quantized(m.get("tags", ()))]
-        return tuple(
-            FoundModel(
-                m["id"],
-                billions=total / 1e9
-                if (total := (m.get("safetensors") or {}).get("total"))
-                else None,
-                gated=bool(m.get("gated")),
-            )
-            for m in models[:limit]
-        )
-    except HfHubHTTPError as e:
-        return f"Hugging Face does not answer this search: {reason(e)}."
-    except Exception:  # a connection breaks in many ways, each with a class of its own
-        return "Hugging Face cannot be reached: only models on this disk are offered."
+        for m in models[:limit]
+    )
 
 
 def is_quantized(tags: list[str]) -> bool:

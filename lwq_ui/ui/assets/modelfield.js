@@ -10,7 +10,7 @@ const make = (tag, className, ...content) => {
   return node;
 };
 
-let offers = JSON.parse(props.offers); // {asked, groups: [{title, models}], note}
+let offers = JSON.parse(props.offers); // {asked, groups: [{title, models}], note, kept}
 let typed = ''; // since the field was entered: '' offers everything, whatever stands in the field
 let active = -1;
 let timer = 0;
@@ -89,6 +89,9 @@ function place() {
   popup.style.maxHeight = `${Math.max(120, Math.min(420, innerHeight - box.bottom - 16))}px`;
 }
 
+// What appears above the field, such as an error, moves it.
+new ResizeObserver(() => isOpen() && place()).observe(document.body);
+
 // Answers come late, and out of order: one that nobody waits for any more is dropped.
 async function ask() {
   const text = typed;
@@ -106,9 +109,9 @@ function pick(row) {
 
 input.value = props.value ?? '';
 input.addEventListener('focus', () => {
-  typed = '';
+  typed = offers.kept && offers.asked === input.value.trim() ? offers.asked : '';
   draw();
-  ask();
+  if (!typed) ask();
 });
 input.addEventListener('click', () => {
   if (!isOpen()) draw();
@@ -147,6 +150,14 @@ list.addEventListener('pointerdown', (event) => event.preventDefault()); // the 
 list.addEventListener('click', (event) => {
   const row = event.target.closest('[role=option]');
   if (row) pick(row);
+});
+// What stands in the field means several models, as Python found out.
+watch('offers', () => {
+  offers = JSON.parse(props.offers);
+  if (offers.asked !== input.value.trim()) return;
+  input.focus();
+  typed = offers.asked;
+  draw();
 });
 watch('value', () => {
   input.value = props.value ?? '';

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from ...core.memory import DTYPES
+from ...engine.checkpoints.gguf_source import SeveralModels
 from ...engine.devices import DEVICES
-from ..components.modelfield import ModelField
+from ..components.modelfield import ModelField, choices_offered
 from ..loading import chosen_text, load_and_score
 from ..modelcard import loaded_card, looked_card
 from ..session import ModelChoice
@@ -74,7 +75,7 @@ class ModelPanel(Panel):
         work = load_and_score(
             self.server, user, choice, lambda: chosen_text(s.controls, self.server)
         )
-        arrived = yield from self.events.follow(user, work)
+        arrived = yield from self.follow(user, choice.model_id, work)
         session = arrived.session(self.server).wanting(**arrived.controls(s))
         message = f"{arrived.info.model_id} is loaded and scored."
         yield {self.strip.session: session} | self.strip.idle(user, message)
@@ -85,12 +86,23 @@ class ModelPanel(Panel):
         def work(job: Job) -> Looked:
             from ...engine import jobs
 
-            return jobs.look(s.values[self.model], s.values[self.dtype], job.run)
+            return jobs.look(s.controls.model.model_id, s.values[self.dtype], job.run)
 
-        looked = yield from self.events.follow(user, work)
+        looked = yield from self.follow(user, s.controls.model.model_id, work)
         message = f"{looked.info.model_id} is described on its card. Nothing was loaded."
         shown = {
             self.strip.session: replace(s.session, looked=looked),
             self.card: looked_card(looked, s.session.info),
         }
         yield shown | self.strip.idle(user, message)
+
+    def follow(
+        self, user: str, name: str, work: Callable[[Job], Any]
+    ) -> Generator[Updates, None, Any]:
+        """Follows a job on the model of this name. Where it may mean several, the field offers
+        them."""
+        try:
+            return (yield from self.events.follow(user, work))
+        except SeveralModels as e:
+            yield {self.model: gr.update(offers=choices_offered(name, e))}
+            raise
