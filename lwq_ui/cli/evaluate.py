@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.allocation import Split
+from ..core.lossless import GivenBack, origin_of
 from ..core.memory import average_bits
 from ..core.run import Run
 from ..core.schema import Evaluation, split_name
@@ -55,11 +56,13 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
         "weights_from": loaded.info.quantized_as,
         "quantizer": config.quantizer["name"],
         "bits": list(split),
+        "lossless_layers": GivenBack.by(loaded.info, [quantizer]).layers(quantizer.name, split),
         "average_bits": average_bits(split),
         "chat_template": args.chat_template,
         "metrics": metrics_json(evaluations, evaluations),
     }
-    head = filter(None, [loaded.info.origin.sentence, f"{split_name(split)}:"])
+    origin = origin_of(loaded.info, [quantizer], [(quantizer.name, split)])
+    head = filter(None, [origin, f"{split_name(split)}:"])
     return parts.result(data, "\n".join([*head, *metric_lines(evaluations)]))
 
 

@@ -9,6 +9,7 @@ from ..core.budget import weights_budget
 from ..core.choice import Choice
 from ..core.config import Config
 from ..core.errors import UserError
+from ..core.lossless import origin_of
 from ..core.memory import UNTOUCHED, average_bits, format_gib
 from ..core.orderings import DEFAULT_ORDERING, ORDERINGS
 from ..core.run import Run
@@ -85,7 +86,8 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     splits = [table.split(k) for k in range(len(table.bytes))]
     ruins.print_split(quantizer, splits, choice.position)
     config = choice.config(ruins.evaluations)
-    lines = filter(None, [info.origin.sentence, split_text(config)])
+    origin = origin_of(info, [quantizer], [(quantizer.name, choice.split)])
+    lines = filter(None, [origin, split_text(config)])
     return Result(config.to_json(), "\n".join(lines))
 
 

@@ -10,6 +10,7 @@ from ..core.allocation import Split
 from ..core.cost import model_cost
 from ..core.curves import THREE_LEVELS, Curve, alike, all_splits, curves, levels_between
 from ..core.duration import duration
+from ..core.lossless import GivenBack, origin_of
 from ..core.memory import PRUNED, ModelCost, average_bits
 from ..core.orderings import ALIKE, ORDERINGS
 from ..core.run import Run
@@ -83,7 +84,9 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
     for q in quantizers:
         ruins.print_levels(q, levels)
     points: list[dict[str, Any]] = []
-    lines = [origin] if (origin := loaded.info.origin.sentence) else []
+    back = GivenBack.by(loaded.info, quantizers)
+    packed = [(q.name, split) for q, some in splits.items() for split in some]
+    lines = [origin] if (origin := origin_of(loaded.info, quantizers, packed)) else []
     for q in quantizers:
         if parts.stopped:
             break
@@ -94,7 +97,7 @@ def execute(args: argparse.Namespace, run: Run) -> Result:
         if len(quantizers) > 1:
             lines.append(f"{q.title}:")
         for curve in swept[q]:
-            new = curve_points(curve, q, levels[-1], cost, metrics)
+            new = curve_points(curve, q, levels[-1], cost, metrics, back)
             lines += [curve.title, *map(point_line, new)]
             points += new
     parts.check(points)
@@ -178,6 +181,7 @@ def curve_points(
     low: float,
     cost: ModelCost,
     metrics: Mapping[Split, dict[str, Any]],
+    back: GivenBack,
 ) -> list[dict[str, Any]]:
     """Returns a point for each split of the curve that has metrics."""
     prunes = curve.ordering != ALIKE and ORDERINGS[curve.ordering].prunes
@@ -190,6 +194,7 @@ def curve_points(
             "bits": list(split),
             "average_bits": average_bits(split),
             "bytes": cost.total(split),
+            "lossless_layers": back.layers(quantizer.name, split),
             "metrics": metrics[split],
         }
         for split in curve.splits

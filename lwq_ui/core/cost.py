@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .memory import UNTOUCHED, LayerCost, ModelCost
+from .origin import Grid
 from .schema import ModelInfo, WeightSpec
 
 
@@ -30,6 +31,10 @@ class QuantizerSpec(Protocol):
 
     def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:
         """Returns the bytes of one matrix at one level."""
+
+    def grid(self, columns: int, level: float) -> Grid | None:
+        """Returns the values that it rounds a row of so many columns to; None where they are no
+        grid."""
 
     def level_title(self, level: float) -> str:
         """Returns '4 bits', or what else the level is called."""

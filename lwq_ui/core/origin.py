@@ -3,6 +3,7 @@ Figures then say nothing of the model that the file was made from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 REFERENCE = "The reference is that file, not the model it was made from."
@@ -31,3 +32,22 @@ class Origin:
 
 
 NEVER_QUANTIZED = Origin()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """2**bits evenly spaced values for each `group` of neighbours in a row, from the smallest of
+    these weights to the largest. Both ends are values."""
+
+    bits: int
+    group: int
+
+
+GRIDS: Mapping[str, Grid] = {"Q4_1": Grid(4, 32), "Q5_1": Grid(5, 32)}
+"""By ggml's types. Each block of these stores its minimum and its step, and the weights at both
+ends have the first and the last code: whoever spans the same block again meets the same values.
+
+No other type has such blocks. Those of Q4_0, Q5_0 and Q8_0 store a step alone, so that only the
+largest magnitude is at an end. Those of K- and I-types get step and minimum by a search, which
+leaves ends unused. So it is with Q4_1 and Q5_1 where an importance matrix is given.
+"""

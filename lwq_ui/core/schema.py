@@ -44,7 +44,7 @@ class LayerSpec:
     window: int | None = None
 
 
-BEFORE = ("quantized_as",)  # fields of a ModelInfo that say what its weights were before
+BEFORE = ("quantized_as", "grid")  # fields of a ModelInfo that say what its weights were before
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class ModelInfo:
     where the model has no limit. Computing takes `token_bytes` for each token of a prompt and
     `pair_bytes` for each pair of tokens, see engine/models/footprint.py. None: unknown.
     `quantized_as` is what its weights were quantized as before, such as 'Q4_1'; None where they
-    were not.
+    were not. `grid` names the type of all matrices of its layers where that is one of GRIDS, see
+    origin.py.
     """
 
     model_id: str
@@ -72,6 +73,7 @@ class ModelInfo:
     token_bytes: int | None = None
     pair_bytes: float | None = None
     quantized_as: str | None = None
+    grid: str | None = None
 
     @property
     def num_layers(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..core.cost import model_cost
 from ..core.curves import Curve, alike, all_splits, curves, levels_between
+from ..core.lossless import GivenBack
 from ..core.memory import ModelCost
 from ..core.orderings import ALIKE, DEFAULT_ORDERING, ORDERINGS
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo
@@ -28,6 +29,7 @@ def chart_data(s: Situation, metric: str, orders: Orders) -> ChartData:
             drawable(s, quantizers),
             costs_of(s.info, chosen, results),
             s.info.origin,
+            s.given_back,
         ),
         chosen=metric,
         titles=s.titles,
@@ -77,7 +79,8 @@ def other_results(beside: OtherModel, s: Situation) -> ModelResults:
         key=lambda lines: len(measured.intersection(all_splits(lines))),
     )
     costs = costs_of(beside.info, quantizer, results)
-    return ModelResults(short_name(beside.info), results, lines, costs, beside.info.origin)
+    back = GivenBack.by(beside.info, {quantizer, *quantizers_of(results)})
+    return ModelResults(short_name(beside.info), results, lines, costs, beside.info.origin, back)
 
 
 def costs_of(

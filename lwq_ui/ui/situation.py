@@ -12,11 +12,12 @@ from ..core.choice import Choice
 from ..core.config import Config
 from ..core.curves import THREE_LEVELS
 from ..core.errors import UserError
+from ..core.lossless import GivenBack
 from ..core.memory import UNTOUCHED
 from ..core.orderings import DEFAULT_ORDERING, ORDERINGS, SCORERS
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from ..core.usability import Usability
-from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
+from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer, quantizers_of
 from ..engine.tasks.base import Task
 from ..engine.tasks.presets import expand
 from .session import Level, ModelChoice, OtherModel, Session
@@ -201,6 +202,18 @@ class Situation:
         """The results of the chosen quantizer and of the unquantized model."""
         names = {self.controls.quantizer.name, UNQUANTIZED}
         return [e for e in self.results if e.quantizer in names]
+
+    @cached_property
+    def given_back(self) -> GivenBack:
+        """What the chosen quantizer and those of the results only give back."""
+        quantizers = {self.controls.quantizer, *quantizers_of(self.results_so_far)}
+        return GivenBack.by(self.info, sorted(quantizers, key=lambda q: q.name))
+
+    def origin_of(self, evaluations: Iterable[Evaluation]) -> str:
+        """Says what the model's weights were before, and which of these results that explains."""
+        packed = {(e.quantizer, e.split) for e in evaluations if e.quantizer != UNQUANTIZED}
+        sentences = self.info.origin.sentence, self.given_back.sentence(sorted(packed))
+        return " ".join(filter(None, sentences))
 
     @cached_property
     def titles(self) -> dict[str, str]:

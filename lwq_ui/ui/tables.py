@@ -8,6 +8,7 @@ from itertools import groupby
 from urllib.parse import quote
 
 from ..core.allocation import Breakpoints, Split
+from ..core.lossless import LOSSLESS, NOTHING_BACK, GivenBack
 from ..core.memory import ModelCost, average_bits, format_gib
 from ..core.schema import UNQUANTIZED, Evaluation, Metric, split_name
 from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer
@@ -50,14 +51,16 @@ def results_table(
     orders: Orders = NO_ORDERS,
     quantizer: str = DEFAULT_QUANTIZER.name,
     origin: str = "",
+    given_back: GivenBack = NOTHING_BACK,
 ) -> str:
     """Returns HTML: one row per split and quantizer, most bits first, and one column per metric.
 
     Rows of the same average are a group: they are what compares, and `orders` tells them apart.
     `current`, the split that was measured last, is marked for the chosen `quantizer`. Quantizers
     are named where there is another one than the chosen. `origin` says what the model's weights
-    were before.
+    were before; splits that only give them back are marked.
     """
+    rows = ranked_rows(evaluations, orders, quantizer, given_back)
     columns = [value.split("/", 1) for _, value in metric_choices(evaluations, titles)]
     groups = [
         [
@@ -71,7 +74,7 @@ def results_table(
             }
             for row in group
         ]
-        for _, group in groupby(ranked_rows(evaluations, orders, quantizer), lambda r: r.average)
+        for _, group in groupby(rows, lambda row: row.average)
     ]
     return render(
         "results.html",
@@ -83,7 +86,12 @@ def results_table(
     )
 
 
-def ranked_rows(evaluations: Iterable[Evaluation], orders: Orders, quantizer: str) -> list[Row]:
+def ranked_rows(
+    evaluations: Iterable[Evaluation],
+    orders: Orders,
+    quantizer: str,
+    given_back: GivenBack = NOTHING_BACK,
+) -> list[Row]:
     """Returns one row for each split and quantizer, most bits first, then by the orders' names."""
     metrics: dict[tuple[Split, str], dict[tuple[str, str], Metric]] = {}
     for e in evaluations:
@@ -93,7 +101,8 @@ def ranked_rows(evaluations: Iterable[Evaluation], orders: Orders, quantizer: st
     rows = []
     for (split, name), measured in metrics.items():
         by = quantizer_title(name) if several and name != UNQUANTIZED else ""
-        remark = ", ".join(filter(None, [orders.get(split), by]))
+        mark = LOSSLESS if given_back.is_whole(name, split) else ""
+        remark = ", ".join(filter(None, [orders.get(split), by, mark]))
         rows.append(Row(split, name, measured, remark))
     return sorted(rows, key=lambda row: (-row.average, orders.get(row.split) or ""))
 

@@ -15,7 +15,7 @@ from lwq_ui.engine.quantizers import DEFAULT_QUANTIZER
 LAYER = LayerSpec((WeightSpec("q_proj", 64, 128),), 0)
 NAMES = ("model", None, "f" * 64, "LlamaForCausalLM", "bfloat16")
 INFO = ModelInfo(*NAMES, 16_384, 40_000, 7_232, 128, (LAYER, LAYER))
-OF_FILE = replace(INFO, quantized_as="Q4_1")
+OF_FILE = replace(INFO, quantized_as="Q4_1", grid="Q4_1")
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,14 @@ def test_of_weights_that_never_were_quantized_nothing_is_said() -> None:
 
 def test_entries_of_other_models_are_as_they_were_before_there_was_an_origin() -> None:
     stored = INFO.to_json()
-    assert "quantized_as" not in stored
+    assert not {"quantized_as", "grid"} & set(stored)
     assert ModelInfo.from_json(json.loads(json.dumps(stored))) == INFO
 
 
 def test_what_the_weights_were_is_stored() -> None:
     stored = json.loads(json.dumps(OF_FILE.to_json()))
-    assert stored == {**json.loads(json.dumps(INFO.to_json())), "quantized_as": "Q4_1"}
+    before = {"quantized_as": "Q4_1", "grid": "Q4_1"}
+    assert stored == {**json.loads(json.dumps(INFO.to_json())), **before}
     assert ModelInfo.from_json(stored) == OF_FILE
     with pytest.raises(ValueError):
         ModelInfo.from_json({**stored, "quantized_as": 4})

@@ -95,7 +95,9 @@ def small_card(high: int) -> Card:
 
 def choice_of(cost, levels, values, ordering="lim", pins=None) -> Choice:
     """A choice of a model whose bytes are made up, too."""
-    info = SimpleNamespace(num_layers=len(cost.layers), origin=Origin())
+    info = SimpleNamespace(
+        num_layers=len(cost.layers), origin=Origin(), grid=None, dtype="bfloat16"
+    )
     choice = Choice(info, DEFAULT_QUANTIZER, levels, ordering, pins=pins or {})
     vars(choice).update(cost=cost, values=values)
     return choice
@@ -132,7 +134,7 @@ def small_page():
         scores = {**model_scores(24), "sensitivity": model_scores(24)["lim"]}
         slider = choice_of(model_cost(24), (4, 2), scores)
         return gr.update(
-            table=bar_table(slider, Expectation("Perplexity", EXPECTED, [False] * len(EXPECTED)))
+            table=bar_table(slider, Expectation("Perplexity", EXPECTED, [""] * len(EXPECTED)))
         )
 
     def carded(which):

@@ -127,6 +127,7 @@ def test_the_csv_has_every_evaluation_of_the_metric():
         "quantizer": "none",
         "prompts": "",
         "weights_from": "",
+        "lossless_layers": "0",
     }
     by_split = {tuple(map(int, row["bits"].split())): row for row in rows}
     lim = by_split[curves_of("lim")[0].splits[7]]

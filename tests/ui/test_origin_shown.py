@@ -6,20 +6,26 @@ import csv
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import made_up
-from charting import ACC, ALL, COSTS, PPL, SIX, TITLES, chart_data, draw
+from charting import ACC, ALL, COSTS, PPL, SIX, SMALLS, TITLES, chart_data, draw, notes
 from test_comparison_panel import EVERY, outcome, situation
 from test_modelcard import INFO
 
+from lwq_ui.core.lossless import GivenBack
 from lwq_ui.core.origin import Origin
+from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.core.writing import Prompt, Written
 from lwq_ui.engine.jobs import Looked
+from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.ui.bar.table import bar_table
 from lwq_ui.ui.charts import ModelResults, results_figure
 from lwq_ui.ui.charts.results_csv import results_csv
 from lwq_ui.ui.comparison.html import alike_html, comparison_html
 from lwq_ui.ui.modelcard import loaded_card, looked_card
+from lwq_ui.ui.panels.budget import table_of
+from lwq_ui.ui.panels.quantizer import back_text
 from lwq_ui.ui.panels.write import Texts, texts_html
 from lwq_ui.ui.situation import Situation
 from lwq_ui.ui.tables import results_table
@@ -78,3 +84,69 @@ def test_texts_and_the_budget_bar_say_it() -> None:
     assert SENTENCE in texts_html(s, texts) and SENTENCE not in texts_html(situation(), texts)
     assert json.loads(bar_table(s.choice))["origin"] == SENTENCE
     assert json.loads(bar_table(situation().choice))["origin"] == ""
+
+
+# ---- levels that only give the file's weights back
+
+BACK = GivenBack.by(
+    replace(situation().info, quantized_as="Q4_1", grid="Q4_1"),
+    [quantizer_named("quanto:group=32")],
+)
+MERIT = "lossless by construction, no merit of the quantizer."
+
+
+def by_groups(e: Evaluation) -> Evaluation:
+    return e if e.quantizer == "none" else replace(e, quantizer="quanto:group=32")
+
+
+def on_grid(**controls: Any) -> Situation:
+    """A model of the very blocks that groups of 32 span."""
+    s = of_file(situation(quantizer=quantizer_named("quanto:group=32"), **controls))
+    info = replace(s.info, grid="Q4_1")
+    measured = tuple(by_groups(perplexity((level,) * 6, 30 / level)) for level in (4, 2))
+    return replace(s, session=replace(s.session, info=info, evaluations=measured))
+
+
+def perplexity(split: tuple[int, ...], value: float) -> Evaluation:
+    metrics = {"perplexity": Metric(value, 0.1, 60)}
+    return Evaluation("perplexity", split, "quanto", metrics, {}, 60, 1.0)
+
+
+def test_the_chart_marks_the_level_its_points_and_the_caption() -> None:
+    costs = SMALLS | {"quanto:group=32": SMALLS["quanto"]}
+    data = chart_data([*map(by_groups, SIX)], costs=costs, quantizer="quanto:group=32")
+    figure = results_figure(replace(data, model=replace(data.model, given_back=BACK)))
+    assert MERIT in figure["caption"]
+    assert "16 and 4 bits (4: lossless by construction)" in notes(figure)
+    marked = {
+        tuple(split)
+        for trace in figure["data"]
+        for split, text in zip(trace.get("customdata", ()), trace.get("text", ()), strict=False)
+        if "lossless by construction" in text
+    }
+    assert marked == {(4,) * 8}
+    rows = list(csv.DictReader(io.StringIO(figure["csv"])))
+    assert [row["lossless_layers"] for row in rows] == ["0", "8", "5", "2", "0"]
+    plain = results_figure(data)
+    assert "lossless" not in json.dumps({k: v for k, v in plain.items() if k != "csv"})
+
+
+def test_the_table_marks_the_split_and_says_why() -> None:
+    html = results_table([*map(by_groups, SIX)], TITLES, origin=SENTENCE, given_back=BACK)
+    (marked,) = (row for row in html.split("<tr") if "lossless by construction" in row)
+    assert "all 4-bit" in marked
+    assert "lossless" not in results_table(SIX, TITLES, given_back=BACK)  # by another quantizer
+
+
+def test_the_page_marks_it_beside_the_levels_and_the_budget() -> None:
+    s = on_grid()
+    assert back_text(s).startswith("4 bits give the Q4_1 file's weights back, but for rounding")
+    assert MERIT in s.origin_of(s.results)
+    table = json.loads(table_of(s))
+    assert MERIT in table["origin"]
+    marks = [text["expected_how"].partition(";")[0] for text in table["texts"]]
+    assert marks[-1] == "lossless by construction" and not any("loss" in m for m in marks[1:-1])
+    assert back_text(on_grid(levels=(8, 2))) == ""
+    assert "lossless" not in table_of(on_grid(levels=(8, 2)))
+    plain = of_file(situation())
+    assert back_text(plain) == "" and "lossless" not in table_of(plain)

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.origin import GRIDS
 from .headers import Entry, Read
 
 MAGIC = b"GGUF"
@@ -28,6 +29,8 @@ TEXT, ARRAY = 8, 9
 MOST = 2**20  # of entries and of tensors: the largest models have thousands
 MOST_DIMENSIONS = 4
 ALIGNMENT = "general.alignment"
+IMPORTANCE = "quantize.imatrix."  # how entries on one begin
+LAYER = "blk."  # how names of a layer's tensors begin
 CHUNK = 2**18  # bytes that are read at a time
 
 
@@ -204,3 +207,13 @@ def main_type(header: Mapping[str, Any], tensors: Mapping[str, Entry]) -> str | 
     names = {int(kind): kind.name.removeprefix("MOSTLY_") for kind in LlamaFileType}
     name = names.get(number, "") if isinstance(number, int) else ""
     return name if name.startswith(most) else most
+
+
+def layers_grid(header: Mapping[str, Any], tensors: Mapping[str, Entry]) -> str | None:
+    """Returns the type of all matrices of the layers where it is one of GRIDS. An importance matrix
+    moves the ends of its blocks, so that they are none."""
+    if any(name.startswith(IMPORTANCE) for name in header):
+        return None
+    kinds = {t.dtype for name, t in tensors.items() if name.startswith(LAYER) and len(t.shape) > 1}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return kind if kind in GRIDS else None

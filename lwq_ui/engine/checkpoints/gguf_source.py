@@ -16,7 +16,7 @@ from ...core.run import Run
 from ...core.store import Key, versions
 from ...core.typed import typed
 from .fingerprint import stamp
-from .gguf_header import GgufHeader, gguf_header, main_type
+from .gguf_header import GgufHeader, gguf_header, layers_grid, main_type
 from .headers import Headers, Read, read_part, remote_reader
 from .hub import HubFile, fetch_range, hub_errors, possible_weights
 from .source import Source, check_room, download, stored_files
@@ -121,6 +121,10 @@ class GgufSource(Source):
     def quantized_as(self) -> str | None:
         content = self.content()
         return main_type(content.entries, content.headers.tensors)
+
+    def grid(self) -> str | None:
+        content = self.content()
+        return layers_grid(content.entries, content.headers.tensors)
 
     def first_file(self) -> Path:
         """Returns the first file. While it is on the Hub, that is a file of the same size which

@@ -201,6 +201,11 @@ class Source:
         more."""
         return None
 
+    def grid(self) -> str | None:
+        """Returns the type of all matrices of the layers where it is one of GRIDS, see
+        core/origin.py."""
+        return None
+
     def is_hashed(self) -> bool:
         """Whether the fingerprint can be had without reading large files."""
         store = self._store

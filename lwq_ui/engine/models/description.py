@@ -181,6 +181,7 @@ def model_info(
         token_bytes=memory.token_bytes if memory else None,
         pair_bytes=memory.pair_bytes if memory else None,
         quantized_as=source.quantized_as(),
+        grid=source.grid(),
     )
 
 

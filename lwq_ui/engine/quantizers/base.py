@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.errors import UserError
+from ...core.origin import Grid
 from ...core.schema import ModelInfo, WeightSpec
 from ...core.store import Store
 
@@ -204,6 +205,11 @@ class Quantizer(ABC):
     def no_level(self, text: object) -> UserError:
         levels = ", ".join(f"{level:g}" for level in self.levels)
         return UserError(f"{self.title} has no {text} bits, only {levels}.")
+
+    def grid(self, columns: int, level: float) -> Grid | None:
+        """Returns the values that a row of so many columns is rounded to, where they always span a
+        group from its smallest weight to its largest. None where they are anything else."""
+        return None
 
     @abstractmethod
     def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.memory import affine_bytes, group_size, symmetric_bytes
+from ...core.origin import Grid
 from ...core.schema import ModelInfo, WeightSpec
 from .base import Machine, Option, PerMatrix
 
@@ -47,6 +48,11 @@ class Quanto(PerMatrix):
         from optimum.quanto import MaxOptimizer
 
         return MaxOptimizer()
+
+    def grid(self, columns: int, level: float) -> Grid | None:
+        """A search for another range keeps the plain one where that has the smaller error, and on
+        its own values it has none."""
+        return None if level == 8 else Grid(int(level), group_size(columns, self.group_size))
 
     def packed_bytes(self, weight: WeightSpec, level: float, dtype_bytes: int) -> int:
         if level == 8:

@@ -16,17 +16,17 @@ from ..wording import figure
 
 @dataclass(frozen=True)
 class Expectation:
-    """The metric's title, its value at every position, and whether the split is `lost` there by
-    what was measured of it. A value is None where it is not known."""
+    """The metric's title, its value at every position, and what marks the split there, such as
+    'lost'; empty where nothing does. A value is None where it is not known."""
 
     title: str
     values: Sequence[Expected | None]
-    lost: Sequence[bool]
+    marks: Sequence[str]
 
     def texts(self, position: int) -> dict[str, str]:
         texts = expected_texts(self.values[position])
-        if self.lost[position]:
-            texts["expected_how"] = f"lost; {texts['expected_how']}"
+        if mark := self.marks[position]:
+            texts["expected_how"] = f"{mark}; {texts['expected_how']}"
         return texts
 
 

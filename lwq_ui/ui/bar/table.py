@@ -11,6 +11,7 @@ from typing import Any
 from ...core.allocation import Breakpoints, breakpoints
 from ...core.choice import Choice
 from ...core.cost import QuantizerSpec
+from ...core.lossless import origin_of
 from ...core.memory import ModelCost, average_bits, format_gib, size_digits, size_unit
 from ...core.orderings import ORDERINGS
 from ..wording import level_title, short_title, with_bits
@@ -91,7 +92,7 @@ def texts_of(choice: Choice) -> dict[str, Any]:
         "saving_title": f"Saving vs all {with_bits(quantizer, high)}",
         "of": of_layers,
         "other": pinned_elsewhere(choice.levels, choice.pins, quantizer) or of_layers,
-        "origin": choice.info.origin.sentence,
+        "origin": origin_of(choice.info, [quantizer], [(quantizer.name, levels)]),
     }
 
 

@@ -9,7 +9,7 @@ from .drawing import Drawing
 
 def caption(drawing: Drawing) -> str:
     lines = drawing.visible
-    sentences = origins(drawing)
+    sentences = [*origins(drawing), *given_back(drawing)]
     if len({d.quantizer for d in lines}) > 1:
         sentences.append("A colour is an order, a dash a quantizer.")
     if any(e.chat_template for e in drawing.data.evaluations):
@@ -38,6 +38,15 @@ def origins(drawing: Drawing) -> list[str]:
     if not drawing.data.other:
         return [m.origin.sentence for m in models]
     return [f"{m.title}: {lower_first(m.origin.sentence)}" for m in models]
+
+
+def given_back(drawing: Drawing) -> list[str]:
+    """Returns which measured levels only give a file's weights back, of the page's model first."""
+    measured = [
+        (m, {(e.quantizer, e.split) for e in m.of_metric(drawing.data.chosen)})
+        for m in drawing.data.models
+    ]
+    return list(filter(None, [m.given_back.sentence(sorted(packed)) for m, packed in measured]))
 
 
 def band_sentence(drawing: Drawing) -> str:

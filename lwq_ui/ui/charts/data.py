@@ -8,6 +8,7 @@ from functools import cached_property
 
 from ...core.allocation import Split
 from ...core.curves import Curve
+from ...core.lossless import NOTHING_BACK, GivenBack
 from ...core.memory import PRUNED, ModelCost
 from ...core.orderings import ALIKE, DEFAULT_ORDERING
 from ...core.origin import NEVER_QUANTIZED, Origin
@@ -23,13 +24,15 @@ NO_ORDERS: Orders = {}
 @dataclass(frozen=True)
 class ModelResults:
     """One model's measurements, the curves that they may lie on, and the bytes of its layers.
-    `costs` has every quantizer of the evaluations. `origin` says what its weights were before."""
+    `costs` has every quantizer of the evaluations. `origin` says what its weights were before, and
+    `given_back` which levels of these quantizers only give them back."""
 
     title: str
     evaluations: Sequence[Evaluation]
     curves: Sequence[Curve]
     costs: Costs
     origin: Origin = NEVER_QUANTIZED
+    given_back: GivenBack = NOTHING_BACK
     _sizes: dict[tuple[str, Split], int] = field(default_factory=dict, repr=False, compare=False)
 
     def size(self, quantizer: str, split: Split) -> int:

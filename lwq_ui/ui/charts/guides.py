@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import wrap
 from typing import Any
 
 from ...core.interpolation import KEPT, Kept
+from ...core.lossless import LOSSLESS
 from ...core.memory import PRUNED
 from ...core.usability import LOST
 from ...engine.quantizers import quantizer_named
@@ -72,10 +73,22 @@ def level_lines(drawing: Drawing) -> tuple[list[Item], list[Item]]:
     owner = f"{drawing.data.model.title}: " if drawing.data.other else ""
     place = {"xref": "paper", "x": 0.004, "xanchor": "left", "yanchor": "bottom"}
     notes = [
-        note(f"{owner}{listed(levels)} bits", place | {"y": scale.at(value)})
+        note(
+            f"{owner}{listed(levels)} bits{mark_of(drawing, levels)}",
+            place | {"y": scale.at(value)},
+        )
         for value, levels in labels
     ]
     return shapes, notes
+
+
+def mark_of(drawing: Drawing, levels: Sequence[float]) -> str:
+    """Returns ' (lossless by construction)', with the level where that is one of several."""
+    data = drawing.data
+    back = [level for level in levels if data.model.given_back.layers(data.quantizer, (level,))]
+    if not back:
+        return ""
+    return f" ({f'{listed(back)}: ' * (len(levels) > 1)}{LOSSLESS})"
 
 
 def chance_line(drawing: Drawing) -> tuple[list[Item], list[Item]]:

@@ -11,6 +11,7 @@ from textwrap import wrap
 
 from ...core.allocation import Split
 from ...core.lines import Point
+from ...core.lossless import LOSSLESS
 from ...core.memory import UNTOUCHED, average_bits, format_gib
 from ...core.schema import Evaluation, Metric, split_name
 from ...core.usability import LOST, times
@@ -30,6 +31,7 @@ def line_texts(drawing: Drawing, d: DrawnLine, points: Iterable[Point]) -> list[
 
 def point_text(drawing: Drawing, d: DrawnLine, p: Point, head: str) -> str:
     lines = [head, *figures_text(drawing, p.split, p.metric, d.size(p))]
+    lines += [LOSSLESS] * d.model.given_back.is_whole(d.quantizer, p.split)
     if len(p.evaluations) > 1:
         values = ", ".join(figure(drawing.value(e), 3) for e in p.evaluations)
         lines += [f"mean of {len(p.evaluations)} orders: {values}", "the first of them:"]
@@ -47,6 +49,7 @@ def single_text(drawing: Drawing, e: Evaluation) -> str:
     lines += wrapped(drawing.data.orders.get(e.split) or "")
     size = drawing.data.model.size(e.quantizer, e.split)
     lines += figures_text(drawing, e.split, e.metrics[drawing.metric], size)
+    lines += [LOSSLESS] * drawing.data.model.given_back.is_whole(e.quantizer, e.split)
     return "<br>".join([*lines, *(split_lines(e.split) if len(set(e.split)) > 1 else ())])
 
 

@@ -13,7 +13,8 @@ from .data import ChartData
 
 COLUMNS = (
     *("model", "ordering", "seed", "average_bits", "bytes", "bits"),
-    *("metric", "value", "stderr", "n", "limit", "quantizer", "prompts", "weights_from"),
+    *("metric", "value", "stderr", "n", "limit", "quantizer", "prompts"),
+    *("weights_from", "lossless_layers"),
 )
 
 
@@ -46,6 +47,7 @@ def results_csv(data: ChartData) -> str:
                     e.quantizer,
                     "chat template" if e.chat_template else "",
                     model.origin.quantized_as or "",
+                    model.given_back.layers(e.quantizer, e.split),
                 ]
             )
     return text.getvalue()

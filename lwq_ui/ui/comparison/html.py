@@ -108,29 +108,28 @@ def comparison_html(
     evaluations: Iterable[Evaluation],
     chosen: str,
     titles: Mapping[str, str],
-    left_out: Sequence[str] = (),
+    notes: Sequence[str] = (),
     origin: str = "",
 ) -> str:
     """Returns the contenders beside the first one, which is the chosen one: several orders of one
     quantizer, or one order by several.
 
     `evaluations` are of one number of items. `chosen` is the "task/metric" to compare by. `titles`
-    are those of the tasks. `left_out` has a sentence for everything that could not take part.
+    are those of the tasks. `notes` has a sentence for everything that could not take part, or that
+    needs a remark.
     `origin` says what the model's weights were before.
     """
     measured = Measured(evaluations, chosen, titles, origin)
     try:
-        return compared_html(contenders, measured, left_out)
+        return compared_html(contenders, measured, notes)
     except UserError as e:
         return paragraphs_html(str(e))
 
 
-def compared_html(
-    contenders: Sequence[Contender], measured: Measured, left_out: Sequence[str]
-) -> str:
+def compared_html(contenders: Sequence[Contender], measured: Measured, notes: Sequence[str]) -> str:
     """Raises UserError where there is nothing to compare."""
     first, *others = contenders
-    base = base_of(contenders, measured, left_out)
+    base = base_of(contenders, measured, notes)
     by_quantizer = len({c.quantizer for c in contenders}) > 1
     rows = [row_of(c, first, base, measured, by_quantizer) for c in others]
     judged = {r.title: r.value for r in rows if r.value and r.difference}
@@ -154,7 +153,7 @@ def compared_html(
     sentences.append(("", in_words(first.title, rows, judge)))
     if missing := [r.title for r in rows if r.value is None]:
         sentences.append(("", f"Not measured yet: {listed(missing)}."))
-    sentences += [("", sentence) for sentence in left_out]
+    sentences += [("", sentence) for sentence in notes]
     note = (
         f"{base.n:,} items, the same for every split, compared item by item; ± standard error of "
         f"the difference. {sizes(contenders)} {judge.limit_text()} {measured.origin}"
@@ -170,14 +169,12 @@ def compared_html(
     return table_html(sentences, note, heads, cells, mark_first=True)
 
 
-def base_of(
-    contenders: Sequence[Contender], measured: Measured, left_out: Sequence[str]
-) -> Estimate:
+def base_of(contenders: Sequence[Contender], measured: Measured, notes: Sequence[str]) -> Estimate:
     """Returns the figure of the chosen split. Raises UserError where nothing can be compared with
     it."""
     first, *others = contenders
     if not others:
-        raise UserError(" ".join(["There is no other quantizer to compare with.", *left_out]))
+        raise UserError(" ".join(["There is no other quantizer to compare with.", *notes]))
     if len({(c.split, c.quantizer) for c in contenders}) == 1:
         raise UserError(
             "At this budget every order gives the same split: there is nothing to compare."

@@ -7,6 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from ...core.allocation import Split
+from ...core.lossless import LOSSLESS
 from ..bar.expected import Expectation, expected_at
 from ..bar.table import bar_table
 from ..components.heatmap import BudgetBar
@@ -61,9 +63,14 @@ def table_of(s: Situation) -> str:
         task, metric = chosen.split("/", 1)
         table = s.choice.table
         expected = expected_at(table, s.own_results, task, metric)
-        lost = [
-            s.usability.lost(s.controls.quantizer.name, table.split(k)) is not None
-            for k in range(len(table.bytes))
-        ]
-        expectation = Expectation(metric_title(task, metric, s.titles), expected, lost)
+        marks = [mark_of(s, table.split(k)) for k in range(len(table.bytes))]
+        expectation = Expectation(metric_title(task, metric, s.titles), expected, marks)
     return bar_table(s.choice, expectation, s.target.card(s.info) if s.target else None)
+
+
+def mark_of(s: Situation, split: Split) -> str:
+    """Returns what stands before the figure to expect of a split."""
+    name = s.controls.quantizer.name
+    if s.given_back.is_whole(name, split):
+        return LOSSLESS
+    return "lost" if s.usability.lost(name, split) else ""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from ...core.errors import UserError
+from ...core.lossless import GivenBack
 from ...core.orderings import ALIKE, ALIKE_TITLE
 from ...engine.banks.packing_cost import why_not_packed
-from ..comparison.contenders import alike_contenders, order_contenders, quantizer_contenders
+from ..comparison.contenders import (
+    Contender,
+    alike_contenders,
+    order_contenders,
+    quantizer_contenders,
+)
 from ..comparison.html import alike_html, comparison_html
 from ..measuring import Measuring
 from ..plans import comparison_plan
@@ -58,11 +64,12 @@ class ComparePanel(Panel):
     def html(self, s: Situation) -> str:
         """Raises UserError where there is nothing to compare."""
         chosen, compared = s.metric_among(s.results), s.controls.compared
-        origin = s.info.origin.sentence
         if compared == ALIKE:
             pairs = alike_contenders(s)
             if chosen is None:
                 return NOTHING_YET
+            packed = [c for pair in pairs for c in pair]
+            origin = " ".join(filter(None, [s.info.origin.sentence, back_text(s, packed)]))
             return alike_html(pairs, s.results, chosen, s.titles, s.controls.levels, origin)
         left_out: list[str] = []
         if compared == BY_QUANTIZER:
@@ -78,7 +85,9 @@ class ComparePanel(Panel):
             contenders = order_contenders(s)
         if chosen is None:
             return NOTHING_YET
-        return comparison_html(contenders, s.results, chosen, s.titles, left_out, origin)
+        notes = list(filter(None, [*left_out, back_text(s, contenders)]))
+        origin = s.info.origin.sentence
+        return comparison_html(contenders, s.results, chosen, s.titles, notes, origin)
 
     def wire(self) -> None:
         self.events.on(self.versus.input, draws=["compare"])
@@ -88,3 +97,9 @@ class ComparePanel(Panel):
         plan = comparison_plan(s)
         name = WHAT.get(s.controls.compared, "all layers alike and mixes")
         yield from Measuring(self.events, s, user, lambda s: plan, name).run(three_levels=False)
+
+
+def back_text(s: Situation, contenders: Sequence[Contender]) -> str:
+    """Returns which levels of the contenders only give the file's weights back."""
+    back = GivenBack.by(s.info, dict.fromkeys(c.quantizer for c in contenders))
+    return back.sentence((c.quantizer.name, c.split) for c in contenders)

@@ -111,7 +111,9 @@ class QuantizerPanel(Panel):
         """Returns what packing costs, or why what is typed is impossible."""
         try:
             where = (self.server.store, self.server.shelf.device(s.session.choice))
-            return lines_html(packing_text(s.info, s.quantizer, s.controls.levels, *where))
+            quantizer, levels = s.quantizer, s.controls.levels
+            lines = packing_text(s.info, quantizer, levels, *where), back_text(s)
+            return lines_html(*filter(None, lines))
         except UserError as e:
             return error_html(str(e))
 
@@ -140,6 +142,11 @@ class QuantizerPanel(Panel):
             return Answer(updates={self.packing: self.packing_html(s)}, drawn=False)
         place = replace(s, controls=replace(s.said, quantizer=before, quantizer_error=""))
         return Answer(at_same_place(s, place), updates=drawn)
+
+
+def back_text(s: Situation) -> str:
+    """Returns whether a level of the pair only gives the file's weights back."""
+    return s.given_back.sentence([(s.quantizer.name, s.controls.levels)])
 
 
 def lost_html(s: Situation) -> str:

@@ -62,7 +62,9 @@ class ResultsPanel(Panel):
             self.chart: gr.update(figure=as_json(figure), visible=True),
             self.kept: paragraphs_html(*kept),
             self.results: results_table(
-                results, s.titles, current, orders, quantizer, s.info.origin.sentence
+                *(results, s.titles, current, orders, quantizer),
+                origin=s.origin_of(results),
+                given_back=s.given_back,
             ),
         }
 
