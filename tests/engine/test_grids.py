@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import gguf_models
 import numpy as np
 import pytest
 import torch
@@ -12,11 +13,16 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from torch import Tensor
 
+from lwq_ui.core.lossless import given_back
 from lwq_ui.core.origin import GRIDS, Grid
+from lwq_ui.core.run import Run
+from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.checkpoints.gguf_header import layers_grid
 from lwq_ui.engine.checkpoints.headers import Entry
 from lwq_ui.engine.checkpoints.source import Source
+from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.description import describe
+from lwq_ui.engine.models.layers import layer_weights
 from lwq_ui.engine.quantizers import Quantizer, quantizer_named
 
 ROWS, COLUMNS, BLOCK = 32, 256, 32
@@ -134,3 +140,18 @@ def test_a_model_keeps_what_its_source_says_of_its_weights(copy: Path) -> None:
     assert (info.quantized_as, info.grid) == ("Q4_1", "Q4_1")
     info = describe(Source(str(copy), copy))
     assert (info.quantized_as, info.grid) == (None, None)
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("Q4_1", True), ("Q4_0", False), ("Q5_1", False)])
+def test_a_model_from_a_file(kind: str, exact: bool, tmp_path: Path, run: Run) -> None:
+    """All weights of all its layers, as they are packed and computed with."""
+    path = gguf_models.write(gguf_models.build("llama"), tmp_path / "m.gguf", kind)
+    loaded = loading.load(find(str(path), run), "cpu", "float32", run)
+    quantizer = quantizer_named("quanto:group=32")
+    assert loaded.info.quantized_as == kind
+    assert given_back(loaded.info, quantizer) == ({4} if exact else set())
+    for layer in loaded.walk.layers:
+        for w in layer_weights(layer):
+            matrix = w.matrix()
+            error = error_in_steps(matrix, packed_and_restored(quantizer, matrix, 4))
+            assert error < 1e-5 if exact else error > 0.1
