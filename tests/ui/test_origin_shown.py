@@ -138,6 +138,13 @@ def test_the_table_marks_the_split_and_says_why() -> None:
     assert "lossless" not in results_table(SIX, TITLES, given_back=BACK)  # by another quantizer
 
 
+def test_texts_of_such_a_split_are_marked() -> None:
+    splits = ((16,) * 6, (4,) * 6, (4, 4, 4, 2, 2, 2))
+    html = texts_html(on_grid(), Texts(Prompt(), splits, {}))
+    marked = [part for part in html.split("<section") if "Lossless by construction." in part]
+    assert len(marked) == 1 and "All 4-bit" in marked[0]
+
+
 def test_the_page_marks_it_beside_the_levels_and_the_budget() -> None:
     s = on_grid()
     assert back_text(s).startswith("4 bits give the Q4_1 file's weights back, but for rounding")

@@ -10,6 +10,7 @@ import gradio as gr
 
 from ...core.allocation import Split
 from ...core.errors import Stopped, UserError
+from ...core.lossless import LOSSLESS
 from ...core.memory import UNTOUCHED
 from ...core.schema import split_name
 from ...core.writing import SPLITS_READ, Prompt, Written, first_difference, splits_to_read
@@ -151,6 +152,12 @@ def texts_html(s: Situation, texts: Texts) -> str:
     return render("texts.html", texts=shown, tinted=tinted, origin=s.info.origin.sentence)
 
 
+def back_text(s: Situation, split: Split) -> str:
+    """Returns 'Lossless by construction.' of a split that only gives the file's weights back."""
+    back = s.given_back.is_whole(s.controls.quantizer.name, split)
+    return f"{LOSSLESS.capitalize()}." if back else ""
+
+
 def text_shown(
     s: Situation, texts: Texts, split: Split, original: Written | None
 ) -> dict[str, str]:
@@ -162,7 +169,7 @@ def text_shown(
     shown = {
         "name": f"text-{texts.splits.index(split)}",
         "title": title,
-        "remark": f"Lost: {verdict.reason}." if verdict else "",
+        "remark": f"Lost: {verdict.reason}." if verdict else back_text(s, split),
         "same": NOT_YET,
         "rest": "",
     }
