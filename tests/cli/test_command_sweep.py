@@ -32,7 +32,7 @@ def test_sweep(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     info = run("info", "demo")
     for point in points:
         assert set(point) == {
-            *("ordering", "seed", "quantizer", "low_layers"),
+            *("ordering", "seed", "quantizer", "low_layers", "lossless_layers"),
             *("bits", "average_bits", "bytes", "metrics"),
         }
         assert point["bits"].count(2) == point["low_layers"] == N - point["bits"].count(8)
