@@ -7,16 +7,23 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
+from lwq_ui.core.built_in import ON_DEMO, Opening
 from lwq_ui.core.errors import UserError
 from lwq_ui.core.settings import Settings
 from lwq_ui.ui.page import Page
 from lwq_ui.ui.server import Server
+from lwq_ui.ui.starting import choose_opening
 from lwq_ui.ui.theme import CSS, THEME
 
 
-def launch(settings: Settings, **options: object) -> tuple[gr.Blocks, Server]:
-    """`options` are those of gradio's launch. The first result knows the address and closes."""
-    server = Server(settings)
+def launch(
+    settings: Settings, opening: Opening = ON_DEMO, **options: object
+) -> tuple[gr.Blocks, Server]:
+    """Serves the page, which opens on the demo model unless another one is given.
+
+    `options` are those of gradio's launch. The first result knows the address and closes.
+    """
+    server = Server(settings, opening)
     demo = Page(server).demo
     demo.launch(theme=THEME, css=CSS, footer_links=[], ssr_mode=False, **options)
     return demo, server
@@ -33,14 +40,15 @@ def main() -> None:
         settings = Settings.from_environment(args.tasks)
     except UserError as e:
         parser.exit(1, f"{e}\n")
+    opening = choose_opening(settings)
     options = {"inbrowser": not args.no_browser, "share": args.share}
     try:
-        launch(settings, server_port=args.port, **options)
+        launch(settings, opening, server_port=args.port, **options)
     except OSError:
         if args.port is None:
             raise
         print(f"Port {args.port} is taken; looking for another one.")
-        launch(settings, **options)
+        launch(settings, opening, **options)
 
 
 if __name__ == "__main__":

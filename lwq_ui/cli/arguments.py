@@ -68,7 +68,7 @@ def parent(*names: str, **options: Any) -> argparse.ArgumentParser:
 
 
 JSON = parent("--json", metavar="FILE", help="write the result as JSON ('-': here)")
-MODEL = parent("model", metavar="MODEL", help="a Hub id, a folder, or 'demo'")
+MODEL = parent("model", metavar="MODEL", help="a Hub id, a folder, 'demo' or 'smollm2'")
 DEVICE = parent("--device", default="auto", choices=DEVICES)
 DTYPE = parent("--dtype", default="auto", choices=DTYPES)
 

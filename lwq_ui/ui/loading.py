@@ -18,7 +18,7 @@ from ..engine.texts import PG19 as PG19_TEXT
 from ..engine.texts import Text, calibration_text
 from .server import Server
 from .session import Level, ModelChoice, Session
-from .situation import OWN, PG19, Controls, Situation
+from .situation import OWN, PG19, Controls, Situation, first_controls
 from .target import kept_context
 from .worker import Job
 
@@ -44,8 +44,11 @@ class Arrived:
         return server.with_model(session, self.info, self.scores)
 
     def controls(self, s: Situation) -> dict[str, Any]:
-        """Returns the controls that another model changes."""
+        """Returns the controls that another model changes. One of the program's own comes with the
+        levels that it is shown with first."""
         memory = s.controls.memory
+        another = s.session.info is None or s.session.info.fingerprint != self.info.fingerprint
+        first = first_controls(self.choice.model_id) if another else {}
         context = kept_context(memory.context, s.session.info, self.info)
         return {
             "budget": None,
@@ -54,6 +57,7 @@ class Arrived:
             "memory": replace(memory, context=context),
             "beside": None,
             "beside_key": "",
+            **first,
         }
 
 

@@ -32,6 +32,7 @@ from .panels.sweep import SweepPanel
 from .panels.tasks import TasksPanel
 from .panels.write import WritePanel
 from .server import Server
+from .situation import Controls, Situation, first_controls
 from .templates import render
 
 P = TypeVar("P", bound=Panel)
@@ -44,7 +45,7 @@ class Page:
         self.events = Events(server)
         with Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as self.demo:
             self.events.demo = self.demo
-            self.events.strip.build(server.opening_session())
+            self.events.strip.build(opening_situation(server))
             with gr.Row(equal_height=False, elem_id="columns"):
                 with gr.Column(scale=1, min_width=290):
                     self.build(ModelPanel)
@@ -102,6 +103,13 @@ class Page:
     @property
     def panels(self) -> Iterable[Panel]:
         return self.events.panels.values()
+
+
+def opening_situation(server: Server) -> Situation:
+    """Returns what the page opens with: a model, and the controls that suit it."""
+    session = server.opening_session()
+    controls = Controls(model=session.choice, **first_controls(session.choice.model_id))
+    return Situation(session, controls)
 
 
 def meaning() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..core.built_in import ON_DEMO, Opening
 from ..core.errors import UserError
 from ..core.orderings import QUICK_SCORERS, SCORERS
 from ..core.run import Run
@@ -14,7 +15,6 @@ from ..core.settings import Settings
 from ..core.store import Store
 from ..engine import records
 from ..engine.checkpoints.finding import find
-from ..engine.checkpoints.hub import DEMO
 from ..engine.quantizers import quantizer_named
 from ..engine.tasks import own_tasks, tasks
 from ..engine.tasks.base import Task
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """Everything behind the page that is not one browser's."""
+    """Everything behind the page that is not one browser's. `opening` is the model that the page
+    opens on."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, opening: Opening = ON_DEMO):
         self.settings = settings
+        self.opening = opening
         self.store = Store(settings.cache, settings.shipped, settings.bank_limit)
         self.worker = Worker(settings, self.store, free_memory)
         self.shelf = Shelf()
@@ -44,13 +46,13 @@ class Server:
         self.shipped_text = calibration_text(None, settings)
 
     def opening_session(self) -> Session:
-        """Returns the demo model, with its scores where they ship with the program.
+        """Returns the model that the page opens on, with its scores where they ship.
 
         What was measured is read when a browser opens the page: it is hundreds of files, and may be
         more by then.
         """
-        session = Session(ModelChoice(), text=self.shipped_text)
-        source = find(DEMO, Run(self.settings, self.store))
+        session = Session(ModelChoice(self.opening.model), text=self.shipped_text)
+        source = find(self.opening.model, Run(self.settings, self.store))
         info = records.known_info(source, session.choice.dtype, self.store)
         if info is None:
             return session

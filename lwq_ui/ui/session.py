@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.allocation import Split
+from ..core.built_in import DEMO
 from ..core.schema import Evaluation, ModelInfo, Scores
 from ..core.writing import Written
-from ..engine.checkpoints.hub import DEMO
 from ..engine.quantizers import Quantizer
 from ..engine.texts import Text
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..core.allocation import Split
+from ..core.built_in import BUILT_IN
 from ..core.choice import Choice
 from ..core.config import Config
 from ..core.curves import THREE_LEVELS
@@ -17,7 +18,7 @@ from ..core.memory import UNTOUCHED
 from ..core.orderings import DEFAULT_ORDERING, ORDERINGS, SCORERS
 from ..core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from ..core.usability import Usability
-from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer, quantizers_of
+from ..engine.quantizers import DEFAULT_QUANTIZER, Quantizer, quantizer_named, quantizers_of
 from ..engine.tasks.base import Task
 from ..engine.tasks.presets import expand
 from .session import Level, ModelChoice, OtherModel, Session
@@ -255,6 +256,15 @@ class Situation:
         """Returns (task, split) of everything that the quantizer was measured at."""
         names = {quantizer.name, UNQUANTIZED}
         return {(e.task, e.split) for e in self.results if e.quantizer in names}
+
+
+def first_controls(model_id: str) -> dict[str, Any]:
+    """Returns the quantizer and the levels that a model of the program's own is shown with first,
+    as fields of Controls. Any other model takes those that the page has."""
+    if (model := BUILT_IN.get(model_id)) is None:
+        return {}
+    quantizer = quantizer_named(model.quantizer)
+    return {"quantizer": quantizer, "quantizer_error": "", "levels": model.levels}
 
 
 def possible(session: Session, controls: Controls) -> Controls:

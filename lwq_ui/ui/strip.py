@@ -10,7 +10,7 @@ import gradio as gr
 from ..core.errors import UserError
 from .components.base import read_asset
 from .server import Server
-from .session import Session
+from .situation import Situation
 from .status import error_html, status_html
 
 Values = dict[Any, Any]  # component -> value, as Gradio hands a set of inputs over
@@ -20,9 +20,10 @@ Updates = dict[Any, Any]  # component -> value or gr.update, as Gradio takes the
 class Strip:
     """The status line, the error line and Stop, and the states that no panel owns.
 
-    `session` holds what the page knows for one browser. `applied` is the last `Wanted` of a session
-    that the page was drawn by. A running job changes `redraw`: the page is then drawn from what the
-    controls say by that time. `starters` are the controls that start a job.
+    `opened` is what the page opens with. `session` holds what it knows for one browser. `applied`
+    is the last `Wanted` of a session that the page was drawn by. A running job changes `redraw`:
+    the page is then drawn from what the controls say by that time. `starters` are the controls that
+    start a job.
     """
 
     def __init__(self, server: Server):
@@ -30,8 +31,9 @@ class Strip:
         self.starters: list[Any] = []
         self._failed: dict[str, float] = {}  # user -> when what stands in the error line failed
 
-    def build(self, session: Session) -> None:
-        self.session = gr.State(session)
+    def build(self, opened: Situation) -> None:
+        self.opened = opened
+        self.session = gr.State(opened.session)
         self.applied = gr.State(None)
         self.redraw = gr.Number(0, label="Redraw", visible="hidden", elem_id="redraw")
         with gr.Row(elem_id="strip"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lwq_ui.core.built_in import DEMO
 from lwq_ui.core.choice import Choice
 from lwq_ui.core.curves import alike, all_splits, curves
 from lwq_ui.core.memory import UNTOUCHED
@@ -19,7 +20,6 @@ from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store
 from lwq_ui.core.writing import Prompt, Written, splits_to_read
 from lwq_ui.engine import jobs, records
-from lwq_ui.engine.checkpoints.hub import DEMO
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks

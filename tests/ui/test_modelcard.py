@@ -13,11 +13,11 @@ from markupsafe import escape
 pytest.importorskip("gradio")
 
 from lwq_ui.core.allocation import breakpoints
+from lwq_ui.core.built_in import DEMO
 from lwq_ui.core.diskspace import DiskSpace
 from lwq_ui.core.memory import GIB, format_gib
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
-from lwq_ui.engine.checkpoints.hub import DEMO
 from lwq_ui.engine.checkpoints.search import CURATED, Answer, FoundModel
 from lwq_ui.engine.devices import Device
 from lwq_ui.engine.fit import Fit

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ...core.built_in import DEMO, SMOLLM2
 from ...core.errors import UserError
 from ...core.run import Run
 from .gguf_source import ON_HUB, SUFFIX, gguf_in_folder, hub_gguf, local_gguf
-from .hub import DEMO, Unreachable
+from .hub import Unreachable
+from .smollm2 import smollm2_source
 from .source import LONGEST_NAME, NoConfig, Source, hub_source, local_source
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def find(model_id: str, run: Run, *, weights: bool = True) -> Source:
-    """Returns the files of a model: the demo, a folder, a GGUF file or a Hub id, from where they
-    are downloaded. `owner/name:file.gguf` is a file of a Hub id.
+    """Returns the files of a model: one of the program's own, a folder, a GGUF file or a Hub id,
+    from where they are downloaded. `owner/name:file.gguf` is a file of a Hub id.
 
     `weights=False` leaves the weights out, which is enough to describe a model. Raises Stopped, and
     UserError with the cause and the way out.
@@ -26,6 +28,8 @@ def find(model_id: str, run: Run, *, weights: bool = True) -> Source:
         raise UserError("Name a model: a Hugging Face id such as Qwen/Qwen3-0.6B, or a folder.")
     if model_id == DEMO:
         return Source(DEMO, run.settings.demo_model)
+    if model_id == SMOLLM2:
+        return smollm2_source(run.settings)
     if (folder := folder_of(model_id)) is not None:
         gguf = None
         if not (folder / "config.json").exists():

@@ -17,7 +17,8 @@ class FileHashes:
     """The sha256 of files.
 
     This process reads each file once. Where there is a store, this machine reads a file of more
-    than `large` bytes once. Large files of the Hub's cache are named by their hash.
+    than `large` bytes once. Large files of the Hub's cache are named by their hash, and a wheel
+    lists those of its files.
     """
 
     def __init__(self, large: int = LARGE):
@@ -39,6 +40,10 @@ class FileHashes:
         if store and real.stat().st_size > self.large:
             store.write(key, content.hexdigest())
         return content.hexdigest()
+
+    def take(self, path: Path, content: str) -> None:
+        """Takes a file's hash from who delivered the file, so that it need not be read."""
+        self._hashes[content_key(path.resolve()).digest] = content
 
     def without_reading(self, real: Path, store: Store | None) -> str | None:
         """Returns the hash of a file that need not be read for it, links resolved, or None."""

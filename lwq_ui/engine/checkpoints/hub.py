@@ -10,7 +10,6 @@ from fnmatch import fnmatch
 
 from ...core.errors import Stopped, UserError, reason
 
-DEMO = "demo"
 WEIGHTS = ("*.safetensors", "*.bin")
 
 

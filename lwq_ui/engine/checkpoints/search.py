@@ -11,9 +11,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
+from ...core.built_in import BUILT_IN, DEMO, SMOLLM2
 from ...core.errors import UserError, reason
 from .gguf_source import SUFFIX, models_among
-from .hub import DEMO, WEIGHTS, possible_weights
+from .hub import WEIGHTS, possible_weights
+from .smollm2 import is_installed
 
 # Anything else that a person types may be a path, which the Hub need not see.
 SEARCHABLE = re.compile(r"\w[\w. -]*(/[\w. -]*)?")
@@ -150,7 +152,8 @@ def is_quantized(tags: list[str]) -> bool:
 
 
 def on_disk() -> tuple[FoundModel, ...]:
-    """Returns the demo, and the causal language models in the Hugging Face cache, by name."""
+    """Returns the program's own models, and the causal language models in the Hugging Face cache,
+    by name."""
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -163,9 +166,13 @@ def on_disk() -> tuple[FoundModel, ...]:
         for r in repositories
         if r.repo_type == "model" and any(map(is_causal, r.revisions))
     )
-    return FoundModel(DEMO, remark="ships with the program", on_disk=True), *(
-        FoundModel(name, on_disk=True) for name in names
-    )
+    return *built_in(), *(FoundModel(name, on_disk=True) for name in names)
+
+
+def built_in() -> tuple[FoundModel, ...]:
+    """Returns those of the program's own models that are on this disk."""
+    names = [DEMO, SMOLLM2] if is_installed() else [DEMO]
+    return tuple(FoundModel(name, remark=BUILT_IN[name].remark, on_disk=True) for name in names)
 
 
 def is_causal(revision: Any) -> bool:

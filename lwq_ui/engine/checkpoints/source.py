@@ -68,10 +68,10 @@ class NoConfig(UserError):
 class Source:
     """A model's files.
 
-    `model_id` is what configs name: a Hub id, a folder, 'demo'. `folder` holds the files on this
-    disk. `on_hub` lists the weight files as the Hub has them. It is None where all are here, or
-    where the Hub could not be asked. `cache` keeps the headers that the Hub sent, and the hashes of
-    large files.
+    `model_id` is what configs name: a Hub id, a folder, 'demo' or 'smollm2'. `folder` holds the
+    files on this disk. `on_hub` lists the weight files as the Hub has them. It is None where all
+    are here, or where the Hub could not be asked. `cache` keeps the headers that the Hub sent, and
+    the hashes of large files.
     """
 
     model_id: str

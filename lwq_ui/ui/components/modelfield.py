@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from ...core.built_in import DEMO
 from ...core.memory import format_gib
 from ...engine.checkpoints.gguf_source import SeveralModels
-from ...engine.checkpoints.hub import DEMO
-from ...engine.checkpoints.search import CURATED, Answer, FoundModel, search
+from ...engine.checkpoints.search import CURATED, Answer, FoundModel, built_in, search
 from .base import AssetComponent
 
 LONGEST = 200  # characters that are looked for; no id has as many
-AT_FIRST = Answer((FoundModel(DEMO, remark="ships with the program", on_disk=True),))
 
 
 def complete(text: str) -> str:
@@ -89,7 +88,7 @@ class ModelField(AssetComponent):
     asset = "modelfield"
 
     def __init__(self, value: str = DEMO, **options: Any) -> None:
-        options.setdefault("offers", offers("", AT_FIRST))  # an update brings its own
+        options.setdefault("offers", offers("", Answer(built_in())))  # an update brings its own
         super().__init__(value, server_functions=[complete], **options)
 
     def preprocess(self, payload: Any) -> str:

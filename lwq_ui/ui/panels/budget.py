@@ -22,8 +22,7 @@ class BudgetPanel(Panel):
     name = "budget"
 
     def build(self) -> None:
-        session = self.strip.session.value
-        s = Situation(session) if session.info else None
+        s = self.strip.opened if self.strip.opened.session.info else None
         self.bar = BudgetBar(
             bar_value(s) if s else None,
             table=table_of(s) if s else None,

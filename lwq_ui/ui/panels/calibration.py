@@ -49,8 +49,8 @@ class CalibrationPanel(Panel):
                 self.measure = gr.Button(
                     "Measure sensitivity", elem_id="measure", size="md", min_width=110
                 )
-            session = self.strip.session.value
-            scored = scored_html(session.info, Situation(session).scores) if session.info else ""
+            s = self.strip.opened
+            scored = scored_html(s.info, s.scores) if s.session.info else ""
             self.scored = gr.HTML(scored, elem_id="scored", padding=True)
         self.inputs = {self.text, self.own_text}
         self.starters = [self.score, self.measure]

@@ -40,7 +40,7 @@ class MemoryPanel(Panel):
     name = "memory"
 
     def build(self) -> None:
-        info = self.strip.session.value.info
+        info = self.strip.opened.session.info
         with gr.Group():
             self.into = gr.Dropdown(
                 card_choices(()), value=NO_CARD, label="What must it fit into?", elem_id="into"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 
+from ...core.built_in import DEMO
 from ...core.memory import DTYPES
 from ...engine.checkpoints.gguf_source import SeveralModels
 from ...engine.devices import DEVICES
@@ -17,6 +18,7 @@ from ..modelcard import loaded_card, looked_card
 from ..session import ModelChoice
 from ..situation import Situation
 from ..strip import Updates, Values
+from ..templates import paragraphs_html
 from ..worker import Job
 from .base import Panel
 
@@ -29,7 +31,8 @@ class ModelPanel(Panel):
 
     def build(self) -> None:
         with gr.Group():
-            self.model = ModelField(elem_id="model", padding=True)
+            opened = self.strip.opened
+            self.model = ModelField(opened.controls.model.model_id, elem_id="model", padding=True)
             with gr.Row():
                 self.device = gr.Dropdown(
                     list(DEVICES), value="auto", label="Device", elem_id="device", min_width=100
@@ -44,11 +47,19 @@ class ModelPanel(Panel):
             with gr.Row(elem_classes="button-row"):
                 self.load = gr.Button("Load", elem_id="load", size="md", min_width=90)
                 self.look = gr.Button("Look first", elem_id="look", size="md", min_width=90)
-            info = self.strip.session.value.info
+            with gr.Row(elem_classes="button-row"):
+                self.small = gr.Button(
+                    "Small and fast: the demo model",
+                    elem_id="small",
+                    size="sm",
+                    visible=visible(opened.session.choice.model_id != DEMO),
+                )
+            self.reason = gr.HTML(self.reason_html(opened), elem_id="reason", padding=True)
+            info = opened.session.info
             card = loaded_card(info) if info else ""
             self.card = gr.HTML(card, elem_id="card", padding=True)
         self.inputs = {self.model, self.device, self.dtype}
-        self.starters = [self.load, self.look]
+        self.starters = [self.load, self.look, self.small]
 
     def read(self, v: Values) -> Mapping[str, Any]:
         return {"model": ModelChoice(v[self.model].strip(), v[self.device], v[self.dtype])}
@@ -61,12 +72,25 @@ class ModelPanel(Panel):
 
     def draw_after_job(self, s: Situation) -> Updates:
         session = s.session
+        shown: Updates = {
+            self.small: gr.update(visible=visible(session.choice.model_id != DEMO)),
+            self.reason: self.reason_html(s),
+        }
         if session.looked:
-            return {self.card: looked_card(session.looked, session.info)}
-        return {self.card: loaded_card(session.info, session.streamed)} if session.info else {}
+            return shown | {self.card: looked_card(session.looked, session.info)}
+        if session.info:
+            shown[self.card] = loaded_card(session.info, session.streamed)
+        return shown
+
+    def reason_html(self, s: Situation) -> str:
+        """Returns why the page opened on this model, while it is the page's."""
+        opening = self.server.opening
+        here = opening.reason and s.session.choice.model_id == opening.model
+        return paragraphs_html(opening.reason) if here else ""
 
     def wire(self) -> None:
         self.events.job([self.load.click, self.model.submit], self.load_model)
+        self.events.job(self.small.click, self.load_small)
         self.events.job(self.look.click, self.look_at)
 
     def load_model(self, s: Situation, user: str) -> Iterator[Updates]:
@@ -76,9 +100,17 @@ class ModelPanel(Panel):
             self.server, user, choice, lambda: chosen_text(s.controls, self.server)
         )
         arrived = yield from self.follow(user, choice.model_id, work)
-        session = arrived.session(self.server).wanting(**arrived.controls(s))
+        wanted = arrived.controls(s)
+        if choice != s.said.model:
+            wanted["model"] = choice
+        session = arrived.session(self.server).wanting(**wanted)
         message = f"{arrived.info.model_id} is loaded and scored."
         yield {self.strip.session: session} | self.strip.idle(user, message)
+
+    def load_small(self, s: Situation, user: str) -> Iterator[Updates]:
+        """Loads the demo model, whatever the field says."""
+        choice = replace(s.controls.model, model_id=DEMO)
+        yield from self.load_model(s.changed(model=choice), user)
 
     def look_at(self, s: Situation, user: str) -> Iterator[Updates]:
         """Says what a model is. Nothing is loaded; the session keeps the model it has."""
@@ -106,3 +138,8 @@ class ModelPanel(Panel):
         except SeveralModels as e:
             yield {self.model: gr.update(offers=choices_offered(name, e))}
             raise
+
+
+def visible(shown: bool) -> bool | Literal["hidden"]:
+    """Returns what Gradio calls it: a hidden component stays in the page."""
+    return shown or "hidden"

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ...core.built_in import BUILT_IN
 from ..events import Answer
 from ..loading import load_and_score
 from ..situation import Situation
 from ..strip import Updates
 from .base import Panel
 
-READY = "The demo model is ready. Drag the memory budget."
+READY = "{} is ready. Drag the memory budget."
 
 
 class Opening(Panel):
     """No part of the page, but what happens when it opens.
 
-    The demo model's scores stand there already where they ship with the program. Its weights are
-    loaded now, so that the first evaluation need not wait for them. Nobody who has asked for
+    The model's scores and results stand there already where they ship with the program. Its weights
+    are loaded now, so that the first evaluation need not wait for them. Nobody who has asked for
     nothing yet waits for another one's job.
     """
 
@@ -27,7 +28,7 @@ class Opening(Panel):
     def wire(self) -> None:
         load = self.events.demo.load
         shown = self.events.on(load, self.show_known, chosen=False, after_job=True)
-        self.events.job(shown.then, self.load_demo)
+        self.events.job(shown.then, self.load_opened)
         self.events.demo.unload(self.events.close)
 
     def show_known(self, s: Situation) -> Answer | None:
@@ -39,12 +40,13 @@ class Opening(Panel):
         session = self.server.with_model(session, session.info, session.scores or {})
         return Answer(session=session)
 
-    def load_demo(self, s: Situation, user: str) -> Iterator[Updates]:
+    def load_opened(self, s: Situation, user: str) -> Iterator[Updates]:
         session, shelf = s.session, self.server.shelf
+        ready = READY.format(BUILT_IN[self.server.opening.model].title)
         shelf.come(user)
         joined = shelf.join(user, session.choice)
         if session.info and (joined or self.server.worker.busy):
-            yield self.strip.idle(user, READY)
+            yield self.strip.idle(user, ready)
             return
         text = self.server.shipped_text
         work = load_and_score(self.server, user, session.choice, lambda: text)
@@ -53,4 +55,4 @@ class Opening(Panel):
             session = replace(session, streamed=arrived.streamed)
         else:
             session = arrived.session(self.server)
-        yield {self.strip.session: session} | self.strip.idle(user, READY)
+        yield {self.strip.session: session} | self.strip.idle(user, ready)

@@ -18,7 +18,6 @@ from ...core.store import Store
 from ...engine.banks.packing_cost import packing_cost
 from ...engine.kept_texts import SHIPPED
 from ...engine.quantizers import (
-    DEFAULT_QUANTIZER,
     QUANTIZERS,
     Option,
     Quantizer,
@@ -43,7 +42,8 @@ class QuantizerPanel(Panel):
     name = "quantizer"
 
     def build(self) -> None:
-        chosen = DEFAULT_QUANTIZER
+        s = self.strip.opened
+        chosen = s.controls.quantizer
         self.quantizer = gr.Dropdown(
             [(q.heading, family) for family, q in QUANTIZERS.items()],
             value=chosen.family,
@@ -59,12 +59,11 @@ class QuantizerPanel(Panel):
         self.text = gr.State(SHIPPED)  # the reference of what a calibrated one calibrates on
         self.levels = ChangingRadio(
             pair_choices(chosen),
-            value=pair_value(chosen.pairs[0]),
+            value=pair_value(s.controls.levels),
             label=levels_label(chosen),
             elem_id="levels",
         )
-        session = self.strip.session.value
-        note = self.packing_html(Situation(session)) if session.info else ""
+        note = self.packing_html(s) if s.session.info else ""
         self.packing = gr.HTML(note, elem_id="packing", padding=True)
         self.lost = gr.HTML(elem_id="lost-levels", elem_classes="lost", padding=True)
         self.inputs = {self.quantizer, self.drawn, self.text, self.levels, *self.options.values()}
