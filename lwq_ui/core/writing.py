@@ -12,6 +12,7 @@ from typing import Any
 from .allocation import Split
 from .cost import QuantizerSpec
 from .typed import typed
+from .usability import Usability
 
 WORD = re.compile(r"\S+")
 SPLITS_READ = 3  # beside the original
@@ -46,18 +47,24 @@ class Written:
 
 
 def splits_to_read(
-    quantizer: QuantizerSpec, levels: tuple[float, float], split: Split
+    quantizer: QuantizerSpec,
+    levels: tuple[float, float],
+    split: Split,
+    usability: Usability | None = None,
 ) -> list[Split]:
     """Returns three splits at which a loss can be read, most bits first.
 
     They are the `split`, and two of one level in all layers: the low level, and the next one below
     it. Where one of these is missing or is the split itself, it is the high level, or else the
-    highest of the others.
+    highest of the others. One that was measured to be lost comes after all others: nobody reads how
+    much is lost from a text without sense.
     """
     high, low = levels
     below = [level for level in sorted(quantizer.levels, reverse=True) if level < low]
     others = sorted({*quantizer.levels} - {high, low, *below[:1]}, reverse=True)
     uniform = [(level,) * len(split) for level in (low, *below[:1], high, *others)]
+    if usability:
+        uniform.sort(key=lambda one: usability.lost(quantizer.name, one) is not None)
     distinct = list(dict.fromkeys([split, *uniform]))[:SPLITS_READ]
     return sorted(distinct, key=lambda one: -sum(one))
 

@@ -85,7 +85,7 @@ class WritePanel(Panel):
         split = s.split
         splits = [
             (UNTOUCHED,) * len(split),
-            *splits_to_read(controls.quantizer, controls.levels, split),
+            *splits_to_read(controls.quantizer, controls.levels, split, s.usability),
         ]
         texts = Texts(prompt, splits, {})
         for one in splits:
