@@ -28,6 +28,7 @@ from lwq_ui.core.allocation import Split
 from lwq_ui.core.built_in import BUILT_IN, DEMO, SMOLLM2
 from lwq_ui.core.choice import Choice
 from lwq_ui.core.curves import Curve, alike, all_splits, curves, levels_between
+from lwq_ui.core.errors import UserError
 from lwq_ui.core.memory import UNTOUCHED
 from lwq_ui.core.orderings import ORDERINGS, QUICK_SCORERS, SCORERS
 from lwq_ui.core.run import Run
@@ -119,6 +120,8 @@ def main() -> None:
         make(name, run)
     except KeyboardInterrupt:
         raise SystemExit("\nStopped. The same command goes on from here.") from None
+    except UserError as e:
+        raise SystemExit(f"\n{e}") from None
     print(file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wheels
 
 from lwq_ui.core.settings import ROOT
 
@@ -17,7 +18,10 @@ BUILD = """
 import json, sys
 import app
 from lwq_ui.core.settings import Settings
-page = app.Page(app.Server(Settings.from_environment()))
+settings = Settings.from_environment()
+opening = app.choose_opening(settings)
+assert opening.model == "smollm2", opening.reason
+page = app.Page(app.Server(settings, opening))
 page.demo.get_config_file()  # what the browser asks for first
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
@@ -26,10 +30,12 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     cache: Path = tmp_path_factory.mktemp("cache")
+    site: Path = tmp_path_factory.mktemp("site")
+    wheels.install(site, b"weights, which are not read")
     run = subprocess.run(
         [sys.executable, "-c", BUILD],
         cwd=ROOT,
-        env={**os.environ, "LWQ_CACHE_DIR": str(cache)},
+        env={**os.environ, "LWQ_CACHE_DIR": str(cache), "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
     )

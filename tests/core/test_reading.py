@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from lwq_ui.core.memory import UNTOUCHED
+from lwq_ui.core.schema import UNQUANTIZED, Evaluation, Metric
+from lwq_ui.core.usability import Usability
 from lwq_ui.core.writing import Written, first_difference, splits_to_read
 from lwq_ui.engine.quantizers import quantizer_named
 
@@ -47,8 +52,26 @@ def test_a_word_that_still_grows_differs_once_it_must() -> None:
     assert first_difference("", "new", finished=False) == 0
 
 
-def read(quantizer: str, levels: tuple[float, float], split: tuple[float, ...]) -> list[str]:
-    splits = splits_to_read(quantizer_named(quantizer), levels, split)
+def read(
+    quantizer: str,
+    levels: tuple[float, float],
+    split: tuple[float, ...],
+    perplexities: Mapping[float, float] = {},
+) -> list[str]:
+    """Returns the splits to read. `perplexities` were measured with all layers at a level."""
+    evaluations = [
+        Evaluation(
+            "perplexity",
+            (level,) * N,
+            UNQUANTIZED if level == UNTOUCHED else quantizer,
+            {"perplexity": Metric(value, 0.1, 9)},
+            {},
+            None,
+            1.0,
+        )
+        for level, value in perplexities.items()
+    ]
+    splits = splits_to_read(quantizer_named(quantizer), levels, split, Usability(evaluations))
     assert len(splits) == len(set(splits)) == 3
     assert [sum(s) for s in splits] == sorted(map(sum, splits), reverse=True)
     return ["mix" if len(set(s)) > 1 else f"{s[0]:g}" for s in splits]
@@ -64,6 +87,18 @@ def test_the_splits_to_read() -> None:
     assert read("gptq", (8, 4), high) == ["mix", "4", "3"]
     assert read("gptq", (8, 4), (4,) * N) == ["8", "4", "3"]
     assert read("spqr", (3.945, 3.657), (3.945, 3.945, 3.657, 3.657)) == ["3.945", "mix", "3.657"]
+
+
+def test_what_is_lost_is_read_where_nothing_else_is_left() -> None:
+    """Nobody reads how much is lost from a text without sense."""
+    measured: dict[float, float] = {UNTOUCHED: 40, 8: 40, 4: 60, 2: 1e6}
+    high = (8, 8, 4, 4)
+    assert read("quanto", (8, 4), high, measured) == ["8", "mix", "4"]
+    assert read("quanto", (8, 4), (4,) * N, measured) == ["8", "4", "2"]
+    assert read("quanto", (4, 2), (4, 4, 2, 2), measured) == ["8", "4", "mix"]
+    assert read("gptq", (8, 4), high, {**measured, 3: 70}) == ["mix", "4", "3"]
+    assert read("gptq", (8, 4), high, {**measured, 3: 1000}) == ["8", "mix", "4"]
+    assert read("quanto", (8, 4), high, {**measured, 2: 300}) == ["mix", "4", "2"]  # 7.5 times
 
 
 def test_a_written_text_is_read_again_whole() -> None:
