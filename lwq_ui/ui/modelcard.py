@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.built_in import BUILT_IN
 from ..core.cost import model_cost
 from ..core.diskspace import DiskSpace
 from ..core.memory import UNTOUCHED, format_gib
@@ -63,7 +64,9 @@ def looked_card(looked: Looked, shown: ModelInfo | None) -> str:
 
 
 def general_facts(info: ModelInfo) -> dict[str, str]:
+    model = BUILT_IN.get(info.model_id)
     return {
+        **({"Name": model.title} if model else {}),
         "Architecture": info.architecture,
         "Layers": f"{info.num_layers}",
         "Parameters": f"{info.num_parameters:,}",

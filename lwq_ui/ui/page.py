@@ -46,6 +46,7 @@ class Page:
         with Blocks(title="LWQ Explorer", analytics_enabled=False, fill_width=True) as self.demo:
             self.events.demo = self.demo
             self.events.strip.build(opening_situation(server))
+            self.build(Opening)
             with gr.Row(equal_height=False, elem_id="columns"):
                 with gr.Column(scale=1, min_width=290):
                     self.build(ModelPanel)
@@ -67,7 +68,6 @@ class Page:
                             self.build(ConfigPanel)
                         with gr.Tab("What it means", id="meaning"):
                             gr.Markdown(meaning(), elem_id="meaning")
-            self.build(Opening)
             for panel in self.panels:
                 panel.wire()
             self.events.wire()

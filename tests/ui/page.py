@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from lwq_ui.core.allocation import breakpoints
+from lwq_ui.core.built_in import DEMO
 from lwq_ui.core.cost import model_cost
 from lwq_ui.core.curves import curves
 from lwq_ui.core.orderings import QUICK_SCORERS, rank_layers
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation, Metric
 from lwq_ui.core.settings import Settings
+from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.quantizers import quantizer_named
 
 READY = "The demo model is ready"
@@ -98,12 +100,14 @@ def make_known(page, folder):
 
 
 def link_few_results(folder):
-    """The assets, with the shipped results of uniform splits only: a page that has less to draw."""
+    """The assets, with the demo model's shipped results of uniform splits only: a page that has
+    less to draw."""
     shipped = Settings(cache=folder)
+    demo = Source(DEMO, shipped.demo_model).fingerprint()[:16]
     for path in shipped.assets.iterdir():
         if path != shipped.shipped:
             (folder / path.name).symlink_to(path)
-    for path in shipped.shipped.rglob("*.json"):
+    for path in shipped.shipped.glob(f"*/{demo}/*.json"):
         value = json.loads(path.read_bytes())["value"]
         if len(set(value.get("split", ()))) < 2:
             link = folder / path.relative_to(shipped.assets)

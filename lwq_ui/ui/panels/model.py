@@ -18,7 +18,6 @@ from ..modelcard import loaded_card, looked_card
 from ..session import ModelChoice
 from ..situation import Situation
 from ..strip import Updates, Values
-from ..templates import paragraphs_html
 from ..worker import Job
 from .base import Panel
 
@@ -54,7 +53,6 @@ class ModelPanel(Panel):
                     size="sm",
                     visible=visible(opened.session.choice.model_id != DEMO),
                 )
-            self.reason = gr.HTML(self.reason_html(opened), elem_id="reason", padding=True)
             info = opened.session.info
             card = loaded_card(info) if info else ""
             self.card = gr.HTML(card, elem_id="card", padding=True)
@@ -72,21 +70,12 @@ class ModelPanel(Panel):
 
     def draw_after_job(self, s: Situation) -> Updates:
         session = s.session
-        shown: Updates = {
-            self.small: gr.update(visible=visible(session.choice.model_id != DEMO)),
-            self.reason: self.reason_html(s),
-        }
+        shown: Updates = {self.small: gr.update(visible=visible(session.choice.model_id != DEMO))}
         if session.looked:
             return shown | {self.card: looked_card(session.looked, session.info)}
         if session.info:
             shown[self.card] = loaded_card(session.info, session.streamed)
         return shown
-
-    def reason_html(self, s: Situation) -> str:
-        """Returns why the page opened on this model, while it is the page's."""
-        opening = self.server.opening
-        here = opening.reason and s.session.choice.model_id == opening.model
-        return paragraphs_html(opening.reason) if here else ""
 
     def wire(self) -> None:
         self.events.job([self.load.click, self.model.submit], self.load_model)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import gradio as gr
+
 from ...core.built_in import BUILT_IN
 from ..events import Answer
 from ..loading import load_and_score
 from ..situation import Situation
 from ..strip import Updates
+from ..templates import paragraphs_html
 from .base import Panel
 
 READY = "{} is ready. Drag the memory budget."
 
 
 class Opening(Panel):
-    """No part of the page, but what happens when it opens.
+    """What happens when the page opens, and why it did not open on the usual model.
 
     The model's scores and results stand there already where they ship with the program. Its weights
     are loaded now, so that the first evaluation need not wait for them. Nobody who has asked for
@@ -24,6 +27,18 @@ class Opening(Panel):
     """
 
     name = "opening"
+
+    def build(self) -> None:
+        self.reason = gr.HTML(self.reason_html(self.strip.opened), elem_id="reason")
+
+    def draw_after_job(self, s: Situation) -> Updates:
+        return {self.reason: self.reason_html(s)}
+
+    def reason_html(self, s: Situation) -> str:
+        """Returns the reason, while the page has the model that it opened on."""
+        opening = self.server.opening
+        here = opening.reason and s.session.choice.model_id == opening.model
+        return paragraphs_html(opening.reason) if here else ""
 
     def wire(self) -> None:
         load = self.events.demo.load
