@@ -49,6 +49,7 @@ MODELS: list[dict[str, Any]] = [
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(searching, "is_installed", lambda: False)  # no wheel, as CI may have
     return tmp_path / "hub"
 
 
