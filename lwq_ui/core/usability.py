@@ -64,9 +64,12 @@ class Verdict:
 
     @property
     def usable(self) -> bool:
+        """An original that guesses, too, keeps nothing from being usable: other figures judge."""
         if self.chance is None:
             return self.ratio <= USABLE
-        return not self.lost and self.value - self.chance >= (self.original - self.chance) / USABLE
+        above = self.original - self.chance
+        guessed = above <= ERRORS * self.original_error
+        return not self.lost and (guessed or self.value - self.chance >= above / USABLE)
 
     @property
     def reason(self) -> str:

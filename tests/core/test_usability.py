@@ -72,6 +72,13 @@ def test_the_next_usable_level_is_tried() -> None:
     assert of_levels(gptq, quantizer=GPTQ) == f"{LOST} Try 8 / 4 (1.1 times)."
 
 
+def test_a_task_that_the_original_guesses_keeps_nothing_from_being_usable() -> None:
+    guessed = [accuracy(16, 0.52), accuracy(4, 0.49), accuracy(2, 0.5)]
+    assert of_levels([*RUINS, *guessed]) == f"{LOST} Try 8 / 4 (1.4 times)."
+    known = [accuracy(16, 0.7), accuracy(4, 0.58), accuracy(2, 0.58)]  # more than half is gone
+    assert of_levels([*RUINS, *known]) == LOST
+
+
 def test_the_highest_lost_level_is_said() -> None:
     both = [ORIGINAL, perplexity(4, 400.0), perplexity(2, 1e6)]
     assert of_levels(both).startswith("At 4 bits this model is lost: perplexity 400 is 11 times")

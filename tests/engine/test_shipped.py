@@ -19,6 +19,7 @@ from lwq_ui.core.run import Run
 from lwq_ui.core.schema import UNQUANTIZED, Evaluation, ModelInfo, Scores
 from lwq_ui.core.settings import Settings
 from lwq_ui.core.store import Key, Store
+from lwq_ui.core.usability import Usability
 from lwq_ui.core.writing import Prompt, Written, splits_to_read
 from lwq_ui.engine import jobs, records
 from lwq_ui.engine.checkpoints.smollm2 import is_installed, smollm2_source
@@ -169,13 +170,24 @@ def test_the_page_opens_with_scores_and_baselines(
                 assert (name, split, quantizer, limit) in measured, STALE
 
 
-def test_smollm2_opens_with_scores(smollm2: ModelInfo, shipped: Store) -> None:
-    text, first = shipped_calibration(SETTINGS), BUILT_IN[SMOLLM2]
-    level = quantizer_named(first.quantizer), first.levels[1]
-    scores = records.known_scores(smollm2, text, shipped, None, *level)
-    assert scores.keys() == {"lim", "zd", "sensitivity"}, STALE
-    assert {len(s.values) for s in scores.values()} == {30}
+def test_smollm2_opens_with_scores_baselines_and_texts(smollm2: ModelInfo, shipped: Store) -> None:
     assert (smollm2.num_parameters, smollm2.quantized_as) == (134_515_008, "Q4_1")
+    text, first, n = shipped_calibration(SETTINGS), BUILT_IN[SMOLLM2], smollm2.num_layers
+    quantizer = quantizer_named(first.quantizer)
+    scores = records.known_scores(smollm2, text, shipped, None, quantizer, first.levels[1])
+    assert scores.keys() == {"lim", "zd", "sensitivity"}, STALE
+    assert n == 30 and {len(s.values) for s in scores.values()} == {n}
+    evaluations = records.known_evaluations(smollm2, tasks(SETTINGS), shipped)
+    measured = {(e.task, e.split, e.limit) for e in evaluations}
+    for name in TASKS:
+        for limit in (tasks(SETTINGS)[name].limited(QUICK), None):
+            for level in (UNTOUCHED, 8, 4, 2):
+                assert (name, (level,) * n, limit) in measured, STALE
+    split = Choice(smollm2, quantizer, first.levels, scores=scores).split
+    read = splits_to_read(quantizer, first.levels, split, Usability(evaluations))
+    for one in ((UNTOUCHED,) * n, *read):
+        written = records.written_text(smollm2, one, quantizer, Prompt(), shipped)
+        assert written is not None and len(written.text) > 100, STALE
 
 
 def test_the_papers_figures_are_complete(
