@@ -68,6 +68,11 @@ def model_figures(looked: Looked) -> dict[str, Any]:
         ],
         "download_bytes": looked.download_bytes,
         "packable_share": info.packable_share,
+        "stored": looked.stored
+        and {
+            name: {"type": t.dtype, "shape": t.shape, "bytes": t.bytes}
+            for name, t in looked.stored.tensors.items()
+        },
     }
 
 
@@ -79,6 +84,12 @@ def model_lines(looked: Looked, totals: Mapping[str, int]) -> list[str]:
         f"{info.num_parameters:,} parameters, {format_gib(info.total_bytes)} in {info.dtype}",
         *filter(None, [info.origin.meaning]),
     ]
+    if looked.stored:
+        types = [
+            f"{name} {count} tensors, {format_gib(size)}"
+            for name, (count, size) in looked.stored.types.items()
+        ]
+        lines.append(f"in its files: {'; '.join(types)}")
     largest, *_, smallest = totals
     notes = {largest: ", the largest split", smallest: ", the smallest"}
     for level, size in totals.items():

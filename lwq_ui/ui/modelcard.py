@@ -18,6 +18,7 @@ from ..engine.quantizers import DEFAULT_QUANTIZER, quantizer_named
 from .templates import lines_html, render
 
 if TYPE_CHECKING:
+    from ..engine.checkpoints.headers import Headers
     from ..engine.fit import Fit
     from ..engine.jobs import Looked, Truth
 
@@ -58,9 +59,15 @@ def looked_card(looked: Looked, shown: ModelInfo | None) -> str:
         "To download": download(looked.download_bytes),
         **size_facts(info),
         "Quantizers reach": reach(info.packable_share),
+        **({"In its files": in_files(looked.stored)} if looked.stored else {}),
         **{fit.device.name: in_words(fit) for fit in looked.devices},
     }
     return card_html(info, state, facts, notes)
+
+
+def in_files(stored: Headers) -> str:
+    """Returns the types of the tensors, the one with most bytes first: 'Q4_1 75.9 MiB, F32 ...'."""
+    return ", ".join(f"{name} {format_gib(size)}" for name, (_, size) in stored.types.items())
 
 
 def general_facts(info: ModelInfo) -> dict[str, str]:

@@ -33,6 +33,10 @@ def test_what_a_model_is(model: str, run: Run, capfd: pytest.CaptureFixture[str]
     assert run("info", model)["weights_from"] == "Q4_1"
     assert f"\n{SENTENCE} The reference is that file" in text(capfd, "info", model)
     assert run("info", "demo")["weights_from"] is None
+    stored = run("info", model)["stored"]
+    down = stored["blk.0.ffn_down.weight"]  # 64 rows of three blocks of 32 values, 20 bytes each
+    assert down == {"type": "Q4_1", "shape": [64, 96], "bytes": 64 * 3 * 20}
+    assert "\nin its files: Q4_1 30 tensors, " in text(capfd, "info", model)
     assert run("score", model, "--scorer", "zd")["weights_from"] == "Q4_1"
     assert text(capfd, "score", model, "--scorer", "zd").startswith(f"{SENTENCE}\nZD")
 

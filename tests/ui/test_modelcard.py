@@ -18,6 +18,7 @@ from lwq_ui.core.diskspace import DiskSpace
 from lwq_ui.core.memory import GIB, format_gib
 from lwq_ui.core.orderings import rank_layers
 from lwq_ui.core.schema import LayerSpec, ModelInfo, WeightSpec
+from lwq_ui.engine.checkpoints.headers import Entry, Headers
 from lwq_ui.engine.checkpoints.search import CURATED, Answer, FoundModel
 from lwq_ui.engine.devices import Device
 from lwq_ui.engine.fit import Fit
@@ -88,6 +89,10 @@ def test_the_card_before_and_after_loading():
     assert "not loaded" in looked_card(unread, replace(INFO, dtype="float32"))
     card = looked_card(unread, None)
     assert escape(WILL_STREAM) in card and "not known" in card
+
+    entries = {"a": Entry("f", "F32", (2,), 0, 8), "b": Entry("f", "Q4_1", (2, 32), 8, 48)}
+    card = looked_card(replace(looked, stored=Headers(entries, {"f": 48})), INFO)
+    assert "<dt>In its files</dt><dd>Q4_1 40 bytes, F32 8 bytes</dd>" in "".join(card.split("\n"))
 
     card = loaded_card(INFO)
     assert "<span>Loaded</span>" in card and "99.9 % of its layers" in card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import gguf_models
 import pytest
 
 from lwq_ui.core.errors import UserError
@@ -134,6 +135,27 @@ def test_the_field_offers_the_models_that_a_name_may_mean(page, tmp_path):
     assert "large.gguf" in wait_for_alert(page)
     field.fill("gp")
     page.wait_for_function("() => document.querySelectorAll('#model [role=option]').length !== 2")
+
+
+def test_a_gguf_file_is_looked_at_and_loaded(world, page, tmp_path):
+    path = gguf_models.write(gguf_models.build("llama"), tmp_path / "model.gguf", "Q4_1")
+    page.fill("#model input", str(path))
+    page.press("#model input", "Escape")
+    page.click("#look")
+    card = page.locator("#card")
+    card.get_by_text("Looked at, not loaded").wait_for(timeout=WAIT)
+    assert "Q4_1" in card.inner_text() and "Weights come from a Q4_1 file." in card.inner_text()
+    page.click("#load")
+    card.get_by_text("Loaded", exact=True).wait_for(timeout=WAIT)
+    assert "LlamaForCausalLM" in card.inner_text()
+    settle(page)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:-100])
+    page.fill("#model input", str(cut))
+    page.press("#model input", "Escape")
+    page.click("#load")
+    assert "cut.gguf' is cut short or damaged" in wait_for_alert(page)
+    assert "model.gguf" in card.inner_text()  # what was loaded stays
 
 
 def look(page, name) -> None:

@@ -80,6 +80,15 @@ class Headers:
         """Bytes of the tensors, without the headers of their files."""
         return sum(t.bytes for t in self.tensors.values())
 
+    @property
+    def types(self) -> dict[str, tuple[int, int]]:
+        """How many tensors are of each type, and their bytes; the type with most bytes first."""
+        counts: dict[str, tuple[int, int]] = {}
+        for tensor in self.tensors.values():
+            count, size = counts.get(tensor.dtype, (0, 0))
+            counts[tensor.dtype] = count + 1, size + tensor.bytes
+        return dict(sorted(counts.items(), key=lambda item: -item[1][1]))
+
     def to_json(self) -> dict[str, Any]:
         tensors = {n: [t.file, t.dtype, t.shape, t.start, t.end] for n, t in self.tensors.items()}
         return {"tensors": tensors, "sizes": dict(self.sizes)}

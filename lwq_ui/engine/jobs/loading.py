@@ -11,6 +11,7 @@ from ...core.run import Run
 from ...core.schema import ModelInfo
 from .. import records
 from ..checkpoints.finding import find
+from ..checkpoints.headers import Headers
 from ..checkpoints.source import Source
 from ..configs import check_fingerprint, other_weights
 from ..devices import local_devices, release_memory, resolve_device
@@ -27,13 +28,15 @@ class Looked:
     `info.fingerprint` is empty where large files would have to be read for it. `download_bytes` is
     0 for a model on this disk, and None where the Hub could not be asked. A `streamed` model does
     not fit into this machine's memory as a whole. `devices` say what of it fits; they are empty
-    where nobody knows what the model keeps of a token.
+    where nobody knows what the model keeps of a token. `stored` lists the tensors of its files;
+    None where these have no headers.
     """
 
     info: ModelInfo
     download_bytes: int | None
     streamed: bool
     devices: list[Fit]
+    stored: Headers | None = None
 
 
 def look(model_id: str, dtype: str, run: Run) -> Looked:
@@ -49,7 +52,7 @@ def look(model_id: str, dtype: str, run: Run) -> Looked:
     device = resolve_device("auto")
     usage = Workload(default_context(info))
     devices = what_fits(info, DEFAULT_QUANTIZER, local_devices(), usage) if info.token_bytes else []
-    return Looked(info, source.download_bytes, not loading.fits(info, device), devices)
+    return Looked(info, source.download_bytes, not loading.fits(info, device), devices, headers)
 
 
 def describe(model_id: str, dtype: str, run: Run) -> ModelInfo:
