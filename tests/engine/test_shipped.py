@@ -170,7 +170,7 @@ def test_the_page_opens_with_scores_and_baselines(
                 assert (name, split, quantizer, limit) in measured, STALE
 
 
-def test_smollm2_opens_with_scores_baselines_and_texts(smollm2: ModelInfo, shipped: Store) -> None:
+def test_smollm2_opens_with_scores_a_curve_and_texts(smollm2: ModelInfo, shipped: Store) -> None:
     assert (smollm2.num_parameters, smollm2.quantized_as) == (134_515_008, "Q4_1")
     text, first, n = shipped_calibration(SETTINGS), BUILT_IN[SMOLLM2], smollm2.num_layers
     quantizer = quantizer_named(first.quantizer)
@@ -183,6 +183,9 @@ def test_smollm2_opens_with_scores_baselines_and_texts(smollm2: ModelInfo, shipp
         for limit in (tasks(SETTINGS)[name].limited(QUICK), None):
             for level in (UNTOUCHED, 8, 4, 2):
                 assert (name, (level,) * n, limit) in measured, STALE
+    values = {name: s.values for name, s in scores.items()}
+    for split in all_splits(curves(["lim"], values, n, first.levels, stride=4)):
+        assert ("perplexity", split, None) in measured, STALE
     split = Choice(smollm2, quantizer, first.levels, scores=scores).split
     read = splits_to_read(quantizer, first.levels, split, Usability(evaluations))
     for one in ((UNTOUCHED,) * n, *read):

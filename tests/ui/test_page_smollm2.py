@@ -11,7 +11,15 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from page import choose, open_tab, read_results, read_split, read_texts, wait_for_status
+from page import (
+    choose,
+    open_tab,
+    read_results,
+    read_split,
+    read_texts,
+    wait_for_line,
+    wait_for_status,
+)
 
 from lwq_ui.core.built_in import SMOLLM2, Opening
 from lwq_ui.core.settings import Settings
@@ -53,7 +61,7 @@ def url(chrome, tmp_path, monkeypatch):
 def test_it_opens_with_its_results_and_not_on_ruins(url, open_page):
     address, go = url
     page = open_page(address, viewport={"width": 1280, "height": 900})
-    page.wait_for_function("document.querySelectorAll('#results tbody tr').length > 3")
+    wait_for_line(page, "LIM")
     assert {"unquantized", "all 8-bit", "all 4-bit"} <= {row[0] for row in read_results(page)}
     assert len(read_split(page)) == 30 and set(read_split(page)) == {8, 4}
     assert "Q4_1" in page.inner_text("#card")
