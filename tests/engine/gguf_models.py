@@ -30,7 +30,7 @@ K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ3_S", "IQ2_S")
 WIDE = {"hidden_size": 256, "intermediate_size": 256}  # rows that blocks of 256 divide
 
 
-def build(name: str, **changes: Any) -> PreTrainedModel:
+def build(name: str, dtype: str = "float32", **changes: Any) -> PreTrainedModel:
     if name == "qwen3_moe":
         changes = {
             **tiny.BASE,
@@ -43,7 +43,7 @@ def build(name: str, **changes: Any) -> PreTrainedModel:
         }
     if name == "qwen2":  # those that were published have no window
         changes = {"use_sliding_window": False, **changes}
-    return tiny.build(name, **changes)
+    return tiny.build(name, dtype, **changes)
 
 
 def entries(model: PreTrainedModel, architecture: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 from pathlib import Path
@@ -19,8 +20,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
+from lwq_ui.engine.banks.bank import Bank
 from lwq_ui.engine.checkpoints.finding import find
 from lwq_ui.engine.checkpoints.gguf_source import GgufSource
+from lwq_ui.engine.exports import model_export
 from lwq_ui.engine.models import loading
 from lwq_ui.engine.models.description import describe
 from lwq_ui.engine.models.gguf_copy import transformers_folder
@@ -202,6 +205,29 @@ def test_a_file_is_current_until_it_changes(tmp_path: Path, run: Run) -> None:
     assert loaded.is_current(run)
     gguf_models.write(gguf_models.build("llama"), path, "Q8_0")
     assert not loaded.is_current(run)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_export_is_that_of_the_same_model_in_a_folder(
+    streamed: bool, tmp_path: Path, run: Run
+) -> None:
+    model = gguf_models.build("llama", "bfloat16")
+    path = gguf_models.write(model, tmp_path / "model.gguf", "BF16")
+    folder = tiny.save(model, tmp_path / "folder")
+    written = []
+    for loaded in (load(path, run, "auto", streamed), tiny.load(folder)):
+        bank = Bank(loaded, tiny.QUANTO)
+        bank.fill([(4, 2, 4, 2)], run)
+        out = tmp_path / f"export-{len(written)}"
+        model_export(tiny.QUANTO).write(bank, (4, 2, 4, 2), out, run)
+        written.append(out)
+    ours, theirs = (load_file(out / "model.safetensors") for out in written)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    configs = [json.loads((out / "config.json").read_text()) for out in written]
+    assert configs[0]["architectures"] == configs[1]["architectures"] == ["LlamaForCausalLM"]
+    again = AutoTokenizer.from_pretrained(written[0])
+    assert again("One bird.") == AutoTokenizer.from_pretrained(folder)("One bird.")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

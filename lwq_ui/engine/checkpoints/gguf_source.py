@@ -24,6 +24,7 @@ from .source import Source, check_room, download, stored_files
 SUFFIX = ".gguf"
 PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 ON_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+):(?P<file>[\w ./+-]+\.gguf)", re.IGNORECASE)
+WRITER = 1  # changes when models/gguf_description.py writes another config
 NAMED = 6  # files that a sentence names
 
 
@@ -149,8 +150,8 @@ class GgufSource(Source):
         """Returns where the config and the tokenizer lie once transformers has read them."""
         if self.cache is None:
             raise ValueError("a GGUF file needs a cache folder for its config")
-        libraries = Key("gguf", self.fingerprint(), versions("transformers", "gguf"))
-        return self.cache / "gguf" / libraries.digest
+        made_by = {"version": WRITER, **versions("transformers", "gguf")}
+        return self.cache / "gguf" / Key("gguf", self.fingerprint(), made_by).digest
 
     def fingerprint(self, run: Run | None = None) -> str:
         """Returns a hash of the contents of all files. Equal files have an equal fingerprint,

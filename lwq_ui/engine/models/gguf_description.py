@@ -18,6 +18,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...core.errors import UserError, first_line
 from ...failures import is_panic
@@ -112,6 +113,8 @@ def write_config(source: GgufSource, folder: Path) -> None:
             "model."
         ) from e
     config.dtype = stored_dtype(content)
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:  # runtimes choose by it
+        config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     if content.architecture not in GGUF_CONFIG_ARCHS:
         correct(config, content, rope_factors(source, content), source.model_id)
     config.save_pretrained(folder)
