@@ -144,12 +144,12 @@ def packed(values: np.ndarray, kind: str) -> np.ndarray:
     return blocks.reshape(*values.shape[:-1], -1)
 
 
-def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, rule: str) -> None:
     """That of the demo model."""
     stored = json.loads((tiny.DEMO / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     tokens = sorted(stored["vocab"], key=stored["vocab"].get)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(rule)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in stored["merges"]])
@@ -167,6 +167,7 @@ def write(
     more: Mapping[str, np.ndarray] | None = None,
     shards: int = 0,
     architecture: str | None = None,
+    tokenizer_rule: str = "gpt-2",
 ) -> Path:
     """Writes a model. Its matrices are of one type, its vectors in F32.
 
@@ -176,7 +177,8 @@ def write(
     """
     own = architecture or ARCHITECTURES[model.config.model_type]
     said = {**entries(model, own), **(changes or {})}
-    save(path, own, said, {**tensors(model, own), **(more or {})}, kind, shards)
+    written = {**tensors(model, own), **(more or {})}
+    save(path, own, said, written, kind, shards, tokenizer_rule)
     return path if path.exists() else sorted(path.parent.glob(f"{path.stem}-*"))[0]
 
 
@@ -187,10 +189,11 @@ def save(
     written: Mapping[str, np.ndarray],
     kind: str,
     shards: int = 0,
+    tokenizer_rule: str = "gpt-2",
 ) -> None:
     """Writes entries and tensors. Blocks are made of matrices whose rows they divide."""
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=10 if shards else 0)
-    add_tokenizer(writer)
+    add_tokenizer(writer, tokenizer_rule)
     writer.add_file_type(getattr(gguf.LlamaFileType, f"MOSTLY_{kind}", 0))
     for name, value in said.items():
         key = f"{architecture}.{name}"

@@ -18,6 +18,7 @@ from gguf import GGUFReader, dequantize
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from lwq_ui.core.errors import UserError
 from lwq_ui.core.run import Run
 from lwq_ui.core.settings import Settings
 from lwq_ui.engine.banks.bank import Bank
@@ -197,6 +198,27 @@ def test_the_tokenizer_is_the_one_that_was_written(tmp_path: Path, run: Run) -> 
     text = "Once upon a time, 12 little birds\n sat on a fence."
     own = AutoTokenizer.from_pretrained(tiny.DEMO)
     assert loaded.tokenizer(text)["input_ids"] == own(text)["input_ids"]
+
+
+def test_digits_are_split_where_the_file_says_so(tmp_path: Path, run: Run) -> None:
+    """The demo's vocabulary has tokens of several digits, which only the rule keeps apart."""
+    text = "In 2019 there were 1987 of 1000000."
+    counts = {}
+    for rule in ("gpt-2", "smollm"):
+        path = tmp_path / f"{rule}.gguf"
+        gguf_models.write(gguf_models.build("llama"), path, tokenizer_rule=rule)
+        tokenizer = load(path, run).tokenizer
+        counts[rule] = [tokenizer.decode([i]) for i in tokenizer(text)["input_ids"]]
+        assert "".join(counts[rule]) == text
+    assert any(len(token.strip()) > 1 for token in counts["gpt-2"] if token.strip().isdigit())
+    assert all(len(token) == 1 for token in counts["smollm"] if token.strip().isdigit())
+
+
+def test_a_rule_of_splitting_that_transformers_does_not_know(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "model.gguf"
+    gguf_models.write(gguf_models.build("llama"), path, tokenizer_rule="deepseek-llm")
+    with pytest.raises(UserError, match="splits texts by the rule 'deepseek-llm'"):
+        load(path, run)
 
 
 def test_a_file_is_current_until_it_changes(tmp_path: Path, run: Run) -> None:

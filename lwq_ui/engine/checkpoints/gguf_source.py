@@ -24,7 +24,7 @@ from .source import Source, check_room, download, stored_files
 SUFFIX = ".gguf"
 PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 ON_HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+):(?P<file>[\w ./+-]+\.gguf)", re.IGNORECASE)
-WRITER = 1  # changes when models/gguf_description.py writes another config
+WRITER = 2  # changes when models/gguf_description.py writes another config
 NAMED = 6  # files that a sentence names
 
 

@@ -15,9 +15,12 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers.pre_tokenizers import Digits
+from tokenizers.pre_tokenizers import Sequence as SplitInSteps
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...core.errors import UserError, first_line
@@ -47,6 +50,11 @@ RENAMED = {
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
 """Names in a config by entries. transformers reads some of them for some architectures only."""
+
+WHOLE_NUMBERS = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais")
+DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+"""Rules by which texts are split before byte pairs are joined: GPT-2's, and the same with digits
+apart. transformers takes GPT-2's for every rule that it does not know."""
 
 LARGEST = {("gemma2", 46), ("gemma3", 62)}
 """Gemma's 27B models by their layers. Their attention is scaled by the width that a head would have
@@ -86,9 +94,23 @@ def keep(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_tokenizer(source: GgufSource, folder: Path) -> None:
-    file = source.first_file()
+    file, content = source.first_file(), source.content()
+    rule = content.entries.get("tokenizer.ggml.pre", "")
+    if content.entries.get("tokenizer.ggml.model") != "gpt2":
+        rule = ""  # only byte-level tokenizers split a text beforehand
+    if rule and rule not in GGUF_PRE_TOKENIZER_SPLITS and rule not in (*WHOLE_NUMBERS, *DIGITS):
+        raise UserError(
+            f"The tokenizer of '{source.model_id}' splits texts by the rule '{rule}', which "
+            f"transformers {transformers.__version__} does not read from a GGUF file. Choose the "
+            "model in safetensors files."
+        )
     try:
-        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        if rule in DIGITS:
+            backend = tokenizer.backend_tokenizer
+            steps = [Digits(individual_digits=True), backend.pre_tokenizer]
+            backend.pre_tokenizer = SplitInSteps(steps)
+        tokenizer.save_pretrained(folder)
     except BaseException as e:
         if not (isinstance(e, Exception) or is_panic(e)):
             raise
