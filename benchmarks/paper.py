@@ -87,7 +87,7 @@ class Bench:
             )
             values |= {scorer: s.values for scorer, s in scored.items()}
         self.scores = values
-        return curves(orders, values, self.layers, levels, max(1, self.layers // (self.points - 1)))
+        return curves(orders, values, self.layers, levels, -(-self.layers // (self.points - 1)))
 
     def measure(self, splits: Sequence[Split], quantizer: Quantizer) -> list[Measured]:
         """Returns the main metric of each task."""
