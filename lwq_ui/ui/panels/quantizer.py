@@ -63,8 +63,9 @@ class QuantizerPanel(Panel):
             label=levels_label(chosen),
             elem_id="levels",
         )
-        note = self.packing_html(s) if s.session.info else ""
-        self.packing = gr.HTML(note, elem_id="packing", padding=True)
+        # Drawn when a browser opens the page: this machine's speed is measured for it, which takes
+        # a fifteenth of the time to the first page.
+        self.packing = gr.HTML(elem_id="packing", padding=True)
         self.lost = gr.HTML(elem_id="lost-levels", elem_classes="lost", padding=True)
         self.inputs = {self.quantizer, self.drawn, self.text, self.levels, *self.options.values()}
 
