@@ -122,7 +122,10 @@ class QuantizerPanel(Panel):
         changed = [c.input for c in (self.quantizer, *self.options.values())]
         gr.on(changed, None, js="() => document.body.classList.add('stale')")
         drawn = self.events.on(changed, self.other_quantizer)
-        drawn.then(None, js="() => document.body.classList.remove('stale')")
+        settled = self.events.on(
+            drawn.then, self.fields_settled, draws=(), outputs=(self.packing,), chosen=False
+        )
+        settled.then(None, js="() => document.body.classList.remove('stale')")
 
     def other_levels(self, s: Situation) -> Answer:
         """Other levels have another range of bytes: the budget goes back to its middle."""
@@ -142,6 +145,15 @@ class QuantizerPanel(Panel):
             return Answer(updates={self.packing: self.packing_html(s)}, drawn=False)
         place = replace(s, controls=replace(s.said, quantizer=before, quantizer_error=""))
         return Answer(at_same_place(s, place), updates=drawn)
+
+    def fields_settled(self, s: Situation) -> Answer:
+        """Says again what the fields say once they have all arrived. An event of theirs may have
+        begun while another quantizer's options were on their way, with a value of the former."""
+        if s.session.info is None:
+            return Answer(drawn=False)
+        error = s.controls.quantizer_error
+        text = error_html(error) if error else self.packing_html(s)
+        return Answer(updates={self.packing: text}, drawn=False)
 
 
 def back_text(s: Situation) -> str:
