@@ -16,7 +16,7 @@ run: $(VENV)/requirements $(VENV)/smollm2
 
 # Two files at a time, each on one thread: more would wait for each other.
 test: $(VENV)/requirements-dev $(VENV)/smollm2
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/requirements-dev
 	$(PY) -m ruff check .
