@@ -32,7 +32,7 @@ from lwq_ui.core.comparison import (
 )
 from lwq_ui.core.curves import THREE_LEVELS, Curve, curves
 from lwq_ui.core.memory import UNTOUCHED, average_bits
-from lwq_ui.core.orderings import ORDERINGS
+from lwq_ui.core.orderings import ORDERINGS, SCORERS
 from lwq_ui.core.run import Run
 from lwq_ui.core.schema import Evaluation
 from lwq_ui.core.settings import Settings
@@ -155,7 +155,7 @@ def finding_a(bench: Bench, quantizer: Quantizer, levels: Pair, out: Any) -> Non
     untouched: Split = (UNTOUCHED,) * bench.layers
     splits = [untouched, *(split for curve in lines for split in curve.splits)]
     correlations = {
-        name: round(rank_correlation(values, bench.scores["sensitivity"]), 2)
+        name: round(rank_correlation(importance(name, values), bench.scores["sensitivity"]), 2)
         for name, values in bench.scores.items()
         if name != "sensitivity"
     }
@@ -170,6 +170,12 @@ def finding_a(bench: Bench, quantizer: Quantizer, levels: Pair, out: Any) -> Non
             f"more than noise; rank correlation with sensitivity: {correlations}"
         )
         out(title, rows)
+
+
+def importance(scorer: str, values: Sequence[float]) -> list[float]:
+    """Returns scores of which the larger are of the more important layers."""
+    sign = 1 if SCORERS[scorer].larger_is_important else -1
+    return [sign * value for value in values]
 
 
 def sorted_curves(lines: Sequence[Curve]) -> list[Curve]:

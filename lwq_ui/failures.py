@@ -11,9 +11,11 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .core.errors import UserError
+from .core.errors import UserError, first_line
 
 LOG = "lwq.log"
 MOST_LOG = 2**20  # bytes of the log file; its older half goes first
@@ -41,6 +43,20 @@ def out_of_memory(error: BaseException) -> bool:
 def is_panic(error: BaseException) -> bool:
     """Whether a library written in Rust gave up, such as tokenizers. Its panic is no Exception."""
     return not isinstance(error, Exception) and type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def refusing(sentence: Callable[[str], str]) -> Iterator[None]:
+    """Raises UserError with the sentence on the cause for every failure within, a panic included. A
+    UserError passes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as e:
+        if not (isinstance(e, Exception) or is_panic(e)):
+            raise
+        raise UserError(sentence(first_line(e))) from e
 
 
 def unexpected(error: BaseException, cache: Path) -> UserError:

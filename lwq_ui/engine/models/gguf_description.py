@@ -24,7 +24,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...core.errors import UserError, first_line
-from ...failures import is_panic
+from ...failures import refusing
 from ..checkpoints.gguf_header import main_type
 from ..checkpoints.gguf_source import GgufContent, GgufSource
 from ..checkpoints.headers import read_part
@@ -104,20 +104,18 @@ def write_tokenizer(source: GgufSource, folder: Path) -> None:
             f"transformers {transformers.__version__} does not read from a GGUF file. Choose the "
             "model in safetensors files."
         )
-    try:
+    with refusing(
+        lambda cause: (
+            f"transformers {transformers.__version__} cannot read the tokenizer of "
+            f"'{source.model_id}' ({cause}). Choose the model in safetensors files."
+        )
+    ):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         if rule in DIGITS:
             backend = tokenizer.backend_tokenizer
             steps = [Digits(individual_digits=True), backend.pre_tokenizer]
             backend.pre_tokenizer = SplitInSteps(steps)
         tokenizer.save_pretrained(folder)
-    except BaseException as e:
-        if not (isinstance(e, Exception) or is_panic(e)):
-            raise
-        raise UserError(
-            f"transformers {transformers.__version__} cannot read the tokenizer of "
-            f"'{source.model_id}' ({first_line(e)}). Choose the model in safetensors files."
-        ) from e
 
 
 def write_config(source: GgufSource, folder: Path) -> None:

@@ -13,11 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import is_peft_available
 
-from ...core.errors import Stopped, UserError, first_line
+from ...core.errors import Stopped, UserError
 from ...core.memory import format_gib
 from ...core.run import Run
 from ...core.schema import ModelInfo
-from ...failures import is_panic, out_of_memory
+from ...failures import out_of_memory, refusing
 from ..bars import reporting_bar, transformers_bars
 from ..checkpoints.gguf_source import GgufSource
 from ..checkpoints.source import Source
@@ -124,17 +124,13 @@ def load(
 
 def load_tokenizer(source: Source) -> Any:
     """Returns the model's tokenizer. Raises UserError where it cannot be loaded."""
-    try:
-        return AutoTokenizer.from_pretrained(tokenizer_folder(source), trust_remote_code=False)
-    except UserError:
-        raise
-    except BaseException as e:
-        if not (isinstance(e, Exception) or is_panic(e)):
-            raise
-        raise UserError(
+    with refusing(
+        lambda cause: (
             f"The tokenizer of '{source.model_id}' cannot be loaded; its files are missing or "
-            f"damaged, or need a package that is not installed ({first_line(e)})."
-        ) from e
+            f"damaged, or need a package that is not installed ({cause})."
+        )
+    ):
+        return AutoTokenizer.from_pretrained(tokenizer_folder(source), trust_remote_code=False)
 
 
 def read_weights(source: Source, info: ModelInfo, device: str, run: Run) -> LayerWalk:
